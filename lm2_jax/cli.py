@@ -1,0 +1,110 @@
+"""`lm2 COMMAND`: parses, then calls one function."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+DESCRIPTION = "Memory-augmented language models in JAX."
+CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
+--config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; a mistake of the user's is one line on stderr and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        parser.print_help()
+        return 0
+    args, rest = parser.parse_known_args(argv)
+    try:
+        return args.run(args, _overrides(rest))
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("LM2_TRACEBACK"):
+            raise
+        print(f"lm2 {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"lm2 {args.command}: interrupted; the same command goes on from the last "
+              "checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lm2", description=DESCRIPTION, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str, run) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, epilog=CONFIG_HELP,
+                                  allow_abbrev=False)
+        sub.set_defaults(run=run)
+        sub.add_argument("--config", required=True, help="a Python file with get_config()")
+        return sub
+
+    train = command("train", "Train in a workdir (or go on there), then evaluate.", _train)
+    train.add_argument("--workdir", required=True, help="folder of the run; made if need be")
+    evaluate = command("eval", "Evaluate a checkpoint: table, results.json, plots.", _eval)
+    evaluate.add_argument("--workdir", required=True, help="folder of the run")
+    evaluate.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
+    data = command("data", "Show training samples of a config as text.", _data)
+    data.add_argument("--step", type=int, default=0, help="training step whose batch is shown")
+    data.add_argument("--rows", type=int, default=2, help="rows of the batch to show")
+    bench = command("bench", "Measure: data = batches without a model.", _bench)
+    bench.add_argument("what", choices=("data",), help="what to measure")
+    bench.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
+    return parser
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, str]:
+    """--config.a.b=v as {"a.b": "v"}; anything else is refused."""
+    overrides = {}
+    for argument in rest:
+        key, equals, value = argument.partition("=")
+        if not key.startswith("--config.") or not equals:
+            raise ValueError(f"unknown argument {argument}; a key of the config is given as "
+                             "--config.KEY=VALUE (lm2 help lists the commands)")
+        overrides[key.removeprefix("--config.")] = value
+    return overrides
+
+
+# Imports wait until a command runs: `lm2 help` need not load jax.
+
+
+def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.config_file import load_config
+    from lm2_jax.jobs.training import train
+    from lm2_jax.train.loop import NonFiniteError
+
+    config = load_config(args.config, overrides)
+    try:
+        train(config, args.workdir)
+    except NonFiniteError as error:
+        print(f"lm2 train: {error}. Stopped; the checkpoints in {args.workdir} are from before.",
+              file=sys.stderr)
+        return 1
+    return 0
+
+
+def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.config_file import load_config
+    from lm2_jax.jobs.evaluation import evaluate
+
+    evaluate(load_config(args.config, overrides), args.workdir, args.step)
+    return 0
+
+
+def _data(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.config_file import load_config
+    from lm2_jax.jobs.inspection import show
+
+    show(load_config(args.config, overrides), args.step, args.rows)
+    return 0
+
+
+def _bench(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.bench import data
+    from lm2_jax.config_file import load_config
+
+    data.run(load_config(args.config, overrides), args.seconds)
+    return 0

@@ -1,0 +1,272 @@
+"""The configuration: frozen dataclasses that refuse what cannot work.
+
+Config files are read by `lm2_jax.config_file`; everything below it sees only these classes.
+A message names the key as it stands under `config.`, what it was and what would be right.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+MEMORY_KINDS = ("lm2",)
+DTYPES = ("float32", "bfloat16", "float16")
+REMAT_POLICIES = ("none", "dots", "full")
+ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
+
+
+def _require(condition: bool, key: str, value, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} is {value!r}; it must be {wanted}")
+
+
+def _at_least(config, prefix: str, minimum, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= minimum, f"{prefix}.{name}", value, f"at least {minimum}")
+
+
+def _one_of(config, prefix: str, name: str, choices) -> None:
+    value = getattr(config, name)
+    _require(value in choices, f"{prefix}.{name}", value, "one of " + ", ".join(choices))
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The memory beside the first `num_layers` blocks (LM2, sections 2.1 and 2.2)."""
+
+    kind: str = "lm2"
+    num_slots: int = 16  # M
+    num_heads: int = 4  # heads of the read and of the write
+    num_layers: int = 0  # blocks that have a memory, from the first; 0 = a plain Llama
+    top_k: int = 0  # slots that a token may read; 0 = all
+    input_gate_bias: float = 0.0
+    forget_gate_bias: float = 3.0  # sigmoid(3) = 0.95 kept per segment at the start
+    output_gate_bias: float = -2.0  # nearly closed at the start: the identity bank is noise
+
+    def __post_init__(self):
+        _one_of(self, "model.memory", "kind", MEMORY_KINDS)
+        _at_least(self, "model.memory", 1, "num_slots", "num_heads")
+        _at_least(self, "model.memory", 0, "num_layers", "top_k")
+        _require(self.top_k <= self.num_slots, "model.memory.top_k", self.top_k,
+                 f"at most model.memory.num_slots = {self.num_slots}")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3's scaling of the rotary frequencies to contexts beyond the trained ones."""
+
+    factor: float = 32.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+    def __post_init__(self):
+        _at_least(self, "model.rope_scaling", 1.0, "factor", "low_freq_factor")
+        _require(self.high_freq_factor > self.low_freq_factor,
+                 "model.rope_scaling.high_freq_factor", self.high_freq_factor,
+                 f"above low_freq_factor = {self.low_freq_factor}")
+        _at_least(self, "model.rope_scaling", 1, "original_max_position")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-3 decoder that reads segments, with a memory beside its first blocks."""
+
+    vocab_size: int = 0  # V; 0 in a config file = the tokenizer's
+    embed_dim: int = 128  # D
+    num_layers: int = 3
+    num_heads: int = 4  # N
+    num_kv_heads: int = 4  # K
+    mlp_dim: int = 384  # F
+    segment_length: int = 64  # T, tokens that attention sees at once
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    head_dim: int = 0  # H; 0 = embed_dim / num_heads
+    attention_window: int = 0  # tokens of the last segments that attention still sees
+    rope_theta: float = 500_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = True
+    embedding_std: float = 0.0  # of the embeddings at the start; 0 = 1 / sqrt(embed_dim)
+    dropout: float = 0.0  # of what attention, memory and mlp add to the stream
+    dtype: str = "float32"  # of the computation; parameters and banks are float32
+    remat: str = "none"  # what the backward pass recomputes inside a block
+    scan_unroll: int = 1  # blocks in one step of the scan over them; on a CPU take all
+    attention_implementation: str = "xla"
+
+    def __post_init__(self):
+        _at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window",
+                  "embedding_std")
+        _at_least(self, "model", 1, "embed_dim", "num_layers", "num_heads", "num_kv_heads",
+                  "mlp_dim", "segment_length", "scan_unroll")
+        _require(self.num_heads % self.num_kv_heads == 0, "model.num_kv_heads",
+                 self.num_kv_heads, f"a divisor of model.num_heads = {self.num_heads}")
+        if not self.head_dim:
+            _require(self.embed_dim % self.num_heads == 0, "model.num_heads", self.num_heads,
+                     f"a divisor of model.embed_dim = {self.embed_dim}, or set model.head_dim")
+            object.__setattr__(self, "head_dim", self.embed_dim // self.num_heads)
+        _require(self.head_dim % 2 == 0, "model.head_dim", self.head_dim, "even (for RoPE)")
+        _require(self.memory.num_layers <= self.num_layers, "model.memory.num_layers",
+                 self.memory.num_layers, f"at most model.num_layers = {self.num_layers}")
+        if self.memory.num_layers:
+            _require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
+                     self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")
+        _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "in [0, 1)")
+        _require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "above 1")
+        _require(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "above 0")
+        _one_of(self, "model", "dtype", DTYPES)
+        _one_of(self, "model", "remat", REMAT_POLICIES)
+        _one_of(self, "model", "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the samples are made of, and how long they are."""
+
+    tasks: tuple[str, ...] = ("qa1",)
+    babi: str = ""  # folder of bAbI files; "" = the simulator
+    background: str = "generated"  # folder of books, .txt, .jsonl, .parquet; or the generator
+    background_sentences: int = 20_000  # how many the generator makes
+    min_sentence_tokens: int = 4  # shorter background sentences are left out
+    tokenizer: str = "word"  # word | bpe: trained on the data; or a tokenizer.json
+    tokenizer_vocab_size: int = 4096  # at most, for a trained one
+    persons: int = 0  # simulator: the first so many persons of the task; 0 = all
+    points_per_segment: float = 0.0  # simulator: question points a segment; 0 = a bAbI story
+    questions_per_point: int = 1  # simulator: questions asked at each point
+    dense: bool = True  # ask each question where the story does; else one, at the end
+    bare_fraction: float = 0.0  # of the samples, that have facts and questions alone
+    loss_on_all: float = 0.0  # weight of the tokens that are not answers
+    vary_length: bool = True  # samples of 1..n segments share a row; else all have n
+    curriculum: tuple[tuple[int, int], ...] = ((0, 1),)  # (first step, segments a row)
+    num_threads: int = 1  # that make batches ahead
+    num_workers: int = 0  # processes that make batches ahead
+
+    def __post_init__(self):
+        _require(len(self.tasks) > 0, "data.tasks", self.tasks, "at least one task")
+        _at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
+                  "num_workers")
+        _at_least(self, "data", 1, "questions_per_point", "background_sentences",
+                  "min_sentence_tokens", "num_threads")
+        _at_least(self, "data", 8, "tokenizer_vocab_size")
+        _require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
+                 "in [0, 1]")
+        steps = [start for start, _ in self.curriculum]
+        segments = [count for _, count in self.curriculum]
+        _require(steps[:1] == [0] and steps == sorted(set(steps)) and min(segments) >= 1,
+                 "data.curriculum", self.curriculum,
+                 "pairs (first step, segments) with steps rising from 0 and segments >= 1")
+
+    def segments_at(self, step: int) -> int:
+        """Segments of a row at this step."""
+        return [count for start, count in self.curriculum if start <= step][-1]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    num_steps: int = 1000
+    batch_size: int = 32  # rows, over all devices
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.01  # not on norms and biases
+    beta1: float = 0.9
+    beta2: float = 0.98
+    clip_norm: float = 1.0
+    accumulate_steps: int = 1  # micro-batches a step
+    bptt_segments: int = 0  # segments that the gradient goes back through; 0 = all
+    remat_segments: bool = True  # recompute each segment in the backward pass
+    eval_every_steps: int = 0  # 0 = only at the end
+    tensorboard: bool = True
+
+    def __post_init__(self):
+        _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps")
+        _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
+                  "eval_every_steps", "final_learning_rate")
+        for name in ("learning_rate", "clip_norm"):
+            _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name),
+                     "in [0, 1)")
+        _require(self.batch_size % self.accumulate_steps == 0, "train.accumulate_steps",
+                 self.accumulate_steps, f"a divisor of train.batch_size = {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 500
+    keep: int = 3  # the newest so many
+    asynchronous: bool = True
+
+    def __post_init__(self):
+        _at_least(self, "checkpoint", 1, "every_steps", "keep")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    tasks: tuple[str, ...] = ()  # () = data.tasks
+    lengths: tuple[str, ...] = ("0k",)  # tokens of a sample: "192", "4k"; 0k = facts alone
+    num_samples: int = 100  # a task and length
+    during_training: int = 0  # samples a task and length in periodic evaluation; 0 = as above
+    batch_size: int = 50
+    samples: str = ""  # JSON lines with task, length, input, question, target
+    babi: str = ""  # folder of bAbI files whose test split is asked; "" = the simulator
+    background: str = ""  # "" = data.background
+    min_distance: int = 0  # whole segments between the last fact and the question's segment
+    memory: tuple[str, ...] = ("carried", "reset")
+    max_new_tokens: int = 8
+    seed: int = 1  # of the held-out samples
+
+    def __post_init__(self):
+        _at_least(self, "eval", 1, "num_samples", "batch_size", "max_new_tokens")
+        _at_least(self, "eval", 0, "during_training", "min_distance")
+        for mode in self.memory:
+            _require(mode in ("carried", "reset"), "eval.memory", self.memory,
+                     "a tuple of carried, reset")
+        for length in self.lengths:
+            parse_length(length)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    data: int = -1  # -1: the devices that the other axes leave
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            _require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on."""
+
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
+
+
+def parse_length(length: str) -> int:
+    """Tokens of a BABILong length: "192" is 192, "4k" is 4 * 1024, "1M" is 1024 * 1024."""
+    scale = {"k": 1024, "M": 1024**2}.get(length[-1:], 1)
+    digits = length[:-1] if scale > 1 else length
+    if not digits.isdigit():
+        raise ValueError(f"eval.lengths has {length!r}; a length is a number of tokens as "
+                         "'192', '4k' or '1M'")
+    return int(digits) * scale
+
+
+def with_vocab_size(config: Config, vocab_size: int) -> Config:
+    """The config with the tokenizer's vocabulary; one set by hand must be large enough."""
+    if config.model.vocab_size:
+        _require(config.model.vocab_size >= vocab_size, "model.vocab_size",
+                 config.model.vocab_size, f"0 or at least the tokenizer's {vocab_size}")
+        return config
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    return dataclasses.replace(config, model=model)

@@ -1,0 +1,139 @@
+"""BABILong samples: the facts of a story scattered through background prose.
+
+Facts keep their order; the places where they are put are sorted uniform draws over the gaps
+between background sentences; sentences are tokenized one by one; the length in tokens is met
+exactly. Everything random comes from the generator that is passed in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lm2_jax.data.babi import Question, Story
+from lm2_jax.data.background import TokenizedBackground
+from lm2_jax.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A fact, or a question with its answer.
+
+    Attributes:
+      tokens: int32 [n].
+      answer: where in `tokens` the answer begins (it goes on to the end); n for a fact.
+    """
+
+    tokens: np.ndarray
+    answer: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens of a whole sample and which of them are answers (with their end mark).
+
+    Attributes:
+      tokens: int32 [L].
+      answer: bool [L].
+    """
+
+    tokens: np.ndarray
+    answer: np.ndarray
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Facts and questions as pieces; sentences are encoded once."""
+
+    tokenizer: Tokenizer
+    _known: dict[str, list[int]] = field(default_factory=dict)
+
+    def text(self, text: str) -> list[int]:
+        if text not in self._known:
+            self._known[text], = sentence_ids(self.tokenizer, [text])
+        return self._known[text]
+
+    def fact(self, text: str) -> Piece:
+        tokens = np.asarray(self.text(text), np.int32)
+        return Piece(tokens, len(tokens))
+
+    def question(self, question: Question) -> Piece:
+        """question <answer> answer <end>"""
+        t = self.tokenizer
+        ask = [*self.text(question.text), t.answer_id]
+        tokens = np.asarray([*ask, *self.text(question.answer), t.end_id], np.int32)
+        return Piece(tokens, len(ask))
+
+
+def sentence_ids(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
+    """The ids of each sentence with the blank that stands before it in a text."""
+    return tokenizer.encode_batch([" " + sentence for sentence in sentences])
+
+
+def pieces_of(story: Story, encoder: Encoder, last: int, *, dense: bool) -> list[Piece]:
+    """The story up to its question number `last`, in the order of telling.
+
+    With `dense` every question on the way is asked where it stands, else only the last one,
+    at the end.
+    """
+    pieces, told = [], 0
+    for number, question in enumerate(story.questions[:last + 1]):
+        pieces += map(encoder.fact, story.facts[told:question.num_facts])
+        told = question.num_facts
+        if dense or number == last:
+            pieces.append(encoder.question(question))
+    return pieces
+
+
+def fitting(story: Story, encoder: Encoder, room: int, *, dense: bool) -> int:
+    """How many of the story's questions can be the last of a sample of `room` tokens."""
+    used = told = asked = count = 0
+    for question in story.questions:
+        used += sum(len(encoder.text(fact)) for fact in story.facts[told:question.num_facts])
+        told = question.num_facts
+        ask = len(encoder.text(question.text)) + len(encoder.text(question.answer)) + 2
+        if used + asked + ask > room:
+            break
+        asked += ask if dense else 0
+        count += 1
+    return count
+
+
+def mix(pieces: Sequence[Piece], length: int, background: TokenizedBackground,
+        rng: np.random.Generator, *, last_at_end: bool, facts_end: int | None = None) -> Sample:
+    """Pieces among background prose, `length` tokens in all.
+
+    Args:
+      pieces: in order; together at most `length` tokens.
+      length: of the sample; 0 = the pieces alone.
+      last_at_end: put the last piece (the question) behind all else; otherwise its place is
+        drawn like the others'.
+      facts_end: the other pieces end at or before this token.
+
+    Raises:
+      ValueError: if the pieces do not fit.
+    """
+    total = sum(len(p.tokens) for p in pieces)
+    scattered = pieces[:-1] if last_at_end else pieces
+    placed = sum(len(p.tokens) for p in scattered)
+    room = length - total if length else 0
+    end = room if facts_end is None else facts_end - placed
+    if room < 0 or end < 0:
+        raise ValueError(f"{total} tokens of facts and questions do not fit a sample of {length} "
+                         f"tokens (facts until {facts_end})")
+    noise, borders = background.take(int(rng.integers(len(background.starts) - 1)), room)
+    gaps = int(np.searchsorted(borders, min(end, room), side="right"))
+    cuts = borders[np.sort(rng.integers(0, gaps, len(scattered)))]
+    parts, answers, done = [], [], 0
+    for piece, cut in zip(scattered, cuts, strict=True):
+        parts += [noise[done:cut], piece.tokens]
+        answers += [np.zeros(cut - done + piece.answer, bool),
+                    np.ones(len(piece.tokens) - piece.answer, bool)]
+        done = cut
+    parts.append(noise[done:])
+    answers.append(np.zeros(room - done, bool))
+    if last_at_end:
+        last = pieces[-1]
+        parts.append(last.tokens)
+        answers.append(np.arange(len(last.tokens)) >= last.answer)
+    return Sample(np.concatenate(parts).astype(np.int32), np.concatenate(answers))

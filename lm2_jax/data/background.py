@@ -1,0 +1,231 @@
+"""Prose to hide facts in: where it comes from, its sentences, its tokens."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lm2_jax.data import prose
+
+GENERATED = "generated"
+_SENTENCES_PER_DOCUMENT = 100
+_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+_ENCODE_BATCH = 4096
+
+_PARAGRAPH = re.compile(r"\n\s*\n")
+# An end mark with the closing quotes after it, a blank, and what a sentence may begin with.
+_BORDER = re.compile(r"""[.!?…]["'”’)\]]* (?=[—–-]*["'“‘(\[]*[A-Z0-9À-ÖØ-Þ])""")
+_ABBREVIATIONS = frozenset(
+    """Mr Mrs Ms Messrs Mme Mlle Dr St Ste Mt Ft Rev Hon Prof Capt Col Gen Maj Lieut Lt Sgt Cpl Gov
+    Sen Rep Pres Adm Supt Vol vol Chap chap Fig fig cf viz i.e e.g""".split()
+)
+_BEFORE_A_NUMBER = frozenset("No no p pp".split())
+
+
+def _ends_abbreviation(word: str, following: str) -> bool:
+    """Whether the full stop after `word` is part of it, `following` being the next character."""
+    if word in _BEFORE_A_NUMBER:
+        return following.isdigit()
+    initials = word != "I" and all(len(c) == 1 and c.isupper() for c in word.split("."))
+    return initials or word in _ABBREVIATIONS
+
+
+def _split_paragraph(text: str) -> Iterator[str]:
+    start = 0
+    for border in _BORDER.finditer(text):
+        stop, end = border.span()
+        if text[stop] == "." and end == stop + 2:
+            word = re.split(r"[^\w.]", text[text.rfind(" ", 0, stop) + 1 : stop])[-1]
+            if _ends_abbreviation(word, text[end]):
+                continue
+        yield text[start : end - 1]
+        start = end
+    yield text[start:]
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of English prose, white space folded to single blanks.
+
+    A blank line is a border, a single line break is not. Titles, initials and other
+    abbreviations end no sentence, nor does an end mark with a small letter after it.
+    """
+    paragraphs = (" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text))
+    return [s for paragraph in paragraphs if paragraph for s in _split_paragraph(paragraph)]
+
+
+def _jsonl_texts(path: Path) -> Iterator[str]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise ValueError(f'{path}, line {number}: expected {{"text": "..."}}')
+            yield text
+
+
+def _parquet_texts(path: Path) -> Iterator[str]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(f"reading {path} needs the package pyarrow") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            strings = (pyarrow.string(), pyarrow.large_string())
+            if "text" not in schema.names or schema.field("text").type not in strings:
+                raise ValueError(f"{path} has no column 'text' of strings, only {schema.names}")
+            for batch in file.iter_batches(columns=["text"]):
+                yield from filter(None, batch.column(0).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a readable parquet file: {reason}") from None
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The texts of one file, one a document."""
+    try:
+        if path.name.endswith(".txt"):
+            yield path.read_text(encoding="utf-8-sig")
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _jsonl_texts(path)
+        else:
+            yield from _parquet_texts(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def _files(source: Path) -> list[Path]:
+    expected = "expected " + ", ".join(_SUFFIXES)
+    if source.is_dir():
+        files = [p for p in sorted(source.rglob("*")) if p.is_file() and p.name.endswith(_SUFFIXES)]
+        if not files:
+            raise ValueError(f"no background texts in the folder {source}: {expected}")
+        return files
+    if not source.is_file():
+        raise FileNotFoundError(f"no background at {source}: expected a file or a folder")
+    if not source.name.endswith(_SUFFIXES):
+        raise ValueError(f"background file {source} is of an unknown kind: {expected}")
+    return [source]
+
+
+def load(
+    source: str | os.PathLike, *, seed: int = 0, num_sentences: int = 20_000
+) -> list[list[str]]:
+    """Documents, each a list of sentences.
+
+    Args:
+      source: "" or "generated" for prose of our own; or a .txt file (one document), a .jsonl or
+        .jsonl.gz file ({"text": ...} a line, a document each), a .parquet file (column `text`),
+        or a folder of such files, read recursively in the order of their names, such as PG-19's.
+      seed: names the generated prose; sentence i of it depends on (seed, i) alone.
+      num_sentences: how much prose to generate.
+
+    Raises:
+      FileNotFoundError: there is nothing at `source`.
+      ValueError: what is there holds no text, or cannot be read.
+    """
+    if os.fspath(source) in ("", GENERATED):
+        if num_sentences < 1:
+            raise ValueError(f"num_sentences must be at least 1, got {num_sentences}")
+        sentences = prose.sentences(seed, num_sentences)
+        step = _SENTENCES_PER_DOCUMENT
+        return [sentences[i : i + step] for i in range(0, num_sentences, step)]
+    texts = itertools.chain.from_iterable(map(_texts, _files(Path(source))))
+    documents = [document for document in map(split_sentences, texts) if document]
+    if not documents:
+        raise ValueError(f"the background {source} holds no text")
+    return documents
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedBackground:
+    """A corpus of S sentences as token ids.
+
+    Attributes:
+      tokens: int32, all sentences one after another.
+      starts: int64 [S + 1], where each sentence starts in `tokens`; the last is their end.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+
+    def __post_init__(self):
+        if len(self.starts) < 2 or self.starts[0] != 0 or self.starts[-1] != len(self.tokens):
+            raise ValueError("starts must run from 0 to len(tokens) and hold a sentence or more")
+        if len(self.tokens) == 0:
+            raise ValueError("a tokenized background must hold a token or more")
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, start: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Consecutive sentences from number `start` on, as if the corpus were repeated for ever.
+
+        Returns:
+          The tokens, int32 [num_tokens], the last sentence cut to fit; and int64 [k + 1], where
+          each of the k sentences starts in them, the last being `num_tokens`.
+        """
+        if num_tokens < 0:
+            raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
+        total = len(self.tokens)
+        start %= self.num_sentences
+        begin = int(self.starts[start])
+        end = begin + num_tokens
+        if end <= total:
+            last = int(self.starts.searchsorted(end))
+            boundaries = self.starts[start : max(last, start) + 1] - begin
+            boundaries[-1] = num_tokens
+            return self.tokens[begin:end].copy(), boundaries
+        laps, rest = divmod(end - total, total)
+        starts = self.starts[:-1]
+        offsets = total - begin + total * np.arange(laps + 1)
+        boundaries = np.concatenate(
+            [
+                starts[start:] - begin,
+                (starts + offsets[:-1, None]).ravel(),
+                starts[: starts.searchsorted(rest)] + offsets[-1],
+                [num_tokens],
+            ]
+        )
+        pieces = [self.tokens[begin:], *[self.tokens] * laps, self.tokens[:rest]]
+        return np.concatenate(pieces), boundaries
+
+
+def tokenize(
+    documents: Iterable[Iterable[str]],
+    encode_batch: Callable[[Sequence[str]], list[list[int]]],
+    min_tokens: int = 4,
+) -> TokenizedBackground:
+    """Tokenizes each sentence by itself; those of fewer than `min_tokens` tokens are dropped.
+
+    Raises:
+      ValueError: no sentence is left.
+    """
+    sentences = itertools.chain.from_iterable(documents)
+    tokens: list[np.ndarray] = []
+    lengths: list[int] = [0]
+    while batch := list(itertools.islice(sentences, _ENCODE_BATCH)):
+        kept = [ids for ids in encode_batch(batch) if len(ids) >= max(min_tokens, 1)]
+        lengths += map(len, kept)
+        tokens.append(np.fromiter(itertools.chain.from_iterable(kept), np.int32))
+    if len(lengths) == 1:
+        raise ValueError(f"no sentence of the background has {min_tokens} tokens or more")
+    return TokenizedBackground(np.concatenate(tokens), np.cumsum(lengths, dtype=np.int64))

@@ -1,0 +1,133 @@
+"""Training batches: the batch of step n is a pure function of the config and n."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from lm2_jax.config import DataConfig
+from lm2_jax.data import babilong
+from lm2_jax.data.babilong import Sample
+from lm2_jax.data.corpus import Corpus
+from lm2_jax.types import Batch
+
+ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class SampleMaker:
+    """Draws training samples.
+
+    Attributes:
+      config: what they are made of.
+      corpus: what they are drawn from; a sample's task is drawn uniformly.
+      segment_length: tokens.
+    """
+
+    config: DataConfig
+    corpus: Corpus
+    segment_length: int
+
+    def draw(self, segments: int, rng: np.random.Generator) -> Sample:
+        """A sample that fills so many segments."""
+        c, length = self.config, segments * self.segment_length
+        corpus, points = self.corpus, round(c.points_per_segment * segments)
+        for _ in range(ATTEMPTS):
+            source = corpus.sources[int(rng.integers(len(corpus.sources)))]
+            story = source.draw(rng, max(1, points) if c.points_per_segment else None)
+            count = babilong.fitting(story, corpus.encoder, length, dense=c.dense)
+            if count:
+                last = count - 1 if c.dense else int(rng.integers(count))
+                pieces = babilong.pieces_of(story, corpus.encoder, last, dense=c.dense)
+                bare = c.bare_fraction > 0 and rng.random() < c.bare_fraction
+                return babilong.mix(pieces, 0 if bare else length, corpus.background,
+                                    rng, last_at_end=not c.dense)
+        raise ValueError(f"no story of {', '.join(c.tasks)} in {ATTEMPTS} fits {length} tokens; "
+                         "raise model.segment_length or the segments of data.curriculum")
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Batches by step, as a grain source; only the rows asked for are made.
+
+    Attributes:
+      maker: of the samples.
+      seed: of the run.
+      batch_size: rows of the global batch.
+      rows: those that this process needs; None = all.
+      num_steps: of the run.
+    """
+
+    maker: SampleMaker
+    seed: int
+    batch_size: int
+    num_steps: int
+    rows: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = range(self.batch_size) if self.rows is None else self.rows
+        made = [self.row(step, row) for row in rows]
+        return Batch(*(np.stack([getattr(row, field.name) for row in made])
+                       for field in dataclasses.fields(Batch)))
+
+    def row(self, step: int, row: int) -> Batch:
+        """One row: samples of 1..n segments one after another, or one sample of n."""
+        rng = np.random.default_rng([self.seed, step, row])
+        config, T = self.maker.config, self.maker.segment_length
+        S = config.segments_at(step)
+        samples, starts, left = [], [], S
+        while left:
+            segments = int(rng.integers(1, left + 1)) if config.vary_length else left
+            samples.append(self.maker.draw(segments, rng))
+            starts.append(S - left)
+            left -= -(-len(samples[-1].tokens) // T)
+        return pack(samples, starts, S, T, self.maker.corpus.encoder.tokenizer.pad_id,
+                    config.loss_on_all)
+
+
+def pack(samples: Sequence[Sample], starts: Sequence[int], num_segments: int,
+         segment_length: int, pad_id: int, loss_on_all: float) -> Batch:
+    """Samples as one row, each from the segment that `starts` gives; the rest is padding."""
+    L = num_segments * segment_length
+    row = Batch(tokens_BL=np.full(L, pad_id, np.int32), targets_BL=np.full(L, pad_id, np.int32),
+                loss_weight_BL=np.zeros(L, np.float32), valid_BL=np.zeros(L, bool),
+                reset_BS=np.zeros(num_segments, bool))
+    for sample, start in zip(samples, starts, strict=True):
+        first, n = start * segment_length, len(sample.tokens)
+        row.tokens_BL[first:first + n] = sample.tokens
+        row.valid_BL[first:first + n] = True
+        row.reset_BS[start] = True
+        row.targets_BL[first:first + n - 1] = sample.tokens[1:]
+        row.loss_weight_BL[first:first + n - 1] = np.where(sample.answer[1:], 1.0, loss_on_all)
+    return row
+
+
+def iterate(source: BatchSource, first_step: int, *, num_threads: int = 1,
+            num_workers: int = 0) -> Iterator[Batch]:
+    """Batches from a step on, made ahead by threads, or by worker processes.
+
+    The position is the step alone, so neither count changes what comes.
+    """
+    dataset = grain.MapDataset.source(source)[first_step:]
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    dataset = dataset.to_iter_dataset(options)
+    if num_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(dataset)
+
+
+def digest(source: BatchSource) -> str:
+    """A fingerprint of all that the batches depend on."""
+    maker = source.maker
+    config = dataclasses.asdict(maker.config) | {"num_threads": 0, "num_workers": 0}
+    facts = json.dumps([config, source.seed, source.batch_size, maker.segment_length,
+                        maker.corpus.encoder.tokenizer.digest], sort_keys=True)
+    tokens = maker.corpus.background.tokens.tobytes()
+    return hashlib.sha256(facts.encode() + tokens).hexdigest()[:16]

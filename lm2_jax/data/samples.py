@@ -1,0 +1,108 @@
+"""Evaluation samples: drawn from stories, or read from a file."""
+
+import gzip
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lm2_jax.config import EvalConfig, parse_length
+from lm2_jax.data import babilong
+from lm2_jax.data.babilong import Encoder, sentence_ids
+from lm2_jax.data.background import TokenizedBackground, split_sentences
+from lm2_jax.data.stories import StorySource
+
+ATTEMPTS = 1000
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads before it answers.
+
+    Attributes:
+      task, length: "qa1", "4k".
+      tokens: int32, context, question and answer mark.
+      question, target: as texts; target as the tokenizer writes it.
+    """
+
+    task: str
+    length: str
+    tokens: np.ndarray
+    question: str
+    target: str
+
+
+def draw(source: StorySource, length: str, index: int, config: EvalConfig, encoder: Encoder,
+         background: TokenizedBackground, segment_length: int) -> Prompt:
+    """Sample `index` of a task and length, a pure function of the arguments.
+
+    The whole, answer and end mark included, has the length exactly ("0k": facts and question
+    alone). With `config.min_distance` d > 0 the facts end d whole segments or more before the
+    segment in which the answer begins.
+    """
+    rng = np.random.default_rng([config.seed, int(source.task[2:]), parse_length(length), index])
+    tokens = parse_length(length)
+    facts_end = None
+    if tokens and config.min_distance:
+        facts_end = ((tokens - 1) // segment_length - config.min_distance) * segment_length
+    for _ in range(ATTEMPTS):
+        story = source.draw(rng, None)
+        last = int(rng.integers(len(story.questions)))
+        *facts, question = babilong.pieces_of(story, encoder, last, dense=False)
+        told = sum(len(fact.tokens) for fact in facts)
+        if tokens and told > min(tokens - len(question.tokens), facts_end or tokens):
+            continue
+        sample = babilong.mix([*facts, question], tokens, background, rng, last_at_end=True,
+                              facts_end=facts_end)
+        asked = story.questions[last]
+        end = len(sample.tokens) - (len(question.tokens) - question.answer)
+        return Prompt(source.task, length, sample.tokens[:end], asked.text,
+                      _as_written(asked.answer, encoder))
+    raise ValueError(f"no story of {source.task} in {ATTEMPTS} fits a sample of {length} "
+                     f"(segments of {segment_length} tokens, eval.min_distance "
+                     f"{config.min_distance}); take longer eval.lengths")
+
+
+def read_file(path: str | Path, encoder: Encoder) -> list[Prompt]:
+    """The samples of a JSON-lines file (.gz or not) with task, length, input, question, target.
+
+    The context is tokenized sentence by sentence, as in training.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no sample file {path} (eval.samples)")
+    opened = gzip.open if path.suffix == ".gz" else open
+    prompts = []
+    with opened(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                prompts.append(_prompt_of(line, f"{path}:{number}", encoder))
+    if not prompts:
+        raise ValueError(f"{path} has no samples")
+    return prompts
+
+
+def _prompt_of(line: str, where: str, encoder: Encoder) -> Prompt:
+    keys = ("task", "length", "input", "question", "target")
+    try:
+        sample = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    missing = [key for key in keys if not isinstance(sample, dict)
+               or not isinstance(sample.get(key), str)]
+    if missing:
+        raise ValueError(f"{where} has no text under {', '.join(missing)}; a sample has "
+                         + ", ".join(keys))
+    sentences = sentence_ids(encoder.tokenizer, split_sentences(sample["input"]))
+    context = itertools.chain.from_iterable(sentences)
+    question = sample["question"].strip()
+    tokens = [*context, *encoder.text(question), encoder.tokenizer.answer_id]
+    return Prompt(sample["task"], sample["length"], np.asarray(tokens, np.int32), question,
+                  _as_written(sample["target"], encoder))
+
+
+def _as_written(answer: str, encoder: Encoder) -> str:
+    """The answer as decoding writes it, so that an exact match is a match of tokens."""
+    return encoder.tokenizer.decode(encoder.text(answer)).strip()

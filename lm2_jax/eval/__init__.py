@@ -1,0 +1,3 @@
+"""Evaluation: streaming, greedy answers, metrics."""
+
+from lm2_jax.eval import metrics as metrics

@@ -1,0 +1,1 @@
+"""The jobs behind the commands: everything put together for one workdir."""

@@ -1,0 +1,94 @@
+"""`lm2 eval`, and the evaluations of a training run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+
+from lm2_jax import config_file
+from lm2_jax.config import Config, with_vocab_size
+from lm2_jax.data import corpus
+from lm2_jax.data.samples import Prompt
+from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.eval import babilong
+from lm2_jax.eval.results import Row, write_predictions, write_results
+from lm2_jax.eval.stream import Streamer
+from lm2_jax.jobs import workdir as workdirs
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.report import plots, tables
+from lm2_jax.report.progress import Bar
+from lm2_jax.types import Params
+
+
+class Evaluator:
+    """Held-out prompts, drawn once, and what answers them."""
+
+    def __init__(self, config: Config, tokens: Tokenizer, mesh: Mesh):
+        self.config, self.tokens, self.mesh = config, tokens, mesh
+        self._corpus = corpus.held_out(config, tokens)
+        self._prompts: dict[int, dict[tuple[str, str], list[Prompt]]] = {}
+
+    def run(self, params: Params, modes: Sequence[str], num_samples: int, bar: Bar | None = None
+            ) -> Iterator[tuple[Row, list[babilong.Prediction]]]:
+        """Rows and predictions, one task, length and mode after another."""
+        if num_samples not in self._prompts:
+            self._prompts[num_samples] = babilong.cells(self.config, self._corpus, num_samples)
+        prompts = self._prompts[num_samples]
+        streamer = Streamer(LanguageModel(self.config.model), params,
+                            pad_id=self.tokens.pad_id, end_id=self.tokens.end_id)
+        finished = 0
+
+        def progress(task: str, length: str, memory: str, done: int, hits: int) -> None:
+            bar.update(finished + done, f"{task} {length} {memory}: {hits / done:.3f}")
+
+        with jax.set_mesh(self.mesh):
+            for row, predictions in babilong.evaluate(
+                    streamer, prompts, self.config, self.tokens.decode, modes,
+                    progress if bar else None):
+                finished += row.n
+                yield row, predictions
+
+    def total(self, modes: Sequence[str]) -> int:
+        """How many answers `run` gives with the configured number of samples."""
+        cells = babilong.cells(self.config, self._corpus, self.config.eval.num_samples)
+        self._prompts[self.config.eval.num_samples] = cells
+        return len(modes) * sum(map(len, cells.values()))
+
+
+def evaluate(config: Config, workdir: str | Path, step: int | None = None,
+             console: Console | None = None) -> list[Row]:
+    """Evaluates a checkpoint of a workdir under `config.eval`; returns the results."""
+    console = console or Console()
+    stored = workdirs.stored_config(workdir)
+    config = with_vocab_size(config, stored.model.vocab_size)
+    workdirs.refuse([line for line in config_file.differences(stored, config,
+                                                              ignore=workdirs.MAY_CHANGE)
+                     if line.startswith("model.")], workdir)
+    mesh = workdirs.mesh_of(config.mesh, config.eval.batch_size)
+    _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
+    console.print(f"evaluating {workdir} at step {step}", highlight=False)
+    return report(Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params,
+                  workdir, console)
+
+
+def report(evaluator: Evaluator, params: Params, workdir: str | Path, console: Console
+           ) -> list[Row]:
+    """Evaluates, writes `workdir/eval`, prints the table and where the plots are."""
+    folder, config = Path(workdir) / "eval", evaluator.config
+    rows = []
+    bar = Bar("eval", evaluator.total(config.eval.memory), console=console)
+    for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
+                                          bar):
+        rows.append(row)
+        write_predictions(folder, row.task, row.length, row.memory, predictions)
+        write_results(folder, rows)
+    bar.close()
+    trained = max(count for _, count in config.data.curriculum) * config.model.segment_length
+    plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
+    plots.plot_heat_map(rows, folder / "heat_map.png")
+    console.print(tables.results_table(rows))
+    for name in ("results.json", "accuracy.png", "heat_map.png"):
+        console.print(str(folder / name), highlight=False, soft_wrap=True)
+    return rows

@@ -1,0 +1,117 @@
+"""`lm2 train`."""
+
+import contextlib
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from lm2_jax import config_file, partition
+from lm2_jax.checkpoint import Checkpointer
+from lm2_jax.config import Config
+from lm2_jax.data import corpus, feed, pipeline
+from lm2_jax.eval.results import Row
+from lm2_jax.jobs import evaluation
+from lm2_jax.jobs import workdir as workdirs
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.report import plots, tables
+from lm2_jax.report.clock import Clock
+from lm2_jax.report.progress import Bar
+from lm2_jax.report.writers import JsonLines, MetricsWriter, read_lines
+from lm2_jax.train import loop, optimizer
+from lm2_jax.train import state as train_state
+from lm2_jax.train.step import make_train_step
+
+
+def train(config: Config, workdir: str | Path, console: Console | None = None) -> list[Row]:
+    """Trains in a workdir, or goes on where it left off, then evaluates; returns the results."""
+    console = console or Console()
+    workdir = Path(workdir)
+    mesh = workdirs.mesh_of(config.mesh, config.train.batch_size, config.eval.batch_size)
+    tokens, config = workdirs.prepare(config, workdir)
+    console.print(tables.config_table(str(workdir), config_file.flat(config)))
+
+    sharding = partition.named(mesh, "act_batch", None)
+    rows = feed.local_rows(sharding, config.train.batch_size)
+    maker = pipeline.SampleMaker(config.data, corpus.training(config, tokens),
+                                 config.model.segment_length)
+    source = pipeline.BatchSource(maker, config.seed, config.train.batch_size,
+                                  config.train.num_steps, rows)
+
+    model = LanguageModel(config.model)
+    state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
+    checkpointer = Checkpointer(workdir, config.checkpoint)
+    meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
+            "config": config_file.to_dict(config)}
+    first_step = max(checkpointer.steps(), default=0)
+    if first_step:
+        state = workdirs.restore_training(checkpointer, first_step, state, meta)
+        console.print(f"resuming {workdir} after step {first_step}", highlight=False)
+
+    evaluator = evaluation.Evaluator(config, tokens, mesh)
+    with contextlib.ExitStack() as stack:
+        stack.callback(checkpointer.close)
+        hooks = Recorder(config, workdir, first_step, evaluator, checkpointer, meta, console)
+        stack.callback(hooks.close)
+        batches = pipeline.iterate(source, first_step, num_threads=config.data.num_threads,
+                                   num_workers=config.data.num_workers)
+        stack.enter_context(jax.set_mesh(mesh))
+        state = loop.run(
+            make_train_step(model, config.train, mesh, shardings), state,
+            feed.ahead(batches, rows, config.train.batch_size, sharding), first_step=first_step,
+            num_steps=config.train.num_steps, save_every=config.checkpoint.every_steps,
+            evaluate_every=config.train.eval_every_steps, hooks=hooks)
+        checkpointer.wait()
+    lines = read_lines(workdir / "metrics.jsonl")
+    plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
+                        [line["answer_accuracy"] for line in lines], workdir / "training.png",
+                        config.data.curriculum)
+    return evaluation.report(evaluator, state.params, workdir, console)
+
+
+class Recorder(loop.Hooks):
+    """What the loop reports: to the metrics files, the progress bar and the checkpoints."""
+
+    def __init__(self, config: Config, workdir: Path, first_step: int,
+                 evaluator: evaluation.Evaluator, checkpointer: Checkpointer, meta: dict,
+                 console: Console):
+        self._config, self._evaluator, self._console = config, evaluator, console
+        self._checkpointer, self._meta = checkpointer, meta
+        self._writer = MetricsWriter(workdir, first_step, config.train.tensorboard)
+        self._history = JsonLines(workdir / "eval" / "history.jsonl", first_step)
+        self._clock = Clock(config.model, jax.devices())
+        self._bar = Bar("train", config.train.num_steps, first_step, console)
+        self._segments = 0
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        segments = self._config.data.segments_at(step - 1)
+        if segments != self._segments:  # another shape, so this step was compiled
+            self._clock.restart()
+        self._segments = segments
+        values = values | {"segments": segments} | self._clock.tick(values["tokens"])
+        self._writer.write(step, values)
+        rate = values["tokens_per_second"]
+        self._bar.update(step, f"loss {values['loss']:.4f}  answers "
+                               f"{values['answer_accuracy']:.3f}  segments {segments}"
+                         + (f"  {rate:,.0f} tokens/s" if rate else ""))
+
+    def save(self, step: int, state: train_state.TrainState) -> None:
+        self._checkpointer.save(step, state.params, workdirs.training_part(state),
+                                self._meta | {"next_step": step})
+        self._clock.restart()
+
+    def evaluate(self, step: int, state: train_state.TrainState) -> None:
+        e = self._config.eval
+        for row, _ in self._evaluator.run(state.params, ("carried",),
+                                          e.during_training or e.num_samples):
+            self._history.write({"step": step, "task": row.task, "length": row.length,
+                                 "n": row.n, "exact_match": row.exact_match,
+                                 "constant_answer": row.constant_answer})
+            self._console.print(f"step {step}: {row.task} {row.length} exact match "
+                                f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})",
+                                highlight=False)
+        self._clock.restart()
+
+    def close(self) -> None:
+        for part in (self._writer, self._history, self._bar):
+            part.close()

@@ -1,0 +1,1 @@
+"""The decoder, its memories and the schedules that run it over segments."""

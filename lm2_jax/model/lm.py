@@ -1,0 +1,160 @@
+"""The language model: one segment in, logits and the next state out."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm2_jax.config import ModelConfig
+from lm2_jax.model import attention, rope
+from lm2_jax.model.block import Block
+from lm2_jax.model.linear import Linear, RMSNorm, partitioned
+from lm2_jax.model.memory import identity_bank
+from lm2_jax.partition import constrain
+from lm2_jax.types import Output, State, Window
+
+REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class LanguageModel(nn.Module):
+    """A Llama-3 decoder whose first blocks have a memory (LM2, arXiv 2502.06049)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_BT: jax.Array, state: State, valid_BT: jax.Array | None = None,
+                 reset_B: jax.Array | None = None, deterministic: bool = True) -> Output:
+        """Reads one segment.
+
+        Args:
+          tokens_BT: int32, T from 1 to segment_length.
+          state: from `init_state` or the segment before.
+          valid_BT: bool, False for padding, which nothing sees and which writes nothing.
+          reset_B: bool, rows that begin a new sequence here: their state is the initial one.
+          deterministic: False in training with dropout (needs the rng "dropout").
+
+        Returns:
+          Output(logits [B, T, V] float32, state).
+        """
+        c = self.config
+        check_shapes(c, tokens_BT, state, valid_BT, reset_B)
+        B, T = tokens_BT.shape
+        valid_BT = jnp.ones((B, T), bool) if valid_BT is None else valid_BT
+        if reset_B is not None:
+            state = reset_rows(c, state, reset_B)
+
+        init = nn.initializers.normal(c.embedding_std or c.embed_dim**-0.5)
+        embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
+                                  (c.vocab_size, c.embed_dim), jnp.float32)
+        x_BTD = embedding_VD.astype(c.dtype)[tokens_BT]
+        x_BTD, state = self._blocks(x_BTD, state, valid_BT, deterministic)
+        x_BTD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BTD)
+        if c.tie_embeddings:
+            logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD.astype(c.dtype))
+        else:
+            logits_BTV = Linear("BTD,DV->BTV", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
+                                dtype=c.dtype, name="lm_head")(x_BTD)
+        logits_BTV = constrain(logits_BTV.astype(jnp.float32),
+                               "act_batch", "act_len", "act_vocab")
+        return Output(logits=logits_BTV, state=state)
+
+    def _blocks(self, x_BTD, state: State, valid_BT, deterministic: bool):
+        """The stack: the blocks with a memory, then those without, each kind scanned."""
+        c = self.config
+        B, T, _ = x_BTD.shape
+        P, Q = c.memory.num_layers, c.num_layers
+        window = state.window
+        kv = (window.key_QBWKH, window.value_QBWKH) if window else (
+            jnp.zeros((Q, B, 0, c.num_kv_heads, c.head_dim), c.dtype),) * 2
+        freq = rope.frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        shared = (attention.visible(window, valid_BT), valid_BT,
+                  rope.table(kv[0].shape[2] + T, freq))
+        banks, kv_out = state.memory, []
+        for name, count, start, bank in (("memory_blocks", P, 0, state.memory),
+                                         ("blocks", Q - P, P, None)):
+            if count:
+                own_kv = jax.tree.map(lambda a, s=start, n=count: a[s:s + n], kv)
+                stack = self._scanned(count)(c, bank is not None, deterministic, name=name)
+                x_BTD, (bank, out) = stack(x_BTD, bank, own_kv, *shared)
+                banks = bank if name == "memory_blocks" else banks
+                kv_out.append(out)
+        if window:
+            key, value = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv_out)
+            window = attention.slide(window, key, value, valid_BT)
+        return x_BTD, State(memory=banks, window=window)
+
+    def _scanned(self, count: int):
+        c = self.config
+        block = Block
+        if c.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=REMAT[c.remat])
+        return nn.scan(block, variable_axes={"params": 0},
+                       split_rngs={"params": True, "dropout": True}, length=count,
+                       unroll=min(c.scan_unroll, count),
+                       in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+                       metadata_params={nn.PARTITION_NAME: "layers"})
+
+
+def init_state(config: ModelConfig, batch_size: int) -> State:
+    """The state before the first token: identity banks, an empty window."""
+    c, B = config, batch_size
+    memory = window = None
+    if c.memory.num_layers:
+        bank_MD = identity_bank(c.memory.num_slots, c.embed_dim)
+        memory = jnp.broadcast_to(bank_MD, (c.memory.num_layers, B, *bank_MD.shape))
+    if c.attention_window:
+        W = c.attention_window
+        zeros = jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
+        window = Window(key_QBWKH=zeros, value_QBWKH=zeros, valid_BW=jnp.zeros((B, W), bool))
+    return constrain_state(State(memory=memory, window=window))
+
+
+def constrain_state(state: State) -> State:
+    """The state with its rows over the mesh's batch axes."""
+    memory, window = state.memory, state.window
+    if memory is not None:
+        memory = constrain(memory, "layers", "act_batch", "memory_slots", "act_embed")
+    if window is not None:
+        names = ("layers", "act_batch", "act_len", "act_kv_heads", "act_head_dim")
+        window = Window(key_QBWKH=constrain(window.key_QBWKH, *names),
+                        value_QBWKH=constrain(window.value_QBWKH, *names),
+                        valid_BW=constrain(window.valid_BW, "act_batch", "act_len"))
+    return State(memory=memory, window=window)
+
+
+def reset_rows(config: ModelConfig, state: State, reset_B: jax.Array) -> State:
+    """The state with the rows that `reset_B` names put back to the initial one."""
+    return select_rows(reset_B, init_state(config, reset_B.shape[0]), state)
+
+
+def select_rows(choose_B: jax.Array, chosen: State, other: State) -> State:
+    """The rows of `chosen` where `choose_B` is True, else those of `other`."""
+    def one(path, a, b):
+        axis = 0 if path[-1].name == "valid_BW" else 1
+        shape = [1] * a.ndim
+        shape[axis] = choose_B.shape[0]
+        return jnp.where(choose_B.reshape(shape), a, b)
+
+    return jax.tree_util.tree_map_with_path(one, chosen, other)
+
+
+def check_shapes(config: ModelConfig, tokens_BT, state: State, valid_BT, reset_B) -> None:
+    """Raises a ValueError in one line for input that does not fit the model."""
+    if not config.vocab_size:
+        raise ValueError("model.vocab_size is 0; set it to the tokenizer's")
+    if tokens_BT.ndim != 2 or not 1 <= tokens_BT.shape[1] <= config.segment_length:
+        raise ValueError(f"tokens have shape {tokens_BT.shape}; a segment is [B, T] with T from "
+                         f"1 to segment_length = {config.segment_length} (a whole sequence: "
+                         "apply_segments)")
+    B, T = tokens_BT.shape
+    wanted = jax.tree.map(lambda a: a.shape, jax.eval_shape(lambda: init_state(config, B)))
+    given = jax.tree.map(lambda a: a.shape, state)
+    if wanted != given:
+        raise ValueError(f"the state has shapes {given}; this model and {B} rows need {wanted} "
+                         "(init_state(config, batch_size))")
+    for name, array, shape in (("valid_BT", valid_BT, (B, T)), ("reset_B", reset_B, (B,))):
+        if array is not None and (array.shape != shape or array.dtype != bool):
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}; "
+                             f"it must be bool{list(shape)}")

@@ -1,0 +1,91 @@
+"""The memory of a block (LM2, arXiv 2502.06049, sections 2.1 and 2.2).
+
+The paper's formulas fit together only when a segment has as many tokens as the bank has slots.
+Here the write reads the segment from the slots (S below), so that E_mem exists in slot space
+whatever T and M are, and it is tied to the read: the same affinities of token and slot, the
+softmax over tokens in the place of over slots.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm2_jax.config import MemoryConfig
+from lm2_jax.model.linear import Linear, RMSNorm
+from lm2_jax.partition import constrain
+
+MASKED = -1e30
+
+
+class LM2Memory(nn.Module):
+    """A bank of slots that tokens read through an output gate and write through two gates."""
+
+    config: MemoryConfig
+    embed_dim: int
+    norm_eps: float = 1e-5
+    residual_scale: float = 1.0
+    dtype: str = "float32"
+
+    def setup(self):
+        D, N = self.embed_dim, self.config.num_heads
+        heads = dict(equation="BTD,DNH->BTNH", shape=(D, N, D // N), dtype=self.dtype,
+                     axes=("embed", "heads", "head_dim"))
+        gate = dict(equation="BTD,DE->BTE", shape=(D, D), dtype=self.dtype,
+                    axes=("embed", "mlp"), bias_axes=("norm",))
+        self.slot_norm = RMSNorm(self.norm_eps, self.dtype)
+        self.q_proj = Linear(**heads)
+        self.k_proj = Linear(**heads)
+        self.v_proj = Linear(**heads)
+        self.o_proj = Linear("BTNH,NHD->BTD", (N, D // N, D), ("heads", "head_dim", "embed"),
+                             scale=self.residual_scale, dtype=self.dtype)
+        self.output_gate = Linear(**gate, bias=self.config.output_gate_bias)
+        self.write_proj = Linear(**heads)
+        self.input_gate = Linear(**gate, bias=self.config.input_gate_bias)
+        self.forget_gate = Linear(**gate, bias=self.config.forget_gate_bias)
+
+    def read(self, a_BTD: jax.Array, bank_BMD: jax.Array) -> jax.Array:
+        """g * E, the gated read that is added to the stream, [B, T, D].
+
+        A = softmax(a W_q (n W_k)^T / sqrt(H)), E = (A (n W_v)) W_o,
+        g = sigmoid(E W_out + b_out), with n = norm(bank).
+        """
+        n_BMD = self.slot_norm(bank_BMD)
+        q_BTNH, k_BMNH, v_BMNH = self.q_proj(a_BTD), self.k_proj(n_BMD), self.v_proj(n_BMD)
+        affinity_BNTM = self._affinity(q_BTNH, k_BMNH)
+        if self.config.top_k:
+            least = jax.lax.top_k(affinity_BNTM, self.config.top_k)[0][..., -1:]
+            affinity_BNTM = jnp.where(affinity_BNTM >= least, affinity_BNTM, MASKED)
+        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.dtype)
+        E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
+        g_BTD = nn.sigmoid(self.output_gate(E_BTD))
+        return g_BTD * E_BTD
+
+    def write(self, h_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
+        """The bank after the segment, i * tanh(S) + f * bank, float32 [B, M, D].
+
+        S = softmax over tokens of (n W_k)(h W_q)^T / sqrt(H), times (h W_s);
+        i = sigmoid(S W_in + b_in), f = sigmoid(S W_forget + b_forget).
+        Masked tokens have no part; a row without a valid token keeps its bank.
+        """
+        n_BMD = self.slot_norm(bank_BMD)
+        affinity_BNTM = self._affinity(self.q_proj(h_BTD), self.k_proj(n_BMD))
+        affinity_BNTM = jnp.where(valid_BT[:, None, :, None], affinity_BNTM, MASKED)
+        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.dtype)
+        S_BMNH = jnp.einsum("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
+        S_BMD = S_BMNH.reshape(bank_BMD.shape)
+        i_BMD = nn.sigmoid(self.input_gate(S_BMD)).astype(jnp.float32)
+        f_BMD = nn.sigmoid(self.forget_gate(S_BMD)).astype(jnp.float32)
+        new_BMD = i_BMD * jnp.tanh(S_BMD.astype(jnp.float32)) + f_BMD * bank_BMD
+        new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
+        return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
+
+    def _affinity(self, q_BTNH, k_BMNH):
+        """q k^T / sqrt(H), float32 [B, N, T, M]."""
+        affinity = jnp.einsum("BTNH,BMNH->BNTM", q_BTNH, k_BMNH,
+                              preferred_element_type=jnp.float32)
+        return affinity * q_BTNH.shape[-1] ** -0.5
+
+
+def identity_bank(num_slots: int, embed_dim: int) -> jax.Array:
+    """The bank at the start of a sequence, [M, D]: row r of the identity, repeating for M > D."""
+    return jnp.eye(embed_dim, dtype=jnp.float32)[jnp.arange(num_slots) % embed_dim]

@@ -1,0 +1,92 @@
+"""Meshes, the table of logical axes, and constraints: the only file that names mesh axes."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES = {
+    # Parameters: over fsdp along the embedding, over tensor along what heads and mlp split.
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "layers": None,
+    "norm": None,
+    # Activations and state: rows over data and fsdp, the rest as the parameters leave it.
+    "act_batch": ("data", "fsdp"),
+    "act_segment": None,
+    "act_len": None,
+    "act_embed": None,
+    "act_heads": "tensor",
+    "act_kv_heads": "tensor",
+    "act_head_dim": None,
+    "act_mlp": "tensor",
+    "act_vocab": "tensor",
+    "memory_slots": None,
+}
+
+
+def spec(names: Sequence[str | None]) -> PartitionSpec:
+    """The mesh axes of an array whose axes have these logical names."""
+    for name in names:
+        if name is not None and name not in RULES:
+            known = ", ".join(sorted(RULES))
+            raise ValueError(f"unknown logical axis {name!r}; known: {known}")
+    return PartitionSpec(*(None if name is None else RULES[name] for name in names))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Constrains the sharding of `x` by its axes' logical names; nothing outside a mesh."""
+    if len(names) != x.ndim:
+        raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
+    resolved = spec(names)
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, resolved)
+
+
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes data, fsdp, tensor.
+
+    Args:
+      shape: size of each axis; one may be -1, which takes the devices that are left.
+      devices: all of them by default.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [shape.get(axis, 1) for axis in MESH_AXES]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % fixed == 0:
+        sizes[sizes.index(-1)] = len(devices) // fixed
+    if -1 in sizes or math.prod(sizes) != len(devices):
+        wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in MESH_AXES)
+        raise ValueError(f"mesh ({wanted}) does not fit {len(devices)} devices: "
+                         "the sizes must multiply to it (-1: as many as are left)")
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES),
+                         devices=devices)
+
+
+def shardings(abstract_boxed, mesh: Mesh):
+    """Shardings of a tree of logically partitioned (or plain, then replicated) arrays."""
+    def one(leaf):
+        names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
+        return NamedSharding(mesh, spec(names))
+
+    return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def named(mesh: Mesh, *names: str | None) -> NamedSharding:
+    """The sharding of one array by its axes' logical names."""
+    return NamedSharding(mesh, spec(names))
+
+
+def rows_per_step(mesh: Mesh) -> int:
+    """How many ways the batch is split: a global batch must be a multiple of it."""
+    return int(np.prod([mesh.shape[axis] for axis in RULES["act_batch"]]))

@@ -1,0 +1,65 @@
+"""Throughput and model FLOPs utilisation (MFU)."""
+
+import collections
+import time
+
+import jax
+
+from lm2_jax.config import ModelConfig
+
+# Dense bf16 peak of one device, FLOP/s, as its maker states it.
+PEAK_FLOPS = {
+    "NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA B200": 2250e12,
+    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12,
+    "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v6e": 918e12,
+}
+
+
+def flops_per_token(c: ModelConfig) -> float:
+    """FLOPs of one training token, forward and backward (3 x forward), attention halved for
+    causality; recomputation does not count.
+    """
+    T, D, H = c.segment_length, c.embed_dim, c.head_dim
+    attention = 2 * D * H * (2 * c.num_heads + 2 * c.num_kv_heads)
+    attention += 4 * c.num_heads * H * (T / 2 + c.attention_window)
+    mlp = 6 * D * c.mlp_dim
+    m, M = c.memory, c.memory.num_slots
+    # Per token: q twice (read, write), o, output gate, values of the write; per slot: k twice,
+    # v, input and forget gate; the two affinities and their products.
+    memory = 2 * D * D * (5 + 5 * M / T) + 8 * D * M
+    forward = c.num_layers * (attention + mlp) + m.num_layers * memory + 2 * D * c.vocab_size
+    return 3 * forward
+
+
+def peak_flops(devices: list[jax.Device]) -> float | None:
+    """Peak of all the devices together, None where it is not known (a CPU, say)."""
+    for prefix in sorted(PEAK_FLOPS, key=len, reverse=True):
+        if devices[0].device_kind.startswith(prefix):
+            return PEAK_FLOPS[prefix] * len(devices)
+    return None
+
+
+class Clock:
+    """Tokens per second over the last steps; pauses (compilation, saves) are left out."""
+
+    def __init__(self, model: ModelConfig, devices: list[jax.Device], window: int = 20):
+        self._flops = flops_per_token(model)
+        self._peak = peak_flops(devices)
+        self._steps = collections.deque(maxlen=window)
+        self._last = None
+
+    def restart(self) -> None:
+        """The time until the next step says nothing about speed."""
+        self._last = None
+
+    def tick(self, tokens: float) -> dict[str, float | None]:
+        """After a step of so many tokens: tokens_per_second and mfu, None while unknown."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._steps.append((tokens, now - self._last))
+        self._last = now
+        if not self._steps:
+            return {"tokens_per_second": None, "mfu": None}
+        rate = sum(n for n, _ in self._steps) / sum(t for _, t in self._steps)
+        mfu = rate * self._flops / self._peak if self._peak else None
+        return {"tokens_per_second": rate, "mfu": mfu}

@@ -1,0 +1,44 @@
+"""Progress on the terminal: a bar where there is one, else a line now and then."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Bar:
+    """Progress over `total` units, with a text that changes.
+
+    On a terminal a bar with the time left; into a file or pipe a plain line every 15 s.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None):
+        self.console = console or Console()
+        self._title, self._total, self._first = title, total, done
+        self._begun = self._printed = time.perf_counter()
+        self._bar = None
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"), TimeRemainingColumn(elapsed_when_finished=True),
+                console=self.console)
+            self._task = self._bar.add_task(title, total=total, completed=done, text="")
+            self._bar.start()
+
+    def update(self, done: int, text: str) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=done, text=text)
+            return
+        now = time.perf_counter()
+        if now - self._printed >= SECONDS_BETWEEN_LINES or done == self._total:
+            self._printed = now
+            rate = (done - self._first) / max(now - self._begun, 1e-9)
+            left = f"{(self._total - done) / rate:.0f} s left" if rate else ""
+            self.console.print(f"{self._title} {done}/{self._total}  {text}  {left}".rstrip(),
+                               highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,1 @@
+"""Loss, optimizer, the pure training step and the loop around it."""

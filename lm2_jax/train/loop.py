@@ -1,0 +1,72 @@
+"""The loop around the training step."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from lm2_jax.train.state import TrainState
+from lm2_jax.types import Batch
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient of a step is not a number; nothing after it was saved."""
+
+
+class Hooks(Protocol):
+    """What the loop calls."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Once for each step, in order."""
+
+    def save(self, step: int, state: TrainState) -> None:
+        """After every `save_every` steps and after the last."""
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """After every `evaluate_every` steps but the last."""
+
+
+def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, first_step: int,
+        num_steps: int, save_every: int, evaluate_every: int, hooks: Hooks) -> TrainState:
+    """Trains from `first_step` steps done to `num_steps`.
+
+    Metrics are fetched one step behind, so that the device is never waited for; only before a
+    save are those of the step itself awaited, so that no state that came of a loss or gradient
+    that is not finite is ever saved.
+
+    Raises:
+      NonFiniteError: with the step and the samples.
+    """
+    pending = None
+    for step in range(first_step + 1, num_steps + 1):
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = train_step(state, next(batches))
+        if pending:
+            report(*pending, hooks)
+        pending = (step, metrics)
+        save = step % save_every == 0 or step == num_steps
+        evaluate = evaluate_every and step % evaluate_every == 0 and step < num_steps
+        if save or evaluate:
+            report(*pending, hooks)
+            pending = None
+        if save:
+            hooks.save(step, state)
+        if evaluate:
+            hooks.evaluate(step, state)
+    return state
+
+
+def report(step: int, metrics: dict, hooks: Hooks) -> None:
+    """Fetches the metrics of a step, checks them and hands them on."""
+    metrics = jax.device_get(metrics)
+    row_loss = metrics.pop("row_loss")
+    values = {name: float(value) for name, value in metrics.items()}
+    if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+        bad = np.flatnonzero(~np.isfinite(row_loss))
+        bad = bad if bad.size else np.arange(len(row_loss))
+        samples = ", ".join(str((step - 1) * len(row_loss) + row) for row in bad)
+        raise NonFiniteError(
+            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; "
+            f"samples {samples} (step - 1 times batch size, plus row)")
+    hooks.metrics(step, values)

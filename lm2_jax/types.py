@@ -1,0 +1,76 @@
+"""The pytrees that cross module borders.
+
+Letters: B batch rows, T tokens of a segment, S segments, L tokens of a sequence, D embed_dim,
+K kv heads, H head_dim, V vocabulary, M memory slots, W attention window, P memory blocks,
+Q blocks.
+"""
+
+from typing import Any
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Params = Any
+"""A nested dict of arrays, as flax.linen makes it."""
+
+
+@struct.dataclass
+class Window:
+    """Keys and values of the last `attention_window` tokens, before rotation.
+
+    Attributes:
+      key_QBWKH: keys of every block, in the compute dtype.
+      value_QBWKH: values of every block, in the compute dtype.
+      valid_BW: bool, which places hold a token; the newest is the last.
+    """
+
+    key_QBWKH: Array
+    value_QBWKH: Array
+    valid_BW: Array
+
+
+@struct.dataclass
+class State:
+    """All that crosses from one segment to the next (an empty field is None).
+
+    Attributes:
+      memory: what the memory of the configured kind carries; for `lm2` the banks
+        [P, B, M, D], float32.
+      window: keys and values of the last tokens, if `attention_window` > 0.
+    """
+
+    memory: Any
+    window: Window | None
+
+
+@struct.dataclass
+class Output:
+    """What a model call returns.
+
+    Attributes:
+      logits: [B, T, V] float32 ([B, L, V] from `apply_segments`).
+      state: the state after the tokens.
+    """
+
+    logits: Array
+    state: State
+
+
+@struct.dataclass
+class Batch:
+    """One step of data: B rows of S segments of T tokens, every field [B, S*T] or [B, S].
+
+    Attributes:
+      tokens_BL: int32.
+      targets_BL: int32, the token that follows in the same sample.
+      loss_weight_BL: float32, 0 where no loss is taken.
+      valid_BL: bool, False for padding.
+      reset_BS: bool, True where a segment begins a new sample.
+    """
+
+    tokens_BL: Any
+    targets_BL: Any
+    loss_weight_BL: Any
+    valid_BL: Any
+    reset_BS: Any

@@ -1,0 +1,41 @@
+"""Installs lm2_jax and the command `lm2`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PARQUET = ["pyarrow>=17.0"]
+TEST = ["pytest>=8.0", "hypothesis>=6.100", *PARQUET]
+
+setup(
+    name="lm2_jax",
+    version="0.1.0",
+    description="Memory-augmented language models (LM2) in JAX: train, checkpoint, evaluate",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["lm2_jax", "lm2_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "tokenizers>=0.22",
+        "matplotlib>=3.10",
+        "rich>=14.0",
+        "tensorboardX>=2.6",
+    ],
+    extras_require={
+        "parquet": PARQUET,
+        "test": TEST,
+        "parity": ["torch==2.13.0", "transformers>=5.0"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "dev": [*TEST, "ruff>=0.14"],
+    },
+    entry_points={"console_scripts": ["lm2 = lm2_jax.cli:main"]},
+)

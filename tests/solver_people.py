@@ -1,0 +1,155 @@
+"""Worlds of people who move, carry, give and feel (bAbI qa1-3, 5-14 and 20)."""
+
+from collections import defaultdict
+
+_TIMES = ("yesterday", "this morning", "this afternoon", "this evening")
+_COUNTS = ("none", "one", "two", "three")
+_MOOD_PLACE = {"tired": "bedroom", "hungry": "kitchen", "thirsty": "kitchen", "bored": "garden"}
+_MOOD_THING = {"tired": "pajamas", "hungry": "apple", "thirsty": "milk", "bored": "football"}
+
+
+class People:
+    """Who is where, who holds what, and what happened before.
+
+    `places[person]` holds the places the person may be in, `absent[person]` one the person
+    is known not to be in; whichever was told last is kept. `held[person][thing]` is False once
+    the person has let go of the thing: a list in an answer goes by the first time the person
+    took each thing, so that one dropped and taken again keeps its rank. `trails[thing]` lists
+    where a thing was, in order, without repeats. A fact that contradicts the world raises
+    ValueError, a question that the facts do not answer LookupError.
+    """
+
+    def __init__(self):
+        self.places: dict[str, tuple[str, ...]] = {}
+        self.absent: dict[str, str] = {}
+        self.held: dict[str, dict[str, bool]] = defaultdict(dict)
+        self.trails: dict[str, list[str]] = defaultdict(list)
+        self.gifts: list[dict[str, str]] = []
+        self.visits: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        self.moods: dict[str, list[str]] = defaultdict(list)
+        self.subject: tuple[str, ...] = ()
+
+    def _put(self, person: str, *places: str) -> None:
+        self.absent.pop(person, None)
+        self.places[person] = places
+
+    def _carried(self, person: str) -> list[str]:
+        return [thing for thing, held in self.held[person].items() if held]
+
+    def _trace(self, person: str, thing: str) -> None:
+        """Note that `thing` is where `person` is, if that is known."""
+        trail = self.trails[thing]
+        for place in self.places.get(person, ()):
+            if trail[-1:] != [place]:
+                trail.append(place)
+
+    # Facts.
+
+    def move(self, person: str, place: str) -> None:
+        if self.places.get(person) == (place,):
+            raise ValueError(f"{person} goes to the {place}, but is there already")
+        self.subject = (person,)
+        self._put(person, place)
+        for thing in self._carried(person):
+            self._trace(person, thing)
+
+    def move_both(self, first: str, second: str, place: str) -> None:
+        self.move(first, place)
+        self.move(second, place)
+        self.subject = (first, second)
+
+    def move_again(self, place: str) -> None:
+        for person in self.subject:
+            self._put(person, place)
+
+    def move_at(self, person: str, place: str, time: str) -> None:
+        self.visits[person].append((_TIMES.index(time.lower()), place))
+
+    def is_not(self, person: str, place: str) -> None:
+        self.places.pop(person, None)
+        self.absent[person] = place
+
+    def is_either(self, person: str, place: str, other: str) -> None:
+        self._put(person, place, other)
+
+    def take(self, person: str, thing: str) -> None:
+        if any(things.get(thing) for things in self.held.values()):
+            raise ValueError(f"{person} takes the {thing}, which somebody holds")
+        here, there = self.places.get(person), self.trails[thing][-1:]
+        if here and there and here[0] != there[0]:
+            raise ValueError(f"{person}, in the {here[0]}, takes the {thing} in the {there[0]}")
+        self.held[person][thing] = True
+        self._trace(person, thing)
+
+    def drop(self, person: str, thing: str) -> None:
+        if not self.held[person].get(thing):
+            raise ValueError(f"{person} lets go of the {thing} without holding it")
+        self.held[person][thing] = False
+
+    def give(self, giver: str, thing: str, taker: str) -> None:
+        here, there = self.places.get(giver), self.places.get(taker)
+        if here and there and here != there:
+            raise ValueError(f"{giver}, in the {here[0]}, gives to {taker} in the {there[0]}")
+        self.drop(giver, thing)
+        self.take(taker, thing)
+        self.gifts.append({"giver": giver, "thing": thing, "taker": taker})
+
+    def feel(self, person: str, mood: str) -> None:
+        self.moods[person].append(mood)
+
+    # Questions.
+
+    def where_person(self, person: str) -> str:
+        return self.places[person][0]
+
+    def where_thing(self, thing: str) -> str:
+        return self.trails[thing][-1]
+
+    def where_before(self, thing: str, place: str) -> str:
+        return _before(self.trails[thing], place)
+
+    def where_earlier(self, person: str, place: str) -> str:
+        return _before([where for _, where in sorted(self.visits[person])], place)
+
+    def is_in(self, person: str, place: str) -> str:
+        if person in self.absent:
+            if self.absent[person] == place:
+                return "no"
+            raise LookupError(person)
+        places = self.places[person]
+        if place not in places:
+            return "no"
+        return "yes" if len(places) == 1 else "maybe"
+
+    def how_many(self, person: str) -> str:
+        return _COUNTS[len(self._carried(person))]
+
+    def what_carried(self, person: str) -> str:
+        return ",".join(self._carried(person)) or "nothing"
+
+    def _last_gift(self, **known: str) -> dict[str, str]:
+        return [gift for gift in self.gifts if known.items() <= gift.items()][-1]
+
+    def what_given(self, giver: str, taker: str) -> str:
+        return self._last_gift(giver=giver, taker=taker)["thing"]
+
+    def who_received(self, **known: str) -> str:
+        return self._last_gift(**known)["taker"]
+
+    def who_gave(self, **known: str) -> str:
+        return self._last_gift(**known)["giver"]
+
+    def where_will(self, person: str) -> str:
+        return _MOOD_PLACE[self.moods[person.capitalize()][-1]]
+
+    def why_go(self, person: str, place: str) -> str:
+        return [m for m in self.moods[person.capitalize()] if _MOOD_PLACE[m] == place][-1]
+
+    def why_get(self, person: str, thing: str) -> str:
+        return [m for m in self.moods[person.capitalize()] if _MOOD_THING[m] == thing][-1]
+
+
+def _before(trail: list[str], place: str) -> str:
+    """What stands before the last visit of `place` in `trail`."""
+    last = max(i for i, where in enumerate(trail) if where == place and i > 0)
+    return trail[last - 1]

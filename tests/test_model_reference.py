@@ -1,0 +1,173 @@
+"""The model against the float64 reference: one block's memory, and the whole model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from lm2_jax.config import MemoryConfig, ModelConfig, RopeScaling
+from lm2_jax.model import rope
+from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.memory import LM2Memory, identity_bank
+from lm2_jax.model.schedule import apply_segments
+
+TOLERANCE = 1e-5
+SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                      original_max_position=16)
+
+
+def make_config(slots=4, layers=1, memory_heads=2, top_k=0, **changes):
+    memory = MemoryConfig(num_slots=slots, num_heads=memory_heads, num_layers=layers, top_k=top_k)
+    small = dict(vocab_size=23, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
+                 mlp_dim=24, segment_length=6, memory=memory)
+    return ModelConfig(**{**small, **changes})
+
+
+MODELS = {
+    "fewer slots than tokens": make_config(slots=4, layers=2),
+    "more slots than tokens": make_config(slots=9, segment_length=5),
+    "more slots than channels": make_config(slots=19, num_layers=3, memory_heads=4),
+    "no memory": make_config(layers=0, num_kv_heads=4),
+    "top 2 of 5": make_config(slots=5, layers=2, top_k=2),
+    "scaled rope, untied": make_config(rope_scaling=SCALING, tie_embeddings=False),
+    "window, head_dim of its own": make_config(attention_window=4, rope_scaling=SCALING, head_dim=10,
+                                               num_kv_heads=1, rope_theta=100.0),
+    "window beyond a segment, one slot": make_config(slots=1, memory_heads=1, attention_window=13,
+                                                     layers=2, segment_length=4),
+    "window without memory": make_config(attention_window=6, layers=0),
+}
+
+
+def check(actual, wanted):
+    np.testing.assert_allclose(np.asarray(actual, np.float64), wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def memory_of():
+    def make(D, num_slots, num_heads, top_k=0):
+        config = make_config(slots=num_slots, memory_heads=num_heads, top_k=top_k, embed_dim=D)
+        variables = reference.params(config, seed=num_slots)
+        own = jax.tree.map(lambda a: a[0], variables["params"]["memory_blocks"]["memory"])
+        return LM2Memory(config.memory, D), {"params": own}
+
+    return make
+
+
+SHAPES = [(16, 7, 4, 2), (16, 3, 8, 4), (16, 5, 21, 1), (32, 1, 3, 8)]  # D, T, M, heads
+
+
+@pytest.mark.parametrize("D,T,M,heads", SHAPES)
+@pytest.mark.parametrize("top_k", [0, 1, 3])
+def test_read(memory_of, D, T, M, heads, top_k):
+    rng = np.random.default_rng(T)
+    memory, variables = memory_of(D, M, heads, top_k)
+    a_BTD, bank_BMD = (rng.normal(size=(2, n, D)).astype(np.float32) for n in (T, M))
+    actual = jax.jit(lambda *x: memory.apply(variables, *x, method="read"))(a_BTD, bank_BMD)
+    own = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    for row in range(2):
+        wanted = reference.memory_read(own, a_BTD[row].astype(np.float64),
+                                       bank_BMD[row].astype(np.float64), 1e-5, top_k)
+        check(actual[row], wanted)
+        assert np.abs(wanted).max() > 0.05
+
+
+@pytest.mark.parametrize("D,T,M,heads", SHAPES)
+def test_write(memory_of, D, T, M, heads):
+    rng = np.random.default_rng(T)
+    memory, variables = memory_of(D, M, heads)
+    h_BTD, bank_BMD = (rng.normal(size=(3, n, D)).astype(np.float32) for n in (T, M))
+    valid_BT = np.stack([np.ones(T, bool), np.arange(T) % 2 == 0, np.zeros(T, bool)])
+    write = jax.jit(lambda *x: memory.apply(variables, *x, method="write"))
+    actual = write(h_BTD, bank_BMD, valid_BT)
+    own = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    for row in range(3):
+        check(actual[row], reference.memory_write(
+            own, h_BTD[row].astype(np.float64), bank_BMD[row].astype(np.float64), valid_BT[row],
+            1e-5))
+    assert np.abs(np.asarray(actual)[:2] - bank_BMD[:2]).max() > 0.1
+
+
+@pytest.mark.parametrize("num_slots", [1, 5, 8, 19])
+def test_bank_at_the_start_is_the_identity_repeated(num_slots):
+    bank_MD = np.asarray(identity_bank(num_slots, 8))
+    assert bank_MD.dtype == np.float32
+    assert np.array_equal(bank_MD, np.tile(np.eye(8), (3, 1))[:num_slots])
+
+
+def inputs(config, rows, length, seed=0):
+    """Tokens, valid (rows that end at different times, and a hole) and resets."""
+    rng = np.random.default_rng(seed)
+    tokens_BL = rng.integers(0, config.vocab_size, (rows, length), dtype=np.int32)
+    valid_BL = np.arange(length)[None, :] < length - 4 * np.arange(rows)[:, None]
+    valid_BL[1, 3] = False
+    reset_BS = np.zeros((rows, -(-length // config.segment_length)), bool)
+    reset_BS[2, 2] = True
+    return tokens_BL, valid_BL, reset_BS
+
+
+def jax_model(config, variables):
+    model = LanguageModel(config)
+    return jax.jit(lambda tokens, valid, reset: apply_segments(
+        model, variables, tokens, init_state(config, len(tokens)), valid, reset))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_language_model_over_segments(name):
+    config = MODELS[name]
+    variables = reference.params(config)
+    tokens_BL, valid_BL, reset_BS = inputs(config, 3, 4 * config.segment_length - 3)
+    out = jax_model(config, variables)(tokens_BL, valid_BL, reset_BS)
+    assert out.logits.dtype == jnp.float32
+    assert out.logits.shape == (*tokens_BL.shape, config.vocab_size)
+    for row in range(3):
+        logits_LV, after = reference.sequence(variables, config, tokens_BL[row], valid_BL[row],
+                                              reset_BS[row])
+        valid_L = valid_BL[row]
+        assert 0.3 < logits_LV.std() < 10
+        check(out.logits[row][valid_L], logits_LV[valid_L])
+        for layer, bank_MD in enumerate(after.banks):
+            check(out.state.memory[layer, row], bank_MD)
+        for layer, window in enumerate(after.windows if config.attention_window else []):
+            count = len(window)
+            wanted = [False] * (config.attention_window - count) + [True] * count
+            assert np.array_equal(out.state.window.valid_BW[row], wanted)
+            for place, (key_KH, value_KH) in enumerate(window, config.attention_window - count):
+                check(out.state.window.key_QBWKH[layer, row, place], key_KH)
+                check(out.state.window.value_QBWKH[layer, row, place], value_KH)
+
+
+def test_computing_in_bfloat16_stays_close():
+    config = make_config(attention_window=4, dtype="bfloat16")
+    variables = reference.params(config)
+    tokens_BL, valid_BL, reset_BS = inputs(config, 3, 3 * config.segment_length)
+    out = jax_model(config, variables)(tokens_BL, valid_BL, reset_BS)
+    assert out.logits.dtype == out.state.memory.dtype == jnp.float32
+    assert out.state.window.key_QBWKH.dtype == jnp.bfloat16
+    for row in range(3):
+        logits_LV, after = reference.sequence(variables, config, tokens_BL[row], valid_BL[row],
+                                              reset_BS[row])
+        error = np.abs(np.asarray(out.logits[row]) - logits_LV)[valid_BL[row]]
+        assert 1e-4 < error.max() < 0.1
+        np.testing.assert_allclose(out.state.memory[0, row], after.banks[0], atol=0.03)
+
+
+def test_frequencies_of_llama_3_2():
+    """Factor 32, low 1, high 4, original 8192, theta 500000, head_dim 64 as Llama-3.2 1B.
+
+    By hand: pair i has freq 500000^(-i/32) and turns 8192 freq / 2 pi times in the original
+    context. Pair 14 turns 4.187 times (kept), 15 turns 2.779 times, 16 1.844 and 17 1.224 times
+    (kept to the part (turns - 1) / 3, the rest divided by 32), 18 turns 0.812 times (divided).
+    """
+    freq = rope.frequencies(64, 500_000.0, RopeScaling(32.0, 1.0, 4.0, 8192))
+    assert freq.shape == (32,) and freq.dtype == np.float64
+    by_hand = {0: 1.0, 1: 0.663601238, 14: 0.00321144599, 15: 0.00129054793, 16: 4.29556797e-4,
+               17: 9.7082878e-5, 18: 1.94616382e-5, 31: 9.41830673e-8}
+    for pair, wanted in by_hand.items():
+        assert freq[pair] == pytest.approx(wanted, rel=1e-8), pair
+    wanted = reference.frequencies(64, 500_000.0, RopeScaling(32.0, 1.0, 4.0, 8192))
+    np.testing.assert_allclose(freq, wanted, rtol=1e-12)
+
+
+def test_frequencies_without_scaling():
+    assert rope.frequencies(8, 10_000.0, None) == pytest.approx([1.0, 0.1, 0.01, 0.001])
