@@ -5,6 +5,7 @@ A message names the key as it stands under `config.`, what it was and what would
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 
 MEMORY_KINDS = ("lm2",)
@@ -135,7 +136,8 @@ class DataConfig:
     bare_fraction: float = 0.0  # of the samples, that have facts and questions alone
     loss_on_all: float = 0.0  # weight of the tokens that are not answers
     vary_length: bool = True  # samples of 1..n segments share a row; else all have n
-    curriculum: tuple[tuple[int, int], ...] = ((0, 1),)  # (first step, segments a row)
+    # (first step, segments a row[, rows]); without rows train.batch_size
+    curriculum: tuple[tuple[int, ...], ...] = ((0, 1),)
     num_threads: int = 1  # that make batches ahead
     num_workers: int = 0  # processes that make batches ahead
 
@@ -148,21 +150,29 @@ class DataConfig:
         _at_least(self, "data", 8, "tokenizer_vocab_size")
         _require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
                  "in [0, 1]")
-        steps = [start for start, _ in self.curriculum]
-        segments = [count for _, count in self.curriculum]
-        _require(steps[:1] == [0] and steps == sorted(set(steps)) and min(segments) >= 1,
+        _require(all(len(stage) in (2, 3) and min(stage[1:]) >= 1 for stage in self.curriculum)
+                 and [s[0] for s in self.curriculum[:1]] == [0]
+                 and all(a[0] < b[0] for a, b in itertools.pairwise(self.curriculum)),
                  "data.curriculum", self.curriculum,
-                 "pairs (first step, segments) with steps rising from 0 and segments >= 1")
+                 "(first step, segments) or (first step, segments, rows) a stage, the steps "
+                 "rising from 0, the others >= 1")
 
     def segments_at(self, step: int) -> int:
         """Segments of a row at this step."""
-        return [count for start, count in self.curriculum if start <= step][-1]
+        return self._stage_at(step)[1]
+
+    def rows_at(self, step: int, batch_size: int) -> int:
+        """Rows of the batch at this step, where `batch_size` is the configured one."""
+        return (*self._stage_at(step), batch_size)[2]
+
+    def _stage_at(self, step: int) -> tuple[int, ...]:
+        return [stage for stage in self.curriculum if stage[0] <= step][-1]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = 1000
-    batch_size: int = 32  # rows, over all devices
+    batch_size: int = 32  # rows over all devices, where data.curriculum names none
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
     warmup_steps: int = 100
@@ -185,8 +195,6 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name),
                      "in [0, 1)")
-        _require(self.batch_size % self.accumulate_steps == 0, "train.accumulate_steps",
-                 self.accumulate_steps, f"a divisor of train.batch_size = {self.batch_size}")
 
 
 @dataclass(frozen=True)
@@ -250,6 +258,14 @@ class Config:
 
     def __post_init__(self):
         _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
+        for rows in self.batch_sizes():
+            _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
+                     self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
+
+    def batch_sizes(self) -> list[int]:
+        """Rows of a batch in each stage of the curriculum."""
+        return [self.data.rows_at(stage[0], self.train.batch_size)
+                for stage in self.data.curriculum]
 
 
 def parse_length(length: str) -> int:

@@ -66,6 +66,12 @@ def flat(config: Config) -> dict[str, object]:
     return dict(walk(to_dict(config), ""))
 
 
+def changed(config: Config) -> dict[str, object]:
+    """The keys whose values are not the defaults, flat."""
+    default = flat(Config())
+    return {key: value for key, value in flat(config).items() if default.get(key) != value}
+
+
 def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
     """One line for each key that differs: "model.embed_dim: 128 -> 64"."""
     a, b = flat(old), flat(new)

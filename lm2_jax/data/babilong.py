@@ -43,26 +43,32 @@ class Sample:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Facts and questions as pieces; sentences are encoded once."""
+    """Facts and questions as pieces; each is encoded once and kept."""
 
     tokenizer: Tokenizer
-    _known: dict[str, list[int]] = field(default_factory=dict)
+    _facts: dict[str, Piece] = field(default_factory=dict)
+    _questions: dict[tuple[str, str], Piece] = field(default_factory=dict)
 
     def text(self, text: str) -> list[int]:
-        if text not in self._known:
-            self._known[text], = sentence_ids(self.tokenizer, [text])
-        return self._known[text]
+        return sentence_ids(self.tokenizer, [text])[0]
 
     def fact(self, text: str) -> Piece:
-        tokens = np.asarray(self.text(text), np.int32)
-        return Piece(tokens, len(tokens))
+        piece = self._facts.get(text)
+        if piece is None:
+            tokens = np.asarray(self.text(text), np.int32)
+            piece = self._facts[text] = Piece(tokens, len(tokens))
+        return piece
 
     def question(self, question: Question) -> Piece:
         """question <answer> answer <end>"""
-        t = self.tokenizer
-        ask = [*self.text(question.text), t.answer_id]
-        tokens = np.asarray([*ask, *self.text(question.answer), t.end_id], np.int32)
-        return Piece(tokens, len(ask))
+        key = question.text, question.answer
+        piece = self._questions.get(key)
+        if piece is None:
+            t = self.tokenizer
+            ask = [*self.text(question.text), t.answer_id]
+            tokens = np.asarray([*ask, *self.text(question.answer), t.end_id], np.int32)
+            piece = self._questions[key] = Piece(tokens, len(ask))
+        return piece
 
 
 def sentence_ids(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
@@ -89,9 +95,10 @@ def fitting(story: Story, encoder: Encoder, room: int, *, dense: bool) -> int:
     """How many of the story's questions can be the last of a sample of `room` tokens."""
     used = told = asked = count = 0
     for question in story.questions:
-        used += sum(len(encoder.text(fact)) for fact in story.facts[told:question.num_facts])
+        for fact in story.facts[told:question.num_facts]:
+            used += len(encoder.fact(fact).tokens)
         told = question.num_facts
-        ask = len(encoder.text(question.text)) + len(encoder.text(question.answer)) + 2
+        ask = len(encoder.question(question).tokens)
         if used + asked + ask > room:
             break
         asked += ask if dense else 0
@@ -113,27 +120,25 @@ def mix(pieces: Sequence[Piece], length: int, background: TokenizedBackground,
     Raises:
       ValueError: if the pieces do not fit.
     """
-    total = sum(len(p.tokens) for p in pieces)
-    scattered = pieces[:-1] if last_at_end else pieces
-    placed = sum(len(p.tokens) for p in scattered)
+    sizes = np.array([len(p.tokens) for p in pieces])
+    total = int(sizes.sum())
+    scattered = len(pieces) - last_at_end
     room = length - total if length else 0
-    end = room if facts_end is None else facts_end - placed
+    end = room if facts_end is None else facts_end - int(sizes[:scattered].sum())
     if room < 0 or end < 0:
         raise ValueError(f"{total} tokens of facts and questions do not fit a sample of {length} "
                          f"tokens (facts until {facts_end})")
-    noise, borders = background.take(int(rng.integers(len(background.starts) - 1)), room)
+    noise, borders = background.take(int(rng.integers(background.num_sentences)), room)
     gaps = int(np.searchsorted(borders, min(end, room), side="right"))
-    cuts = borders[np.sort(rng.integers(0, gaps, len(scattered)))]
-    parts, answers, done = [], [], 0
-    for piece, cut in zip(scattered, cuts, strict=True):
-        parts += [noise[done:cut], piece.tokens]
-        answers += [np.zeros(cut - done + piece.answer, bool),
-                    np.ones(len(piece.tokens) - piece.answer, bool)]
-        done = cut
-    parts.append(noise[done:])
-    answers.append(np.zeros(room - done, bool))
-    if last_at_end:
-        last = pieces[-1]
-        parts.append(last.tokens)
-        answers.append(np.arange(len(last.tokens)) >= last.answer)
-    return Sample(np.concatenate(parts).astype(np.int32), np.concatenate(answers))
+    cuts = np.full(len(pieces), room)
+    cuts[:scattered] = borders[np.sort(rng.integers(0, gaps, scattered))]
+    # Before token i of the pieces stand i of theirs and as much prose as its piece's cut.
+    place = np.arange(total) + np.repeat(cuts, sizes)
+    first_answers = np.cumsum(sizes) - sizes + [p.answer for p in pieces]
+    tokens, prose = np.empty(total + room, np.int32), np.ones(total + room, bool)
+    prose[place] = False
+    tokens[prose] = noise
+    tokens[place] = np.concatenate([p.tokens for p in pieces])
+    answer = np.zeros(total + room, bool)
+    answer[place] = np.arange(total) >= np.repeat(first_answers, sizes)
+    return Sample(tokens, answer)

@@ -1,7 +1,7 @@
 """Batches onto devices: each process hands over exactly the rows that its devices hold."""
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -38,12 +38,18 @@ def to_devices(batch: Batch, rows: tuple[int, ...], batch_size: int,
     return jax.tree.map(one, batch)
 
 
-def ahead(batches: Iterator[Batch], rows: tuple[int, ...], batch_size: int,
+def ahead(batches: Iterator[Batch], batch_sizes: Iterable[int], rows: Mapping[int, tuple[int, ...]],
           sharding: NamedSharding, depth: int = 2) -> Iterator[Batch]:
-    """Device batches, `depth` of them on their way while one is used."""
+    """Device batches, `depth` of them on their way while one is used.
+
+    Args:
+      batches: of this process's rows.
+      batch_sizes: rows of the global batch, for each batch.
+      rows: for each size the rows that this process has (`local_rows`).
+    """
     queue = collections.deque()
-    for batch in batches:
-        queue.append(to_devices(batch, rows, batch_size, sharding))
+    for batch, size in zip(batches, batch_sizes, strict=False):
+        queue.append(to_devices(batch, rows[size], size, sharding))
         if len(queue) > depth:
             yield queue.popleft()
     yield from queue

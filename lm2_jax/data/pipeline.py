@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -57,22 +57,23 @@ class BatchSource:
     Attributes:
       maker: of the samples.
       seed: of the run.
-      batch_size: rows of the global batch.
-      rows: those that this process needs; None = all.
+      batch_size: rows of the global batch, where the curriculum names none.
       num_steps: of the run.
+      rows: for each size of the global batch the rows that this process needs; None = all.
     """
 
     maker: SampleMaker
     seed: int
     batch_size: int
     num_steps: int
-    rows: tuple[int, ...] | None = None
+    rows: Mapping[int, tuple[int, ...]] | None = None
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Batch:
-        rows = range(self.batch_size) if self.rows is None else self.rows
+        size = self.maker.config.rows_at(step, self.batch_size)
+        rows = range(size) if self.rows is None else self.rows[size]
         made = [self.row(step, row) for row in rows]
         return Batch(*(np.stack([getattr(row, field.name) for row in made])
                        for field in dataclasses.fields(Batch)))

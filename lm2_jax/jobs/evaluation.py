@@ -85,7 +85,7 @@ def report(evaluator: Evaluator, params: Params, workdir: str | Path, console: C
         write_predictions(folder, row.task, row.length, row.memory, predictions)
         write_results(folder, rows)
     bar.close()
-    trained = max(count for _, count in config.data.curriculum) * config.model.segment_length
+    trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
     plots.plot_heat_map(rows, folder / "heat_map.png")
     console.print(tables.results_table(rows))

@@ -27,12 +27,13 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     """Trains in a workdir, or goes on where it left off, then evaluates; returns the results."""
     console = console or Console()
     workdir = Path(workdir)
-    mesh = workdirs.mesh_of(config.mesh, config.train.batch_size, config.eval.batch_size)
+    mesh = workdirs.mesh_of(config.mesh, *config.batch_sizes(), config.eval.batch_size)
     tokens, config = workdirs.prepare(config, workdir)
-    console.print(tables.config_table(str(workdir), config_file.flat(config)))
+    console.print(tables.config_table(
+        f"{workdir}: what is not the default", config_file.changed(config)))
 
     sharding = partition.named(mesh, "act_batch", None)
-    rows = feed.local_rows(sharding, config.train.batch_size)
+    rows = {size: feed.local_rows(sharding, size) for size in config.batch_sizes()}
     maker = pipeline.SampleMaker(config.data, corpus.training(config, tokens),
                                  config.model.segment_length)
     source = pipeline.BatchSource(maker, config.seed, config.train.batch_size,
@@ -55,17 +56,19 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
         stack.callback(hooks.close)
         batches = pipeline.iterate(source, first_step, num_threads=config.data.num_threads,
                                    num_workers=config.data.num_workers)
+        sizes = (config.data.rows_at(step, config.train.batch_size)
+                 for step in range(first_step, config.train.num_steps))
         stack.enter_context(jax.set_mesh(mesh))
         state = loop.run(
             make_train_step(model, config.train, mesh, shardings), state,
-            feed.ahead(batches, rows, config.train.batch_size, sharding), first_step=first_step,
+            feed.ahead(batches, sizes, rows, sharding), first_step=first_step,
             num_steps=config.train.num_steps, save_every=config.checkpoint.every_steps,
             evaluate_every=config.train.eval_every_steps, hooks=hooks)
         checkpointer.wait()
     lines = read_lines(workdir / "metrics.jsonl")
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
-                        config.data.curriculum)
+                        [stage[:2] for stage in config.data.curriculum])
     return evaluation.report(evaluator, state.params, workdir, console)
 
 

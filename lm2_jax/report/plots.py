@@ -81,7 +81,9 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, title: str | None 
     axes.set_ylabel("exact match (share of answers, 0 to 1)")
     axes.set_ylim(-0.02, 1.04)
     axes.grid(axis="y", color="0.9")
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     what = ", ".join(tasks) if len(tasks) <= _THIN_LINES else f"{len(tasks)} tasks"
     _title(axes, title or f"Answers over context length: {what}", _count(grid))
     return _save(figure, path)
@@ -131,8 +133,8 @@ def _draw_smoothed(axes: Axes, x: np.ndarray, values: np.ndarray, borders: list[
     axes.plot(x, values, color="0.75", linewidth=0.8, label="as measured")
     label = f"moving mean, up to {2 * half + 1} values"
     for part in np.split(np.arange(len(x)), np.searchsorted(x, borders)):
-        axes.plot(x[part], _smooth(values[part], min(half, len(part) // 4)), color="tab:blue", linewidth=1.6,
-                  label=label)
+        smooth = _smooth(values[part], min(half, len(part) // 4))
+        axes.plot(x[part], smooth, color="tab:blue", linewidth=1.6, label=label)
         label = None
 
 

@@ -65,8 +65,7 @@ def report(step: int, metrics: dict, hooks: Hooks) -> None:
     if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
         bad = np.flatnonzero(~np.isfinite(row_loss))
         bad = bad if bad.size else np.arange(len(row_loss))
-        samples = ", ".join(str((step - 1) * len(row_loss) + row) for row in bad)
         raise NonFiniteError(
-            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; "
-            f"samples {samples} (step - 1 times batch size, plus row)")
+            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; samples "
+            f"(batch {step - 1}, rows {', '.join(map(str, bad))})")
     hooks.metrics(step, values)
