@@ -132,13 +132,26 @@ def mix(pieces: Sequence[Piece], length: int, background: TokenizedBackground,
     gaps = int(np.searchsorted(borders, min(end, room), side="right"))
     cuts = np.full(len(pieces), room)
     cuts[:scattered] = borders[np.sort(rng.integers(0, gaps, scattered))]
+    return assemble(pieces, cuts, noise)
+
+
+def assemble(pieces: Sequence[Piece], cuts: np.ndarray, noise: np.ndarray) -> Sample:
+    """The noise with each piece put in where `cuts` says: before that token of the noise.
+
+    Args:
+      cuts: int [len(pieces)], not falling, from 0 to len(noise).
+      noise: int32 tokens.
+    """
+    sizes = np.array([len(p.tokens) for p in pieces])
+    total = int(sizes.sum())
     # Before token i of the pieces stand i of theirs and as much prose as its piece's cut.
     place = np.arange(total) + np.repeat(cuts, sizes)
     first_answers = np.cumsum(sizes) - sizes + [p.answer for p in pieces]
-    tokens, prose = np.empty(total + room, np.int32), np.ones(total + room, bool)
+    tokens = np.empty(total + len(noise), np.int32)
+    prose = np.ones(total + len(noise), bool)
     prose[place] = False
     tokens[prose] = noise
     tokens[place] = np.concatenate([p.tokens for p in pieces])
-    answer = np.zeros(total + room, bool)
+    answer = np.zeros(total + len(noise), bool)
     answer[place] = np.arange(total) >= np.repeat(first_answers, sizes)
     return Sample(tokens, answer)

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from lm2_jax.config import DataConfig
-from lm2_jax.data import babilong
+from lm2_jax.data import babilong, deferred
 from lm2_jax.data.babilong import Sample
 from lm2_jax.data.corpus import Corpus
 from lm2_jax.types import Batch
@@ -39,6 +39,12 @@ class SampleMaker:
         for _ in range(ATTEMPTS):
             source = corpus.sources[int(rng.integers(len(corpus.sources)))]
             story = source.draw(rng, max(1, points) if c.points_per_segment else None)
+            if c.deferred and segments > 1:
+                sample = deferred.mix(deferred.points_of(story, corpus.encoder), segments,
+                                      self.segment_length, corpus.background, rng)
+                if sample:
+                    return sample
+                continue
             count = babilong.fitting(story, corpus.encoder, length, dense=c.dense)
             if count:
                 last = count - 1 if c.dense else int(rng.integers(count))
