@@ -1,5 +1,6 @@
 """Checkpoints: the only file that imports orbax."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import orbax.checkpoint as ocp
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.types import Params
 
-PARAMS, TRAINING, META = "params", "training", "meta"
+PARAMS, TRAINING, META = PARTS = "params", "training", "meta"
+LAST_FILE = "commit_success.txt"  # that orbax writes into a part, and into the whole
 
 
 class Checkpointer:
@@ -18,21 +20,26 @@ class Checkpointer:
     A checkpoint has three parts: the parameters, the rest of the training state (so that an
     evaluation need not read it), and a small JSON (data position, configuration). It appears
     under its step by a rename once all of it is written, so one that a crash cut short is
-    never chosen.
+    never chosen; nor is one that a copy cut short.
+
+    Args:
+      config: None = only to read, beside a run that may still be saving.
     """
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None):
         self.directory = Path(workdir).resolve() / "checkpoints"
-        config = config or CheckpointConfig()
+        writes, config = config is not None, config or CheckpointConfig()
+        if writes and jax.process_index() == 0:
+            self._remove_cut_short()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep, create=True, cleanup_tmp_directories=True,
-            enable_async_checkpointing=config.asynchronous)
+            max_to_keep=config.keep if writes else None, create=writes,
+            cleanup_tmp_directories=writes, enable_async_checkpointing=config.asynchronous)
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=(PARAMS, TRAINING, META))
 
     def steps(self) -> list[int]:
         """The steps that can be restored, rising."""
-        return sorted(self._manager.all_steps())
+        return sorted(step for step in self._manager.all_steps() if self._is_whole(step))
 
     def save(self, step: int, params: Params, training: Any, meta: dict) -> None:
         """Begins to save; an earlier save that failed raises here."""
@@ -66,6 +73,16 @@ class Checkpointer:
 
     def close(self) -> None:
         self._manager.close()
+
+    def _is_whole(self, step: int) -> bool:
+        folder = self.directory / str(step)
+        return all((folder / part / LAST_FILE).is_file() for part in (*PARTS, ""))
+
+    def _remove_cut_short(self) -> None:
+        """Else they would count as saved: among those to keep, and when their step comes."""
+        for folder in self.directory.glob("[0-9]*"):
+            if folder.name.isdecimal() and not self._is_whole(int(folder.name)):
+                shutil.rmtree(folder)
 
 
 def choose_step(steps: list[int], step: int | None, workdir: str | Path) -> int:

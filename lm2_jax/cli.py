@@ -10,6 +10,13 @@ CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for e
 --config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user's is one line on stderr and exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -20,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     try:
         return args.run(args, _overrides(rest))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("LM2_TRACEBACK"):
             raise
         print(f"lm2 {args.command}: {error}", file=sys.stderr)
@@ -32,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lm2", description=DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(prog="lm2", description=DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help: str, run) -> argparse.ArgumentParser:
@@ -108,3 +115,7 @@ def _bench(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     data.run(load_config(args.config, overrides), args.seconds)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

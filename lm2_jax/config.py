@@ -131,7 +131,7 @@ class DataConfig:
     tokenizer_vocab_size: int = 4096  # at most, for a trained one
     persons: int = 0  # simulator: the first so many persons of the task; 0 = all
     points_per_segment: float = 0.0  # simulator: question points a segment; 0 = a bAbI story
-    questions_per_point: int = 1  # simulator: questions asked at each point
+    questions_per_point: int = 1  # simulator: questions asked at each point, if deferred
     dense: bool = True  # ask each question where the story does; else one, at the end
     deferred: bool = False  # ask at the beginning of a later segment than the facts before
     bare_fraction: float = 0.0  # of the samples, that have facts and questions alone
@@ -184,11 +184,13 @@ class TrainConfig:
     accumulate_steps: int = 1  # micro-batches a step
     bptt_segments: int = 0  # segments that the gradient goes back through; 0 = all
     remat_segments: bool = True  # recompute each segment in the backward pass
+    segment_unroll: int = 1  # segments in one step of the scan over them; on a CPU take all
     eval_every_steps: int = 0  # 0 = only at the end
     tensorboard: bool = True
 
     def __post_init__(self):
-        _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps")
+        _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
+                  "segment_unroll")
         _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
                   "eval_every_steps", "final_learning_rate")
         for name in ("learning_rate", "clip_norm"):

@@ -131,7 +131,9 @@ def _convert(hint, value, key: str):
 def _tuple(hint, value, key: str) -> tuple:
     args = typing.get_args(hint)
     if isinstance(value, str):
-        parsed = _literal(value)
+        # Names need no quotes: "qa1,qa2"; nor do lengths become numbers: "96,192".
+        names = args[0] is str and not value.startswith(("(", "[", "'", '"'))
+        parsed = None if names else _literal(value)
         value = parsed if isinstance(parsed, tuple | list) else \
             tuple(part.strip() for part in value.split(",") if part.strip())
     if not isinstance(value, tuple | list):

@@ -1,10 +1,6 @@
-"""Every test runs on eight virtual CPU devices, and a warning is an error."""
+"""Every test runs on eight virtual CPU devices."""
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("filterwarnings", "error")

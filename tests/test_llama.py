@@ -1,6 +1,7 @@
-"""Without a memory the model is the transformers library's Llama: same weights, same logits.
+"""Off means Llama: without a memory the model is a Llama-3 decoder.
 
-The golden file is written by tests/parity/make_golden_llama.py.
+Against the same decoder written out here, bit for bit, and against the transformers library's,
+whose weights and logits tests/parity/make_golden_llama.py has written.
 """
 
 import json
@@ -93,3 +94,59 @@ def test_golden_logits_depend_on_the_rope_scaling():
 
 def test_golden_file_is_small():
     assert GOLDEN.stat().st_size < 300_000
+
+
+def plain_llama(params, config, tokens_BT):
+    """A Llama-3 decoder without scaled RoPE, written out one block after the other."""
+    (B, T), D, H = tokens_BT.shape, config.embed_dim, config.head_dim
+    angle = np.arange(T)[:, None] * config.rope_theta ** (-np.arange(0, H, 2) / H)
+    cos, sin = (jnp.asarray(f(angle), jnp.float32)[None, :, None] for f in (np.cos, np.sin))
+
+    def norm(x, p):
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + config.norm_eps)
+        return x * jnp.broadcast_to(p["scale"], x.shape)
+
+    def linear(x, p, features):
+        """Rows of `features` numbers times the kernel as a matrix."""
+        return x.reshape(-1, features) @ p["kernel"].reshape(features, -1)
+
+    def rotate(x):
+        c, s = (jnp.broadcast_to(a, (*x.shape[:-1], H // 2)) for a in (cos, sin))
+        a, b = x[..., :H // 2], x[..., H // 2:]
+        return jnp.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+
+    x = params["embedding"][tokens_BT]
+    for layer in range(config.num_layers):
+        p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
+        a = norm(x, p["attention_norm"])
+        q, k, v = (linear(a, p["attention"][name], D).reshape(B, T, -1, H)
+                   for name in ("q_proj", "k_proj", "v_proj"))
+        heads = jax.nn.dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+        x = x + linear(heads, p["attention"]["o_proj"], config.num_heads * H).reshape(x.shape)
+        a = norm(x, p["mlp_norm"])
+        gate, up = (linear(a, p["mlp"][name], D) for name in ("gate_proj", "up_proj"))
+        hidden = jax.nn.silu(gate) * up
+        x = x + linear(hidden, p["mlp"]["down_proj"], config.mlp_dim).reshape(x.shape)
+    x = norm(x, params["final_norm"])
+    if config.tie_embeddings:
+        return jnp.einsum("BTD,VD->BTV", x, params["embedding"])
+    return linear(x, params["lm_head"], D).reshape(B, T, -1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False, "num_kv_heads": 4}])
+def test_logits_are_a_plain_decoders_bit_for_bit(changes):
+    """Operation by operation; compiled as one, what the compiler fuses rounds differently."""
+    config = ModelConfig(**{**dict(vocab_size=19, embed_dim=16, num_layers=2, num_heads=4,
+                                   num_kv_heads=2, mlp_dim=24, segment_length=7), **changes})
+    variables = reference.params(config)
+    tokens_BT = np.random.default_rng(0).integers(0, 19, (3, 7), dtype=np.int32)
+    model, state = LanguageModel(config), init_state(config, 3)
+    with jax.disable_jit():
+        ours = model.apply(variables, tokens_BT, state)
+        wanted = plain_llama(variables["params"], config, tokens_BT)
+    assert ours.state.memory is None and ours.state.window is None
+    assert np.array_equal(ours.logits, wanted)
+    ours = jax.jit(model.apply)(variables, tokens_BT, state)
+    wanted = jax.jit(lambda p, tokens: plain_llama(p, config, tokens))(
+        variables["params"], tokens_BT)
+    np.testing.assert_allclose(ours.logits, wanted, rtol=0, atol=1e-6)

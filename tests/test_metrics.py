@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.eval import metrics
@@ -14,6 +14,8 @@ from lm2_jax.eval import metrics
 DATA = os.environ.get("LM2_TEST_DATA")
 real_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
 
+# A busy machine is no failure.
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 COUNTS = st.integers(1, 2_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 TASKS = st.sampled_from(sorted(metrics.LABELS))
 LABELS = TASKS.flatmap(
@@ -98,12 +100,14 @@ def test_labels_are_the_answers_of_the_babi_files(task):
     assert set(metrics.LABELS[task]) == answers
 
 
+@STEADY
 @given(pair=LABELS, before=st.sampled_from(["", "it is ", "$", "\n"]), tail=st.text())
 def test_a_label_alone_is_right_whatever_follows_the_first_stop(pair, before, tail):
     task, label = pair
     assert metrics.babilong_correct(task, label, f"{before}{label.upper()}.{tail}", "")
 
 
+@STEADY
 @given(pair=LABELS, output=st.text(alphabet="abcdefghijklmnopqrstuvwxyz ,.<>"))
 def test_a_label_of_the_question_is_never_right(pair, output):
     task, label = pair
@@ -123,6 +127,7 @@ def test_constant_answer_is_the_most_frequent_target():
         metrics.constant_answer([])
 
 
+@STEADY
 @given(st.lists(st.sampled_from("abc"), min_size=1))
 def test_no_other_constant_does_better(targets):
     answer, rate = metrics.constant_answer(targets)
@@ -137,6 +142,7 @@ def test_wilson_gives_known_intervals(hits, n, low, high):
     assert metrics.wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
 
 
+@STEADY
 @given(COUNTS, st.floats(0.5, 4))
 def test_wilson_bounds_are_where_the_score_test_just_rejects(counts, z):
     hits, n = counts

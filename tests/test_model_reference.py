@@ -31,8 +31,8 @@ MODELS = {
     "no memory": make_config(layers=0, num_kv_heads=4),
     "top 2 of 5": make_config(slots=5, layers=2, top_k=2),
     "scaled rope, untied": make_config(rope_scaling=SCALING, tie_embeddings=False),
-    "window, head_dim of its own": make_config(attention_window=4, rope_scaling=SCALING, head_dim=10,
-                                               num_kv_heads=1, rope_theta=100.0),
+    "window, head_dim of its own": make_config(attention_window=4, rope_scaling=SCALING,
+                                               head_dim=10, num_kv_heads=1, rope_theta=100.0),
     "window beyond a segment, one slot": make_config(slots=1, memory_heads=1, attention_window=13,
                                                      layers=2, segment_length=4),
     "window without memory": make_config(attention_window=6, layers=0),
@@ -150,6 +150,48 @@ def test_computing_in_bfloat16_stays_close():
         error = np.abs(np.asarray(out.logits[row]) - logits_LV)[valid_BL[row]]
         assert 1e-4 < error.max() < 0.1
         np.testing.assert_allclose(out.state.memory[0, row], after.banks[0], atol=0.03)
+
+
+@pytest.mark.parametrize("P", [0, 1, 6, 12, 16])
+def test_memory_in_some_of_16_blocks(P):
+    config = make_config(layers=P, num_layers=16)
+    D, F, K, H, V, B = 16, 24, 2, 4, 23, 2
+    block = 2 * D * D + 2 * D * K * H + 3 * D * F + 2 * D
+    memory = 8 * D * D + 3 * D + 2 * D  # kernels, biases of gates, norms of slots and write
+    variables = reference.params(config)
+    sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
+    assert sum(sizes) == 16 * block + P * memory + V * D + D
+    before, tokens_BT = init_state(config, B), np.arange(2 * 5, dtype=np.int32).reshape(B, 5)
+    out = jax.jit(LanguageModel(config).apply)(variables, tokens_BT, before)
+    assert np.isfinite(out.logits).all() and out.logits.shape == (B, 5, V)
+    if P:
+        assert out.state.memory.shape == (P, B, 4, D)
+        assert (np.abs(out.state.memory - before.memory).max(axis=(1, 2, 3)) > 1e-3).all()
+    else:
+        assert out.state.memory is None
+
+
+def test_size_of_the_published_model():
+    """Llama-3.2 1B with a bank of 2048 slots in each block: 1.24 and 0.54 billion parameters."""
+    config = ModelConfig(
+        vocab_size=128_256, embed_dim=2048, num_layers=16, num_heads=32, num_kv_heads=8,
+        mlp_dim=8192, segment_length=2048, rope_scaling=RopeScaling(),
+        memory=MemoryConfig(num_slots=2048, num_heads=8, num_layers=16))
+    tokens_BT = jax.ShapeDtypeStruct((3, 2048), jnp.int32)
+    state = jax.eval_shape(lambda: init_state(config, 3))
+    model = LanguageModel(config)
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens_BT, state)
+    sizes = {"memory": 0, "llama": 0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        keys = {getattr(key, "key", None) for key in path}
+        sizes["memory" if keys & {"memory", "write_norm"} else "llama"] += leaf.size
+    assert sizes["llama"] == pytest.approx(1.24e9, rel=0.02)
+    assert sizes["memory"] == pytest.approx(0.54e9, rel=0.02)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) == 16 * 3 * 2048 * 2048 * 4
+    out = jax.eval_shape(model.apply, variables, tokens_BT, state)
+    assert out.logits.shape == (3, 2048, 128_256)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), out.state) == (
+        jax.tree.map(lambda a: (a.shape, a.dtype), state))
 
 
 def test_frequencies_of_llama_3_2():

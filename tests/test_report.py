@@ -10,25 +10,25 @@ import struct
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from lm2_jax.report import plots, results, tables
-from lm2_jax.report.results import Row
 
+# A busy machine is no failure.
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TOKENS = {"0k": 120.0, "1k": 760.0, "4k": 3_800.0, "16k": 15_700.0}
 RATES = st.floats(0, 1)
-ROWS = st.builds(
-    Row, task=st.text(), length=st.text(), tokens=st.floats(1, 1e7), segments=st.floats(1, 1e5),
-    memory=st.sampled_from(results.MEMORY), n=st.integers(1, 10_000), exact_match=RATES,
-    accuracy=RATES, constant_answer=RATES)
+ROWS = st.builds(results.Row, st.text(), st.text(), st.floats(1, 1e7), st.floats(1, 1e5),
+                 st.sampled_from(results.MEMORY), st.integers(1, 10_000), RATES, RATES, RATES)
 
 
 def row(task="qa1", length="4k", memory="carried", match=0.5, **values):
     defaults = dict(tokens=TOKENS[length], segments=TOKENS[length] / 120, n=100,
                     accuracy=match, constant_answer=0.2)
-    return Row(task=task, length=length, memory=memory, exact_match=match, **defaults | values)
+    return results.Row(task=task, length=length, memory=memory, exact_match=match,
+                       **defaults | values)
 
 
 def grid(tasks, lengths=tuple(TOKENS), memory=results.MEMORY):
@@ -38,8 +38,7 @@ def grid(tasks, lengths=tuple(TOKENS), memory=results.MEMORY):
             for kind in memory]
 
 
-# Results on disk.
-
+@STEADY
 @given(st.lists(ROWS))
 def test_results_round_trip(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("results") / "eval"
@@ -47,8 +46,8 @@ def test_results_round_trip(tmp_path_factory, rows):
     assert path == folder / "results.json" and results.read_results(folder) == rows
 
 
-@given(st.lists(st.tuples(*3 * [st.text(st.characters(exclude_categories=["Cs"]))])),
-       st.sampled_from(results.MEMORY))
+@STEADY
+@given(st.lists(st.tuples(st.text(), st.text(), st.text())), st.sampled_from(results.MEMORY))
 def test_predictions_round_trip(tmp_path_factory, lines, memory):
     folder = tmp_path_factory.mktemp("predictions")
     path = results.write_predictions(folder, "qa1", "4k", memory, lines)
@@ -87,15 +86,12 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"task": "qa1"}]', '[{"other": 1}]', "3"])
 def test_bad_results_are_refused_in_one_line(tmp_path, text):
+    with pytest.raises(FileNotFoundError, match="run an evaluation first"):
+        results.read_results(tmp_path)
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match="does not hold a list of results") as error:
         results.read_results(tmp_path)
     assert "\n" not in str(error.value)
-
-
-def test_missing_results_are_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run an evaluation first"):
-        results.read_results(tmp_path)
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -104,11 +100,8 @@ def test_missing_results_are_told(tmp_path):
 def test_impossible_rows_are_refused(field, value):
     with pytest.raises(ValueError, match=f"row qa1 4k.*{field}"):
         dataclasses.replace(row(), **{field: value})
-
-
-def test_unknown_memory_is_refused(tmp_path):
     with pytest.raises(ValueError, match="memory is 'kept'"):
-        results.write_predictions(tmp_path, "qa1", "4k", "kept", [])
+        results.write_predictions("", "qa1", "4k", "kept", [])
 
 
 def test_cells_pair_rows_and_sort_naturally():
@@ -122,8 +115,6 @@ def test_cells_pair_rows_and_sort_naturally():
     with pytest.raises(ValueError, match="no rows"):
         results.cells([])
 
-
-# Tables.
 
 def lines_of(rows):
     """The body of the Markdown table, as lists of cells."""
@@ -144,16 +135,15 @@ def test_one_line_for_each_task_and_length():
     assert lines_of(rows) == [
         ["qa1", "0k", "120", "1.0", "10", "100 (72.2-100)", "-", "20.0"],
         ["qa1", "4k", "3,812", "31.8", "100", "93.0 (86.3-96.6)", "25.5", "20.0"]]
+    assert lines_of([row(memory="reset", match=0.25)])[0][5:] == ["-", "25.0", "20.0"]
 
 
 def test_means_are_over_all_tasks_or_not_given():
     rows = [row("qa1", match=0.9), row("qa1", memory="reset", match=0.4),
             row("qa2", match=0.6, constant_answer=0.3), row("qa1", "16k", match=0.3)]
-    *_, last = lines_of(rows)
-    assert last == ["mean", "4k", "3,800", "31.7", "200", "75.0 (68.6-80.5)", "-", "25.0"]
-    assert sum(line[0] == "mean" for line in lines_of(rows)) == 1
-    *_, last = lines_of([*rows, row("qa2", memory="reset", match=0.2)])
-    assert last[6] == "30.0"
+    assert [line for line in lines_of(rows) if line[0] == "mean"] == [
+        ["mean", "4k", "3,800", "31.7", "200", "75.0 (68.6-80.5)", "-", "25.0"]]
+    assert lines_of([*rows, row("qa2", memory="reset", match=0.2)])[-1][6] == "30.0"
 
 
 def test_official_metric_has_a_column_where_it_differs():
@@ -179,12 +169,6 @@ def test_names_are_shown_as_they_are():
     assert "Model" in text and "1,234,567" in text and "[x]" in text and "(1, 2)" in text
 
 
-def test_reset_rows_alone_are_shown():
-    assert lines_of([row(memory="reset", match=0.25)])[0][5:] == ["-", "25.0", "20.0"]
-
-
-# Plots.
-
 def png_size(path):
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 5_000
@@ -201,9 +185,8 @@ def figures(monkeypatch):
 
 def line(axes, start):
     """The points of the one line whose label starts so."""
-    found = [x for x in axes.get_lines() if str(x.get_label()).startswith(start)]
-    assert len(found) == 1, [x.get_label() for x in axes.get_lines()]
-    return np.column_stack(found[0].get_data())
+    found, = [x for x in axes.get_lines() if str(x.get_label()).startswith(start)]
+    return np.column_stack(found.get_data())
 
 
 CASES = {
@@ -229,9 +212,10 @@ def test_result_plots_are_written(tmp_path, rows):
 
 
 def test_plots_leave_global_state_alone(tmp_path):
-    before = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
-    plots.plot_curves(grid(["qa1"]), tmp_path / "curves.png")
-    assert before == (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
+    with matplotlib.rc_context({"font.size": 7.5, "lines.linewidth": 0.3}):
+        before = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
+        plots.plot_curves(grid(["qa1"]), tmp_path / "curves.png")
+        assert before == (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
 
 
 def test_heat_map_shows_the_carried_memory(figures):
@@ -250,11 +234,11 @@ def test_curves_show_the_three_means(figures):
     plots.plot_curves(grid(["qa1", "qa2"]), "", trained_tokens=2_048)
     axes = figures[0].axes[0]
     tokens = list(TOKENS.values())
-    for start, first, slope in [("mean over 2 tasks, memory carried", 0.89, -0.1),
-                                ("mean over 2 tasks, memory wiped", 0.59, -0.1),
-                                ("always", 0.2, 0), ("qa1", 0.9, -0.1), ("qa2", 0.88, -0.1)]:
-        expected = np.column_stack([tokens, first + slope * np.arange(4)])
+    for start, first in [("mean over 2 tasks, memory carried", 0.89), ("qa1", 0.9),
+                         ("mean over 2 tasks, memory wiped", 0.59), ("qa2", 0.88)]:
+        expected = np.column_stack([tokens, first - 0.1 * np.arange(4)])
         np.testing.assert_allclose(line(axes, start), expected)
+    np.testing.assert_allclose(line(axes, "always"), np.column_stack([tokens, 4 * [0.2]]))
     np.testing.assert_allclose(line(axes, "longest trained length (2,048 tokens)")[:, 0], 2_048)
     assert axes.get_xscale() == "log"
     assert [t.get_text() for t in axes.get_xticklabels()] == [
@@ -273,9 +257,8 @@ def test_curves_average_only_where_all_tasks_are(figures):
     assert len(line(axes, "mean over 2 tasks, memory carried")) == 2
     assert len(line(axes, "qa1")) == 3
     plots.plot_curves(grid([f"qa{i}" for i in range(1, 7)]), "", title="Six")
-    axes = figures[1].axes[0]
-    assert axes.get_title(loc="left") == "Six"
-    assert not [x for x in axes.get_lines() if str(x.get_label()).startswith("qa")]
+    assert figures[1].axes[0].get_title(loc="left") == "Six"
+    assert not [x for x in figures[1].axes[0].get_lines() if "qa" in str(x.get_label())]
 
 
 def test_training_plot_marks_the_stages_and_smooths_within_them(figures):
@@ -304,6 +287,8 @@ def test_training_plot_keeps_the_last_value_of_a_step(figures):
     plots.plot_training([1, 2, 3, 2, 3], [9, 8, 7, 6, 5], [math.nan] * 5, "", [(0, 1)])
     axes, = figures[0].axes
     np.testing.assert_array_equal(axes.get_lines()[0].get_data(), [[1, 2, 3], [9, 6, 5]])
+    with pytest.raises(ValueError, match="as many losses and accuracies as steps"):
+        plots.plot_training([1, 2], [1.0], [1.0, 1.0], "", [(0, 1)])
 
 
 @pytest.mark.parametrize("count", [1, 2, 40, 1_000])
@@ -312,10 +297,4 @@ def test_training_plot_is_written(tmp_path, count):
     accuracies = [0.5 if step % 10 == 1 else math.nan for step in steps]
     path = plots.plot_training(steps, [1 / step for step in steps], accuracies,
                                tmp_path / "training.png", [(0, 1), (20, 2)])
-    width, height = png_size(path)
-    assert width == 1_080 and 400 < height < 1_000
-
-
-def test_training_plot_refuses_unequal_series(tmp_path):
-    with pytest.raises(ValueError, match="as many losses and accuracies as steps"):
-        plots.plot_training([1, 2], [1.0], [1.0, 1.0], tmp_path / "x.png", [(0, 1)])
+    assert png_size(path) == (1_080, 840)

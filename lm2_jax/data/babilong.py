@@ -7,12 +7,13 @@ exactly. Everything random comes from the generator that is passed in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from lm2_jax.data.babi import Question, Story
 from lm2_jax.data.background import TokenizedBackground
-from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.data.tokenizer import UNK, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,31 +44,41 @@ class Sample:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Facts and questions as pieces; each is encoded once and kept."""
+    """Facts and questions as pieces; each is encoded once.
+
+    Attributes:
+      tokenizer: what encodes them.
+      facts: those encoded so far, by their text.
+      questions: likewise, by question and answer.
+    """
 
     tokenizer: Tokenizer
-    _facts: dict[str, Piece] = field(default_factory=dict)
-    _questions: dict[tuple[str, str], Piece] = field(default_factory=dict)
+    facts: dict[str, Piece] = field(default_factory=dict)
+    questions: dict[tuple[str, str], Piece] = field(default_factory=dict)
+
+    @cached_property
+    def unk_id(self) -> int:
+        return self.tokenizer.encode(UNK)[0]
 
     def text(self, text: str) -> list[int]:
         return sentence_ids(self.tokenizer, [text])[0]
 
     def fact(self, text: str) -> Piece:
-        piece = self._facts.get(text)
+        piece = self.facts.get(text)
         if piece is None:
             tokens = np.asarray(self.text(text), np.int32)
-            piece = self._facts[text] = Piece(tokens, len(tokens))
+            piece = self.facts[text] = Piece(tokens, len(tokens))
         return piece
 
     def question(self, question: Question) -> Piece:
         """question <answer> answer <end>"""
         key = question.text, question.answer
-        piece = self._questions.get(key)
+        piece = self.questions.get(key)
         if piece is None:
             t = self.tokenizer
             ask = [*self.text(question.text), t.answer_id]
             tokens = np.asarray([*ask, *self.text(question.answer), t.end_id], np.int32)
-            piece = self._questions[key] = Piece(tokens, len(ask))
+            piece = self.questions[key] = Piece(tokens, len(ask))
         return piece
 
 

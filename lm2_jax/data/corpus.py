@@ -51,9 +51,7 @@ def _corpus(config: DataConfig, tasks: Iterable[str], folder: str, split: str, p
     if folder:
         sources = tuple(stories.from_files(task, folder, split) for task in tasks)
     else:
-        per_point = config.questions_per_point if split == "train" else 1
-        sources = tuple(stories.simulated(task, seed, persons=config.persons,
-                                          per_point=per_point) for task in tasks)
+        sources = tuple(stories.simulated(task, seed, persons=config.persons) for task in tasks)
     documents = background.load(prose, seed=seed, num_sentences=config.background_sentences)
     tokenized = background.tokenize(documents, lambda texts: sentence_ids(tokens, texts),
                                     min_tokens=config.min_sentence_tokens)
@@ -86,7 +84,7 @@ def _story_texts(config: DataConfig, seed: int) -> Iterable[str]:
             read = babi.parse(babi.find_file(config.babi, task, "train"))
         else:
             source = stories.simulated(task, seed)
-            read = (source.draw(rng, None) for _ in range(STORIES_READ))
+            read = (source.draw(rng) for _ in range(STORIES_READ))
         for story in read:
             yield from story.facts
             for question in story.questions:

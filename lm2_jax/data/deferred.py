@@ -35,11 +35,12 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     what else is told there. None if a point's facts do not fit a segment.
 
     Args:
-      points: at most num_segments - 1 are taken, the first ones.
+      points: the first so many are taken, a number drawn from 1 to all of them, and at most
+        num_segments - 1.
       num_segments: at least 2.
     """
     S, T = num_segments, segment_length
-    count = min(len(points), S - 1)
+    count = 1 + int(rng.integers(min(len(points), S - 1)))
     told_in = [*np.sort(rng.choice(S - 1, count, replace=False)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
     questions: list[list[Piece]] = [[] for _ in range(S)]

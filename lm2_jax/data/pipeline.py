@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
+from absl import flags
 
 from lm2_jax.config import DataConfig
 from lm2_jax.data import babilong, deferred
@@ -15,7 +16,8 @@ from lm2_jax.data.babilong import Sample
 from lm2_jax.data.corpus import Corpus
 from lm2_jax.types import Batch
 
-ATTEMPTS = 100
+ATTEMPTS = 1000
+STORIES_READ = 32  # stories a task, that the fingerprint of the data includes
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class SampleMaker:
 
     Attributes:
       config: what they are made of.
-      corpus: what they are drawn from; a sample's task is drawn uniformly.
+      corpus: what they are drawn from; the task is drawn uniformly, again if the story is too
+        long, so that a short sample is more often of a task with short stories.
       segment_length: tokens.
     """
 
@@ -35,11 +38,12 @@ class SampleMaker:
     def draw(self, segments: int, rng: np.random.Generator) -> Sample:
         """A sample that fills so many segments."""
         c, length = self.config, segments * self.segment_length
-        corpus, points = self.corpus, round(c.points_per_segment * segments)
+        corpus, deferring = self.corpus, c.deferred and segments > 1
+        points = max(1, round(c.points_per_segment * segments)) if c.points_per_segment else None
         for _ in range(ATTEMPTS):
             source = corpus.sources[int(rng.integers(len(corpus.sources)))]
-            story = source.draw(rng, max(1, points) if c.points_per_segment else None)
-            if c.deferred and segments > 1:
+            story = source.draw(rng, points, c.questions_per_point if deferring else 1)
+            if deferring:
                 sample = deferred.mix(deferred.points_of(story, corpus.encoder), segments,
                                       self.segment_length, corpus.background, rng)
                 if sample:
@@ -126,15 +130,20 @@ def iterate(source: BatchSource, first_step: int, *, num_threads: int = 1,
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     dataset = dataset.to_iter_dataset(options)
     if num_workers:
+        if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only absl's main parses
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(dataset)
 
 
 def digest(source: BatchSource) -> str:
     """A fingerprint of all that the batches depend on."""
-    maker = source.maker
-    config = dataclasses.asdict(maker.config) | {"num_threads": 0, "num_workers": 0}
-    facts = json.dumps([config, source.seed, source.batch_size, maker.segment_length,
-                        maker.corpus.encoder.tokenizer.digest], sort_keys=True)
-    tokens = maker.corpus.background.tokens.tobytes()
-    return hashlib.sha256(facts.encode() + tokens).hexdigest()[:16]
+    corpus, config = source.maker.corpus, dataclasses.asdict(source.maker.config)
+    rng = np.random.default_rng(0)
+    stories = [repr(s.draw(rng, None)) for s in corpus.sources for _ in range(STORIES_READ)]
+    facts = [config | {"num_threads": 0, "num_workers": 0}, source.seed, source.batch_size,
+             source.maker.segment_length, corpus.encoder.tokenizer.digest, stories]
+    hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    hashed.update(corpus.background.tokens)
+    hashed.update(corpus.background.starts)
+    return hashed.hexdigest()[:16]

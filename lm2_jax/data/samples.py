@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,26 +41,25 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, encod
 
     The whole, answer and end mark included, has the length exactly ("0k": facts and question
     alone). With `config.min_distance` d > 0 the facts end d whole segments or more before the
-    segment in which the answer begins.
+    segment in which the question begins.
     """
-    rng = np.random.default_rng([config.seed, int(source.task[2:]), parse_length(length), index])
-    tokens = parse_length(length)
-    facts_end = None
-    if tokens and config.min_distance:
-        facts_end = ((tokens - 1) // segment_length - config.min_distance) * segment_length
+    tokens, distance = parse_length(length), config.min_distance
+    rng = np.random.default_rng([config.seed, int(source.task[2:]), tokens, index])
     for _ in range(ATTEMPTS):
-        story = source.draw(rng, None)
+        story = source.draw(rng)
         last = int(rng.integers(len(story.questions)))
         *facts, question = babilong.pieces_of(story, encoder, last, dense=False)
-        told = sum(len(fact.tokens) for fact in facts)
-        if tokens and told > min(tokens - len(question.tokens), facts_end or tokens):
+        asked_at = facts_end = tokens - len(question.tokens)
+        if distance:
+            facts_end = (asked_at // segment_length - distance) * segment_length
+        if tokens and sum(len(fact.tokens) for fact in facts) > facts_end:
             continue
         sample = babilong.mix([*facts, question], tokens, background, rng, last_at_end=True,
-                              facts_end=facts_end)
+                              facts_end=facts_end if tokens else None)
         asked = story.questions[last]
         end = len(sample.tokens) - (len(question.tokens) - question.answer)
         return Prompt(source.task, length, sample.tokens[:end], asked.text,
-                      _as_written(asked.answer, encoder))
+                      _as_written(asked.answer, encoder, source.task))
     raise ValueError(f"no story of {source.task} in {ATTEMPTS} fits a sample of {length} "
                      f"(segments of {segment_length} tokens, eval.min_distance "
                      f"{config.min_distance}); take longer eval.lengths")
@@ -75,10 +75,14 @@ def read_file(path: str | Path, encoder: Encoder) -> list[Prompt]:
         raise FileNotFoundError(f"no sample file {path} (eval.samples)")
     opened = gzip.open if path.suffix == ".gz" else open
     prompts = []
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                prompts.append(_prompt_of(line, f"{path}:{number}", encoder))
+    try:
+        with opened(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    prompts.append(_prompt_of(line, f"{path}:{number}", encoder))
+    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as UTF-8 text (.gz: as a whole gzip file): "
+                         f"{error}") from None
     if not prompts:
         raise ValueError(f"{path} has no samples")
     return prompts
@@ -91,7 +95,7 @@ def _prompt_of(line: str, where: str, encoder: Encoder) -> Prompt:
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
     missing = [key for key in keys if not isinstance(sample, dict)
-               or not isinstance(sample.get(key), str)]
+               or not isinstance(sample.get(key), str) or not sample[key].strip()]
     if missing:
         raise ValueError(f"{where} has no text under {', '.join(missing)}; a sample has "
                          + ", ".join(keys))
@@ -100,9 +104,13 @@ def _prompt_of(line: str, where: str, encoder: Encoder) -> Prompt:
     question = sample["question"].strip()
     tokens = [*context, *encoder.text(question), encoder.tokenizer.answer_id]
     return Prompt(sample["task"], sample["length"], np.asarray(tokens, np.int32), question,
-                  _as_written(sample["target"], encoder))
+                  _as_written(sample["target"], encoder, where))
 
 
-def _as_written(answer: str, encoder: Encoder) -> str:
+def _as_written(answer: str, encoder: Encoder, where: str) -> str:
     """The answer as decoding writes it, so that an exact match is a match of tokens."""
-    return encoder.tokenizer.decode(encoder.text(answer)).strip()
+    ids = encoder.text(answer)
+    if encoder.unk_id in ids:
+        raise ValueError(f"{where}: the tokenizer does not know all words of the answer "
+                         f"{answer!r}; take one trained on texts that have them")
+    return encoder.tokenizer.decode(ids).strip()

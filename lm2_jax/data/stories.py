@@ -14,26 +14,22 @@ MAX_INDEX = 2**62
 
 @dataclass(frozen=True)
 class StorySource:
-    """Stories of one task: `draw(rng, points)` returns one.
+    """Stories of one task.
 
     Attributes:
       task: "qa1".
-      draw: (rng, points) -> Story; `points` asks the simulator for that many question points
-        (None = as many as a bAbI story has) and says nothing to a file.
+      draw: (rng, points, per_point) -> Story; asks the simulator for so many question points
+        (None = as many as a bAbI story has) and questions at each (1 by default); a file's
+        stories are as they are.
     """
 
     task: str
-    draw: Callable[[np.random.Generator, int | None], Story]
+    draw: Callable[..., Story]
 
 
-def simulated(task: str, seed: int, *, persons: int = 0, per_point: int = 1) -> StorySource:
-    """The simulator's stories of a seed.
-
-    Args:
-      persons: the first so many of the task's; 0 = all.
-      per_point: questions asked at each question point.
-    """
-    def draw(rng: np.random.Generator, points: int | None) -> Story:
+def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
+    """The simulator's stories of a seed, with the first `persons` of the task's; 0 = all."""
+    def draw(rng: np.random.Generator, points: int | None = None, per_point: int = 1) -> Story:
         return simulator.simulate(task, seed, int(rng.integers(MAX_INDEX)), points=points,
                                   per_point=per_point, persons=persons or None)
 
@@ -43,7 +39,7 @@ def simulated(task: str, seed: int, *, persons: int = 0, per_point: int = 1) -> 
 def from_files(task: str, folder: str, split: str) -> StorySource:
     """The stories of a bAbI file; `split` is "train" or "test"."""
     stories = _parse(str(babi.find_file(folder, task, split)))
-    return StorySource(task, lambda rng, points: stories[int(rng.integers(len(stories)))])
+    return StorySource(task, lambda rng, *_: stories[int(rng.integers(len(stories)))])
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,2 +1,158 @@
-from lm2_jax.report.results import *
-from lm2_jax.report.results import replacing
+"""What an evaluation leaves behind: results.json and one CSV of predictions a cell.
+
+A cell is one task at one length. Its row of memory "carried" is the result; its row of memory
+"reset", if there is one, is the control whose memory was wiped at each segment.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+MEMORY = ("carried", "reset")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of one task at one length; `tokens` and `segments` are means over samples.
+
+    Attributes:
+      length: its name, as "4k".
+      memory: "carried", or "reset" if the memory was wiped at each segment.
+      n: number of samples.
+      exact_match: rate of outputs equal to the target, 0 to 1, as the two that follow.
+      accuracy: rate by the benchmark's own metric.
+      constant_answer: the best that one answer given to all of these samples can reach.
+    """
+
+    task: str
+    length: str
+    tokens: float
+    segments: float
+    memory: str
+    n: int
+    exact_match: float
+    accuracy: float
+    constant_answer: float
+
+    def __post_init__(self):
+        where = f"row {self.task} {self.length}"
+        if self.memory not in MEMORY:
+            raise ValueError(f"{where}: memory is {self.memory!r}, must be one of {MEMORY}")
+        if self.n < 1:
+            raise ValueError(f"{where}: n is {self.n}, must be at least 1")
+        if not (self.tokens > 0 and self.segments > 0):
+            raise ValueError(f"{where}: tokens and segments must be positive, got "
+                             f"{self.tokens} and {self.segments}")
+        for name in ("exact_match", "accuracy", "constant_answer"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{where}: {name} is {getattr(self, name)}, must be 0 to 1")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The rows of one task at one length, at least one of the two."""
+
+    carried: Row | None
+    reset: Row | None
+
+    @property
+    def any(self) -> Row:
+        """Either row, for what both have: task, length, tokens, segments, n, constant answer."""
+        return self.carried or self.reset
+
+
+def cells(rows: Iterable[Row]) -> list[Cell]:
+    """Pairs the rows of each task and length; tasks in natural order, lengths by tokens.
+
+    Raises:
+      ValueError: if there are no rows, or two of the same task, length and memory.
+    """
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        pair = found.setdefault((row.task, row.length), {})
+        if row.memory in pair:
+            raise ValueError(f"two {row.memory} rows of {row.task} {row.length}, need one")
+        pair[row.memory] = row
+    if not found:
+        raise ValueError("there are no rows to report, run an evaluation first")
+    grid = [Cell(pair.get("carried"), pair.get("reset")) for pair in found.values()]
+    return sorted(grid, key=lambda cell: (_natural(cell.any.task), cell.any.tokens))
+
+
+def by_length(grid: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells of each length, lengths in order of their tokens."""
+    columns: dict[str, list[Cell]] = {}
+    for cell in grid:
+        columns.setdefault(cell.any.length, []).append(cell)
+    return sorted(columns.values(), key=lambda column: fmean(c.any.tokens for c in column))
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a path beside `path` to write to, and moves it to `path` if all went well.
+
+    A reader sees the old file or the new one, never a part. The folder is made if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_results(folder: str | os.PathLike, rows: Sequence[Row]) -> Path:
+    """Writes folder/results.json, a list of objects with the fields of `Row`."""
+    path = Path(folder) / "results.json"
+    with replacing(path) as partial:
+        text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
+        partial.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_results(folder: str | os.PathLike) -> list[Row]:
+    """Reads folder/results.json.
+
+    Raises:
+      FileNotFoundError: if the folder holds none.
+      ValueError: if it is not a list of objects with the fields of `Row`.
+    """
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, run an evaluation first")
+    try:
+        return [Row(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a list of results: {error}") from error
+
+
+def write_predictions(folder: str | os.PathLike, task: str, length: str, memory: str,
+                      rows: Iterable[tuple[str, str, str]]) -> Path:
+    """Writes the (target, output, question) of each sample, in BABILong's own layout.
+
+    Returns:
+      The path, folder/TASK_LENGTH.csv, or folder/TASK_LENGTH_reset.csv for memory "reset".
+    """
+    if memory not in MEMORY:
+        raise ValueError(f"memory is {memory!r}, must be one of {MEMORY}")
+    suffix = "_reset" if memory == "reset" else ""
+    path = Path(folder) / f"{task}_{length}{suffix}.csv"
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("target", "output", "question"))
+        writer.writerows(rows)
+    return path
+
+
+def _natural(name: str) -> list:
+    """A sort key that puts qa2 before qa10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -29,13 +29,18 @@ class Evaluator:
         self.config, self.tokens, self.mesh = config, tokens, mesh
         self._corpus = corpus.held_out(config, tokens)
         self._prompts: dict[int, dict[tuple[str, str], list[Prompt]]] = {}
+        self.prompts(1)  # so that what cannot be read or drawn is said before the training
+
+    def prompts(self, num_samples: int) -> dict[tuple[str, str], list[Prompt]]:
+        """The prompts of each task and length: so many, drawn once, or the whole sample file."""
+        count = 0 if self.config.eval.samples else num_samples
+        if count not in self._prompts:
+            self._prompts[count] = babilong.cells(self.config, self._corpus, num_samples)
+        return self._prompts[count]
 
     def run(self, params: Params, modes: Sequence[str], num_samples: int, bar: Bar | None = None
             ) -> Iterator[tuple[Row, list[babilong.Prediction]]]:
         """Rows and predictions, one task, length and mode after another."""
-        if num_samples not in self._prompts:
-            self._prompts[num_samples] = babilong.cells(self.config, self._corpus, num_samples)
-        prompts = self._prompts[num_samples]
         streamer = Streamer(LanguageModel(self.config.model), params,
                             pad_id=self.tokens.pad_id, end_id=self.tokens.end_id)
         finished = 0
@@ -45,15 +50,14 @@ class Evaluator:
 
         with jax.set_mesh(self.mesh):
             for row, predictions in babilong.evaluate(
-                    streamer, prompts, self.config, self.tokens.decode, modes,
+                    streamer, self.prompts(num_samples), self.config, self.tokens.decode, modes,
                     progress if bar else None):
                 finished += row.n
                 yield row, predictions
 
     def total(self, modes: Sequence[str]) -> int:
         """How many answers `run` gives with the configured number of samples."""
-        cells = babilong.cells(self.config, self._corpus, self.config.eval.num_samples)
-        self._prompts[self.config.eval.num_samples] = cells
+        cells = self.prompts(self.config.eval.num_samples)
         return len(modes) * sum(map(len, cells.values()))
 
 

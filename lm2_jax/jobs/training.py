@@ -38,6 +38,9 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
                                  config.model.segment_length)
     source = pipeline.BatchSource(maker, config.seed, config.train.batch_size,
                                   config.train.num_steps, rows)
+    source.row(0, 0)  # what cannot be drawn is said here, before anything binds the workdir
+    evaluator = evaluation.Evaluator(config, tokens, mesh)
+    workdirs.store_config(config, workdir)
 
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
@@ -49,7 +52,6 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
         state = workdirs.restore_training(checkpointer, first_step, state, meta)
         console.print(f"resuming {workdir} after step {first_step}", highlight=False)
 
-    evaluator = evaluation.Evaluator(config, tokens, mesh)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
         hooks = Recorder(config, workdir, first_step, evaluator, checkpointer, meta, console)
@@ -68,7 +70,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     lines = read_lines(workdir / "metrics.jsonl")
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
-                        [stage[:2] for stage in config.data.curriculum])
+                        [(first + 1, segments) for first, segments, *_ in config.data.curriculum])
     return evaluation.report(evaluator, state.params, workdir, console)
 
 

@@ -21,12 +21,12 @@ from lm2_jax.types import Params
 # (but for num_steps, over which the learning rate falls).
 MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_workers",
               "train.num_steps", "train.eval_every_steps", "train.tensorboard",
-              "train.remat_segments", "model.remat", "model.scan_unroll",
+              "train.remat_segments", "train.segment_unroll", "model.remat", "model.scan_unroll",
               "model.attention_implementation")
 
 
 def prepare(config: Config, workdir: Path) -> tuple[Tokenizer, Config]:
-    """Makes or checks a workdir: its tokenizer, and the config with the vocabulary filled in.
+    """Checks a workdir: its tokenizer, and the config with the vocabulary filled in.
 
     Raises:
       ValueError: if it holds a run of another config; one line names what differs.
@@ -35,11 +35,16 @@ def prepare(config: Config, workdir: Path) -> tuple[Tokenizer, Config]:
     if stored:
         same_vocab = with_vocab_size(config, stored.model.vocab_size)
         refuse(config_file.differences(stored, same_vocab, ignore=MAY_CHANGE), workdir)
+    else:  # a tokenizer that is there was left by a run that failed before it began
+        (workdir / "tokenizer.json").unlink(missing_ok=True)
     tokens = corpus.load_tokenizer(config, workdir)
-    config = with_vocab_size(config, tokens.vocab_size)
+    return tokens, with_vocab_size(config, tokens.vocab_size)
+
+
+def store_config(config: Config, workdir: Path) -> None:
+    """From here on the workdir is bound to the config."""
     with replacing(workdir / "config.json") as partial:
         partial.write_text(json.dumps(config_file.to_dict(config), indent=2) + "\n", "utf-8")
-    return tokens, config
 
 
 def stored_config(workdir: str | Path) -> Config:
@@ -80,7 +85,7 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
       mesh: that the variables are laid out over; None = a copy on every device.
     """
     config = stored_config(workdir)
-    checkpointer = Checkpointer(workdir, config.checkpoint)
+    checkpointer = Checkpointer(workdir)
     step = choose_step(checkpointer.steps(), step, workdir)
     mesh = mesh_of(MeshConfig()) if mesh is None else mesh
     abstract = train_state.abstract_params(LanguageModel(config.model), mesh)

@@ -12,12 +12,13 @@ SCHEDULES = ("sequential",)
 
 
 def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
-                  remat: bool = True):
+                  remat: bool = True, unroll: int = 1):
     """Runs `step(state, x) -> (state, y)` over the leading axis of xs, the segments.
 
     The gradient goes back through groups of `bptt_segments` segments (0 = through all): the
     state is cut where a group begins. With `remat` only the states between segments are kept
-    for the backward pass, and each segment is computed again.
+    for the backward pass, and each segment is computed again. `unroll` segments make one step
+    of the loop: all of them (if few) is fastest on a CPU.
 
     Returns:
       (state, ys): the last state, and the ys stacked.
@@ -33,7 +34,8 @@ def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
 
     num_segments = jax.tree.leaves(xs)[0].shape[0]
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    return jax.lax.scan(body, state, (jnp.arange(num_segments), xs))
+    return jax.lax.scan(body, state, (jnp.arange(num_segments), xs),
+                        unroll=min(unroll, num_segments))
 
 
 def split_segments(x_BL: Array, segment_length: int, fill=0) -> Array:

@@ -13,10 +13,10 @@ from statistics import fmean
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lm2_jax.eval.metrics import wilson
-from lm2_jax.report.results import Cell, Row, by_length, cells, replacing
+from lm2_jax.eval.results import Cell, Row, by_length, cells, replacing
 
 _DPI = 150
 _THIN_LINES = 5  # more tasks than these have no line of their own
@@ -73,7 +73,6 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, title: str | None 
                      label=f"longest trained length ({trained_tokens:,} tokens)")
     if len(columns) > 1:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(x))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(x, [_tick(column) for column in columns])
     scale = ", log scale" if len(columns) > 1 else ""
@@ -82,8 +81,7 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, title: str | None 
     axes.set_ylim(-0.02, 1.04)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     what = ", ".join(tasks) if len(tasks) <= _THIN_LINES else f"{len(tasks)} tasks"
     _title(axes, title or f"Answers over context length: {what}", _count(grid))
     return _save(figure, path)
@@ -142,8 +140,6 @@ def _draw_tasks(axes: Axes, tasks: list[str], x: list[float], columns: list[list
     for task, marker in zip(tasks, "v^<>D", strict=False):
         points = [(at, cell.carried.exact_match) for at, column in zip(x, columns, strict=True)
                   for cell in column if cell.carried and cell.carried.task == task]
-        if not points:
-            continue
         axes.plot(*zip(*points, strict=True), color="0.6", linewidth=0.7, marker=marker,
                   markersize=4, zorder=1.5, label=f"{task}, memory carried")
 
@@ -166,13 +162,11 @@ def _draw_means(axes: Axes, x: list[float], columns: list[list[Cell]], num_tasks
                   label=f"{prefix}memory carried (95 % interval)")
     wiped = [(at, fmean(c.reset.exact_match for c in column)) for at, column in full
              if all(c.reset for c in column)]
-    if wiped:
-        axes.plot(*zip(*wiped, strict=True), color="tab:orange", linestyle="--", marker="s",
-                  linewidth=1.6, label=f"{prefix}memory wiped at each segment")
+    axes.plot(*zip(*wiped, strict=True), color="tab:orange", linestyle="--", marker="s",
+              linewidth=1.6, label=f"{prefix}memory wiped at each segment")
     constant = [(at, fmean(c.any.constant_answer for c in column)) for at, column in full]
-    if constant:
-        axes.plot(*zip(*constant, strict=True), color="0.3", linestyle="-.", marker="x",
-                  linewidth=1.2, label="always the most frequent answer")
+    axes.plot(*zip(*constant, strict=True), color="0.3", linestyle="-.", marker="x",
+              linewidth=1.2, label="always the most frequent answer")
 
 
 def _draw_stages(panels: Sequence[Axes], stages: list[tuple[int, int]], first_step: int) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm2_jax.eval.metrics import wilson
-from lm2_jax.report.results import Cell, Row, by_length, cells
+from lm2_jax.eval.results import Cell, Row, by_length, cells
 
 _OFFICIAL = "official\nmetric %"
 _HEADER = ("task", "length", "tokens", "segments", "n", "exact match %\n(95 % interval)",

@@ -11,7 +11,7 @@ from lm2_jax.types import Batch
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient of a step is not a number; nothing after it was saved."""
+    """Loss, gradient or parameters of a step are not finite; they were not saved."""
 
 
 class Hooks(Protocol):
@@ -21,7 +21,8 @@ class Hooks(Protocol):
         """Once for each step, in order."""
 
     def save(self, step: int, state: TrainState) -> None:
-        """After every `save_every` steps and after the last."""
+        """After every `save_every` steps and after the last; after `evaluate`, so that what
+        a saved step calls for is done."""
 
     def evaluate(self, step: int, state: TrainState) -> None:
         """After every `evaluate_every` steps but the last."""
@@ -32,8 +33,8 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
     """Trains from `first_step` steps done to `num_steps`.
 
     Metrics are fetched one step behind, so that the device is never waited for; only before a
-    save are those of the step itself awaited, so that no state that came of a loss or gradient
-    that is not finite is ever saved.
+    save are those of the step itself awaited, so that no state that is not finite, or
+    came of a loss or gradient that is not, is ever saved.
 
     Raises:
       NonFiniteError: with the step and the samples.
@@ -50,10 +51,10 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         if save or evaluate:
             report(*pending, hooks)
             pending = None
-        if save:
-            hooks.save(step, state)
         if evaluate:
             hooks.evaluate(step, state)
+        if save:
+            hooks.save(step, state)
     return state
 
 
@@ -62,10 +63,11 @@ def report(step: int, metrics: dict, hooks: Hooks) -> None:
     metrics = jax.device_get(metrics)
     row_loss = metrics.pop("row_loss")
     values = {name: float(value) for name, value in metrics.items()}
-    if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+    if not all(np.isfinite(values[name]) for name in ("loss", "grad_norm", "param_norm")):
         bad = np.flatnonzero(~np.isfinite(row_loss))
         bad = bad if bad.size else np.arange(len(row_loss))
         raise NonFiniteError(
-            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; samples "
+            f"step {step}: loss {values['loss']:g}, norm of the gradient "
+            f"{values['grad_norm']:g}, of the parameters {values['param_norm']:g}; samples "
             f"(batch {step - 1}, rows {', '.join(map(str, bad))})")
     hooks.metrics(step, values)

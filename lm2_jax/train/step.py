@@ -18,7 +18,7 @@ from lm2_jax.types import Batch
 
 def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config: TrainConfig,
                optimizer: optax.GradientTransformation) -> tuple[TrainState, dict]:
-    """One optimizer step on a batch; returns the next state and scalar metrics.
+    """One optimizer step on a batch; returns the next state and metrics.
 
     With `accumulate_steps` A the rows are taken in A micro-batches whose gradients are summed
     before the division by the weight of all, so A does not change the result (but for dropout
@@ -29,7 +29,8 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     def loss(params, rows: Batch, number):
         sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number),
                          bptt_segments=config.bptt_segments,
-                         remat_segments=config.remat_segments)
+                         remat_segments=config.remat_segments,
+                         segment_unroll=config.segment_unroll)
         return sums.loss, sums
 
     grad = jax.grad(loss, has_aux=True)
@@ -52,16 +53,17 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     weight = jnp.maximum(sums.weight, 1e-6)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     metrics = {
         "loss": sums.loss / weight,
         "answer_accuracy": sums.hits / jnp.maximum(sums.answers, 1),
         "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(params),
         "learning_rate": optimizers.learning_rate(config)(state.step),
         "tokens": sums.tokens,
         "row_loss": row_loss,
     }
-    return state.replace(step=state.step + 1, opt_state=opt_state,
-                         params=optax.apply_updates(state.params, updates)), metrics
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,

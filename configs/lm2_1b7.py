@@ -1,0 +1,32 @@
+"""lm2 train --config=configs/lm2_1b7.py --workdir=runs/lm2_1b7 \\
+      --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS
+
+The paper's model (LM2, section 3): 1.24 B parameters of Llama-3.2-1B and 0.54 B of memory, a bank
+of 2048 slots beside each of 16 blocks, segments of 2048 tokens. For accelerators.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.model = dict(
+        vocab_size=128_256, embed_dim=2048, num_layers=16, num_heads=32, num_kv_heads=8,
+        mlp_dim=8192, segment_length=2048, rope_theta=500_000.0,
+        rope_scaling=dict(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                          original_max_position=8192),
+        tie_embeddings=True, dtype="bfloat16", remat="dots",
+        memory=dict(num_slots=2048, num_heads=8, num_layers=16))
+    config.data = dict(
+        tasks=tuple(f"qa{number}" for number in range(1, 11)), tokenizer="bpe",
+        tokenizer_vocab_size=32_000, bare_fraction=0.1, loss_on_all=0.1, num_threads=8,
+        curriculum=((0, 1, 256), (10_000, 2, 128), (20_000, 4, 64), (30_000, 8, 32)))
+    config.train = dict(
+        num_steps=40_000, learning_rate=2e-4, final_learning_rate=2e-5, warmup_steps=700,
+        weight_decay=0.1, beta2=0.95, eval_every_steps=5000)
+    config.checkpoint = dict(every_steps=1000)
+    config.eval = dict(lengths=("0k", "1k", "2k", "4k", "8k", "16k"), num_samples=100,
+                       during_training=20, batch_size=16)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    return config

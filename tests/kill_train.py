@@ -1,0 +1,202 @@
+"""Kills a training run again and again, and compares its end with that of one left alone.
+
+    python tests/kill_train.py --kills 20 --seed 0
+
+Each time the run goes on until a random moment: in a save, between two steps, or while it starts.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import runs
+
+import lm2_jax
+
+KINDS = ("save", "step", "save", "start")  # where to kill, in turn
+STEPS = 16  # of the run, and so many more for each kill:
+STEPS_A_KILL = 8
+TMP = ".orbax-checkpoint-tmp"  # how orbax names a save until it is done
+SPEED = ("tokens_per_second", "mfu")  # all else in the metrics must repeat
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """One kill: seconds after the start, last step on record, and whether it cut a save short."""
+
+    number: int
+    kind: str
+    seconds: float
+    step: int
+    in_save: bool
+    checkpoints: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the kills did, and whether their run ended as the other did."""
+
+    kills: list[Kill]
+    same_params: bool
+    each_step_once: bool
+    same_metrics: bool
+    same_results: bool
+
+    @property
+    def good(self) -> bool:
+        return (self.same_params and self.each_step_once and self.same_metrics
+                and self.same_results)
+
+
+def num_steps(kills: int) -> int:
+    return STEPS + STEPS_A_KILL * kills
+
+
+def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
+        say: Callable[[str], None] = print) -> Report:
+    """Trains in folder/killed with so many kills.
+
+    Args:
+      alone: workdir of the same run without kills; None = made in `folder` first.
+    """
+    steps = f"--config.train.num_steps={num_steps(kills)}"
+    if alone is None:
+        say("the run that is left alone ...")
+        alone = folder / "alone"
+        finish(alone, steps)
+    if last_step(alone) != num_steps(kills):
+        raise ValueError(f"{alone} has {last_step(alone)} steps; it must have {num_steps(kills)}")
+    killed, rng, startup, done = folder / "killed", np.random.default_rng(seed), 5.0, []
+    say(f"{'kill':>4}  {'aimed at':8}  {'seconds':>7}  {'step':>4}  {'in a save':9}  checkpoints")
+    for number in range(kills):
+        kind = KINDS[number % len(KINDS)]
+        target = next_target(killed, rng, num_steps(kills), kills - number)
+        kill, startup = kill_once(killed, steps, number + 1, kind, target, rng, startup)
+        done.append(kill)
+        say(f"{kill.number:4}  {kill.kind:8}  {kill.seconds:7.2f}  {kill.step:4}  "
+            f"{'yes' if kill.in_save else 'no':9}  {kill.checkpoints}")
+    finish(killed, steps)
+    report = compare(done, alone, killed, num_steps(kills))
+    for field in dataclasses.fields(report)[1:]:
+        say(f"{field.name.replace('_', ' ')}: {'yes' if getattr(report, field.name) else 'NO'}")
+    return report
+
+
+def finish(workdir: Path, steps: str) -> None:
+    ended = runs.lm2("train", workdir, steps)
+    if ended.returncode:
+        raise RuntimeError(f"the run in {workdir} ended with {ended.returncode}: {ended.stderr}")
+
+
+def next_target(workdir: Path, rng: np.random.Generator, last: int, kills_left: int) -> int:
+    """A step after the newest checkpoint, so that about as much is left for each later kill."""
+    first = max(checkpoints(workdir), default=0)
+    return first + int(rng.integers(1, max(2, 1.5 * (last - first) / (kills_left + 1)) + 1))
+
+
+def kill_once(workdir: Path, steps: str, number: int, kind: str, target: int,
+              rng: np.random.Generator, startup: float) -> tuple[Kill, float]:
+    """Starts the run and kills it; the second value is how long it took to its first step."""
+    old_saves, old_metrics = saves(workdir), inode(workdir / "metrics.jsonl")
+    wait = rng.uniform(0, startup if kind == "start" else 0.05)
+    began = time.monotonic()
+    process = runs.start("train", workdir, steps, stdout=subprocess.DEVNULL)
+
+    def until(happened: Callable[[], bool]) -> None:
+        while process.poll() is None and not happened():
+            time.sleep(0.002)
+
+    try:
+        if kind != "start":
+            until(lambda: inode(workdir / "metrics.jsonl") != old_metrics)
+            until(lambda: last_step(workdir) > max(checkpoints(workdir), default=0))
+            startup = time.monotonic() - began
+            until(lambda: last_step(workdir) >= target)
+        if kind == "save":
+            until(lambda: bool(saves(workdir) - old_saves))
+        time.sleep(wait)
+        if process.poll() is not None:
+            raise RuntimeError(f"the run ended with {process.returncode} before kill {number}")
+    finally:
+        process.kill()
+        process.wait()
+    return Kill(number=number, kind=kind, seconds=time.monotonic() - began,
+                step=last_step(workdir), in_save=bool(saves(workdir) - old_saves),
+                checkpoints=" ".join(map(str, checkpoints(workdir)))), startup
+
+
+def checkpoints(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*")
+                  if path.name.isdecimal())
+
+
+def saves(workdir: Path) -> set[tuple[str, int]]:
+    """Saves that are under way, or were when the run died."""
+    found = set()
+    for path in (workdir / "checkpoints").glob(f"*{TMP}*"):
+        try:
+            found.add((path.name, path.stat().st_ctime_ns))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def inode(path: Path) -> int | None:
+    """Tells a new file from the one before it."""
+    return path.stat().st_ino if path.exists() else None
+
+
+def lines(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    text = path.read_text("utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def last_step(workdir: Path) -> int:
+    return max((line["step"] for line in lines(workdir)), default=0)
+
+
+def compare(kills: list[Kill], alone: Path, killed: Path, steps: int) -> Report:
+    def end(workdir: Path):
+        _, params, step = lm2_jax.load_checkpoint(workdir)
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        return step, [(str(path), str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
+                      for path, leaf in leaves]
+
+    def metrics(workdir: Path):
+        return [{key: value for key, value in line.items() if key not in SPEED}
+                for line in lines(workdir)]
+
+    def results(workdir: Path):
+        return [(path.name, path.read_bytes()) for path in sorted((workdir / "eval").iterdir())
+                if path.suffix in (".json", ".jsonl", ".csv")]
+
+    return Report(kills, same_params=end(alone) == end(killed),
+                  each_step_once=[line["step"] for line in lines(killed)] == [
+                      *range(1, steps + 1)],
+                  same_metrics=metrics(alone) == metrics(killed),
+                  same_results=results(alone) == results(killed))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to train; a temporary one if not given")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        report = run(args.folder or Path(temporary), args.kills, args.seed)
+    return 0 if report.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

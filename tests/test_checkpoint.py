@@ -1,0 +1,203 @@
+"""Checkpoints: exact, whole or not there, and the newest so many."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lm2_jax
+from lm2_jax import partition
+from lm2_jax.checkpoint import LAST_FILE, PARTS, Checkpointer, choose_step
+from lm2_jax.config import CheckpointConfig
+from lm2_jax.jobs import workdir as workdirs
+
+TMP = ".orbax-checkpoint-tmp"  # how orbax names a save until its rename
+MESHES = [partition.make_mesh(dict(data=2, fsdp=2, tensor=2)), partition.make_mesh(dict(fsdp=8))]
+
+
+def random_bits(seed, mesh):
+    """A sharded state whose numbers are any bits, so also infinities, nan and -0."""
+    rng = np.random.default_rng(seed)
+
+    def draw(shape, dtype, *names):
+        bits = rng.bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        array = np.frombuffer(bits, dtype).reshape(shape)
+        return jax.device_put(array, partition.named(mesh, *names))
+
+    params = {"kernel": draw((16, 8, 4), np.float32, "embed", "heads", None),
+              "half": draw((8, 8), jnp.bfloat16, "embed", None),
+              "scale": draw((8,), np.float32, "norm"), "one": draw((), np.float32)}
+    adam = optax.ScaleByAdamState(count=draw((), np.int32), mu=params, nu=params)
+    key = jax.random.wrap_key_data(draw((2,), np.uint32, None))
+    return params, {"step": draw((), np.int32), "opt_state": (optax.EmptyState(), (adam,)),
+                    "rng": key}
+
+
+def bits(tree):
+    def one(leaf):
+        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if typed else leaf)
+        return str(leaf.dtype), array.shape, array.tobytes()
+
+    return jax.tree.map(one, tree)
+
+
+def abstract(tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding),
+                        tree)
+
+
+def saved(workdir, steps, **options):
+    """Saves states of the seeds `steps` under those steps."""
+    checkpointer = Checkpointer(workdir, CheckpointConfig(**options))
+    for step in steps:
+        checkpointer.save(step, *random_bits(step, MESHES[0]), {"next_step": step})
+        checkpointer.wait()
+    return checkpointer
+
+
+@pytest.fixture(scope="module")
+def one_step(tmp_path_factory):
+    """A workdir with a checkpoint of step 2; copy it before anything is changed."""
+    workdir = tmp_path_factory.mktemp("one_step")
+    saved(workdir, [2]).close()
+    return workdir
+
+
+@pytest.fixture
+def workdir(one_step, tmp_path):
+    return shutil.copytree(one_step, tmp_path / "run")
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=["same mesh", "other mesh"])
+def test_round_trip_is_exact_in_the_shardings_asked_for(one_step, mesh):
+    wanted = random_bits(2, MESHES[0])
+    like = random_bits(0, mesh)
+    checkpointer = Checkpointer(one_step)
+    restored = checkpointer.restore(2, *like)
+    params = checkpointer.restore_params(2, abstract(like[0]))
+    assert checkpointer.meta(2) == {"next_step": 2}
+    checkpointer.close()
+    assert jax.tree.structure(restored) == jax.tree.structure(wanted)
+    assert bits(restored) == bits(wanted) != bits(like)
+    assert bits(params) == bits(wanted[0])
+    for leaf, other in zip(jax.tree.leaves((restored, params)), jax.tree.leaves((like, like[0])),
+                           strict=True):
+        assert leaf.sharding == other.sharding
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_what_is_saved_is_the_state_at_the_call(tmp_path, asynchronous):
+    """Training goes on, and gives up the state, while the save is under way."""
+    params, training = random_bits(5, MESHES[0])
+    wanted = bits((params, training))
+    checkpointer = Checkpointer(tmp_path, CheckpointConfig(asynchronous=asynchronous))
+    change = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+    checkpointer.save(5, params, training, {})
+    for _ in range(3):
+        params = change(params)
+        training["opt_state"] = change(training["opt_state"])
+    checkpointer.wait()
+    restored = checkpointer.restore(5, *random_bits(0, MESHES[0]))
+    checkpointer.close()
+    assert bits(restored) == wanted
+
+
+def test_the_newest_are_kept(tmp_path):
+    checkpointer = saved(tmp_path, [3, 5, 10, 20], keep=2)
+    assert checkpointer.steps() == [10, 20]
+    checkpointer.close()
+    again = saved(tmp_path, [100], keep=2)
+    assert again.steps() == [20, 100]
+    again.close()
+
+
+def test_choosing_a_step(tmp_path):
+    assert choose_step([3, 5, 10], None, "w") == 10
+    assert choose_step([3, 5, 10], 5, "w") == 5
+    with pytest.raises(ValueError, match="^w has no checkpoint of step 4; it has 3, 5, 10$"):
+        choose_step([3, 5, 10], 4, "w")
+    with pytest.raises(FileNotFoundError, match="^w holds no checkpoint; train first: lm2 train "):
+        choose_step([], 5, "w")
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def leave_half(workdir, kind):
+    """What a crash or a copy cut short may leave behind, beside the checkpoint of step 2."""
+    checkpoints = workdir / "checkpoints"
+    whole = checkpoints / "2"
+    if kind == "empty tmp":
+        (checkpoints / f"6{TMP}").mkdir()
+    elif kind == "full tmp":
+        shutil.copytree(whole, checkpoints / f"6{TMP}")
+    elif kind == "tmp part":
+        shutil.copytree(whole, checkpoints / f"6{TMP}")
+        (checkpoints / f"6{TMP}" / LAST_FILE).unlink()
+        shutil.move(checkpoints / f"6{TMP}" / "params", checkpoints / f"6{TMP}" / f"params{TMP}")
+    elif kind == "empty step":
+        (checkpoints / "6").mkdir()
+    else:
+        shutil.copytree(whole, checkpoints / "6")
+        (checkpoints / "6" / kind / LAST_FILE).unlink()
+
+
+HALVES = ["empty tmp", "full tmp", "tmp part", "empty step", ".", *PARTS]
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_a_checkpoint_cut_short_is_never_chosen(workdir, kind):
+    leave_half(workdir, kind)
+    before = files(workdir)
+    reader = Checkpointer(workdir)
+    assert reader.steps() == [2]
+    reader.close()
+    assert files(workdir) == before  # the run may still be saving there
+
+    writer = saved(workdir, [4, 6], keep=1)
+    assert writer.steps() == [6]
+    restored = writer.restore(6, *random_bits(0, MESHES[0]))
+    assert bits(restored) == bits(random_bits(6, MESHES[0]))
+    writer.close()
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["6"]
+
+
+def test_other_folders_are_left_alone(workdir):
+    for name in ("notes", "6.old", "best"):
+        (workdir / "checkpoints" / name).mkdir()
+    writer = saved(workdir, [4], keep=1)
+    assert writer.steps() == [4]
+    writer.close()
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == [
+        "4", "6.old", "best", "notes"]
+
+
+@pytest.mark.parametrize("content", [None, "", "config.json"])
+def test_loading_from_a_workdir_without_a_checkpoint(tmp_path, content):
+    workdir = tmp_path / "run"
+    if content is not None:
+        workdir.mkdir()
+    if content:
+        (workdir / content).write_text('{"model": {"vocab_size": 50}}')
+    before = files(tmp_path)
+    wanted = "holds no checkpoint" if content else "holds no run"
+    with pytest.raises(FileNotFoundError, match=f"run {wanted}.*lm2 train --config=") as error:
+        lm2_jax.load_checkpoint(workdir)
+    assert "\n" not in str(error.value) and files(tmp_path) == before
+
+
+def test_a_state_of_other_data_or_tokenizer_is_not_taken_up(workdir):
+    meta = {"source_digest": "a" * 64, "tokenizer_digest": "b" * 64}
+    writer = saved(workdir, [])
+    writer.save(4, *random_bits(4, MESHES[0]), meta)
+    writer.wait()
+    for key, what in (("source_digest", "data"), ("tokenizer_digest", "tokenizer")):
+        with pytest.raises(ValueError, match=f"made with other {what}.*another --workdir") as error:
+            workdirs.restore_training(writer, 4, None, meta | {key: "c" * 64})
+        assert "\n" not in str(error.value)
+    writer.close()

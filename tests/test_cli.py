@@ -1,0 +1,219 @@
+"""The command line from the outside: what a run leaves behind, and mistakes in one line each."""
+
+import csv
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+import lm2_jax
+from lm2_jax.cli import main
+from lm2_jax.eval import metrics
+
+SMALL = [runs.CONFIG, *runs.SMALL]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    return runs.finished(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+
+
+def call(*arguments):
+    """The exit status; argparse leaves by an exception."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as error:
+        return error.code
+
+
+# Help and mistakes.
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["-h"], ["--help"]], ids=str)
+def test_help_lists_the_commands(arguments, capsys):
+    assert call(*arguments) == 0
+    out, err = capsys.readouterr()
+    assert not err and all(f"\n    {name} " in out for name in ("train", "eval", "data", "bench"))
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "data", "bench"])
+def test_each_command_has_help(command, capsys):
+    assert call(command, "--help") == 0
+    out, err = capsys.readouterr()
+    assert not err and f"usage: lm2 {command}" in out
+    assert "--config" in out and "--config.train.num_steps=20" in out
+    if command in ("train", "eval"):
+        assert "--workdir" in out
+
+
+@pytest.mark.parametrize("arguments,wanted", [
+    (["trian"], ["lm2: ", "trian", "train", "eval"]),
+    (["train"], ["lm2 train: ", "--config", "--workdir"]),
+    (["train", runs.CONFIG], ["lm2 train: ", "--workdir"]),
+    (["eval", *SMALL], ["lm2 eval: ", "--workdir"]),
+    (["eval", *SMALL, "--workdir=W", "--step=ten"], ["lm2 eval: ", "--step", "ten"]),
+    (["train", *SMALL, "--workdir=W", "--fast"], ["unknown argument --fast", "--config.KEY=VALUE"]),
+    (["train", *SMALL, "--workdir=W", "now"], ["unknown argument now"]),
+    (["train", *SMALL, "--workdir=W", "--config.seed", "3"], ["unknown argument --config.seed"]),
+    (["train", *SMALL, "--workdir=W", "--confg.seed=3"], ["unknown argument --confg.seed=3"]),
+    (["train", "--config=configs/tyni.py", "--workdir=W"], ["configs/tyni.py", "tiny.py"]),
+    (["train", "--config=configs", "--workdir=W"], ["no config file configs"]),
+    (["train", "--config=tests/runs.py", "--workdir=W"], ["tests/runs.py has no get_config()"]),
+    (["train", *SMALL, "--workdir=W", "--config.train.num_step=3"],
+     ["unknown key train.num_step", "train.num_steps?"]),
+    (["train", *SMALL, "--workdir=W", "--config.model.memory.num_slots=0"],
+     ["model.memory.num_slots is 0; it must be at least 1"]),
+    (["train", *SMALL, "--workdir=W", "--config.train.num_steps=many"],
+     ["train.num_steps is 'many'", "int"]),
+    (["train", *SMALL, "--workdir=W", "--config.mesh.tensor=3"], ["tensor=3", "8 devices"]),
+    (["train", *SMALL, "--workdir=W", "--config.train.batch_size=12"],
+     ["12 rows", "a multiple of 8"]),
+    (["train", *SMALL, "--workdir=W", "--config.eval.batch_size=12"],
+     ["12 rows", "a multiple of 8"]),
+    (["train", *SMALL, "--workdir=W", "--config.data.tasks=qa1,qa99"], ["qa99"]),
+    (["train", *SMALL, "--workdir=W", "--config.data.background=nowhere"], ["nowhere"]),
+    (["train", *SMALL, "--workdir=W", "--config.data.babi=nowhere"], ["nowhere"]),
+    (["train", *SMALL, "--workdir=W", "--config.eval.samples=no.jsonl"], ["no.jsonl"]),
+    (["train", *SMALL, "--workdir=W", "--config.eval.lengths=24"],
+     ["no story of qa1", "24", "eval.lengths"]),
+    (["train", *SMALL, "--workdir=W", "--config.model.segment_length=8"],
+     ["no story of qa1", "8 tokens", "model.segment_length"]),
+    (["eval", *SMALL, "--workdir=W"], ["W holds no run", "lm2 train --config="]),
+    (["eval", *SMALL, "--workdir=README.md"], ["README.md"]),
+    (["train", *SMALL, "--workdir=README.md"], ["README.md"]),
+])
+def test_mistakes_are_one_line(arguments, wanted, capsys, tmp_path):
+    workdir = tmp_path / "W"
+    arguments = [f"--workdir={workdir}" if a == "--workdir=W" else a for a in arguments]
+    assert call(*arguments) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("lm2") and all(text in line for text in wanted)
+    assert not (workdir / "checkpoints").exists() or arguments[0] == "train"
+    assert workdir.exists() <= (arguments[0] == "train")
+
+
+def test_a_step_that_is_not_there(finished, capsys):
+    assert call("eval", *SMALL, f"--workdir={finished}", "--step=7") == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert "has no checkpoint of step 7; it has 32, 36, 40" in line
+
+
+def test_evaluating_another_model_is_refused(finished, capsys):
+    assert call("eval", *SMALL, f"--workdir={finished}", "--config.model.mlp_dim=32") == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert "model.mlp_dim: 64 -> 32" in line
+
+
+# What a run leaves behind.
+
+def test_the_config_is_stored_whole(finished):
+    config, _, step = lm2_jax.load_checkpoint(finished)
+    assert step == 40
+    written = lm2_jax.load_config(runs.ROOT / "configs" / "tiny.py", {
+        key.removeprefix("--config."): value
+        for key, value in (override.split("=") for override in runs.SMALL)})
+    stored = json.loads((finished / "config.json").read_text())
+    assert stored["model"].pop("vocab_size") == config.model.vocab_size > 0
+    assert stored == {**json.loads(json.dumps(lm2_jax.config_file.to_dict(written))),
+                      "model": stored["model"]}
+
+
+def test_metrics_of_every_step(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 41))
+    for line in lines:
+        assert line.keys() >= {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second",
+                               "mfu"}
+        assert all(value is None or np.isfinite(value) for value in line.values())
+        assert line["mfu"] is None  # the peak of a CPU is not known
+    assert sum(line["tokens_per_second"] is None for line in lines) <= 1
+    assert np.mean([line["loss"] for line in lines[-5:]]) < 0.7 * lines[0]["loss"]
+    assert [line["segments"] for line in lines] == [1] * 20 + [2] * 20
+
+
+def test_files_of_a_run(finished):
+    assert {path.name for path in finished.iterdir()} == {
+        "config.json", "metrics.jsonl", "tokenizer.json", "tensorboard", "checkpoints", "eval",
+        "training.png"}
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
+        "32", "36", "40"]
+    events, = (finished / "tensorboard").glob("events.out.tfevents.*")
+    assert events.stat().st_size > 40 * 50
+    assert {path.name for path in (finished / "eval").iterdir()} == {
+        "results.json", "history.jsonl", "accuracy.png", "heat_map.png", "qa1_96.csv",
+        "qa1_96_reset.csv", "qa1_192.csv", "qa1_192_reset.csv"}
+    for path in finished.rglob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000
+
+
+def test_results_are_those_of_the_predictions(finished):
+    rows = json.loads((finished / "eval" / "results.json").read_text())
+    assert [(row["task"], row["length"], row["memory"]) for row in rows] == [
+        ("qa1", length, memory) for length in ("96", "192") for memory in ("carried", "reset")]
+    for row in rows:
+        assert row.keys() == {"task", "length", "tokens", "segments", "memory", "n",
+                              "exact_match", "accuracy", "constant_answer"}
+        name = f"qa1_{row['length']}{'_reset' if row['memory'] == 'reset' else ''}.csv"
+        with open(finished / "eval" / name, newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+        assert header == ["target", "output", "question"] and len(lines) == row["n"] == 8
+        assert row["exact_match"] == np.mean([metrics.exact_match(t, o) for t, o, _ in lines])
+        assert row["accuracy"] == np.mean([metrics.babilong_correct("qa1", *line)
+                                           for line in lines])
+        assert row["constant_answer"] == metrics.constant_answer([t for t, _, _ in lines])[1]
+        # Asking leaves out the answer and the end mark.
+        assert row["tokens"] == int(row["length"]) - 2
+        assert row["segments"] == int(row["length"]) / 48
+
+
+def test_history_of_evaluations(finished):
+    lines = [json.loads(line)
+             for line in (finished / "eval" / "history.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["length"], line["n"]) for line in lines] == [
+        (20, "96", 2), (20, "192", 2)]
+
+
+def test_what_a_run_prints(finished):
+    printed = (finished.parent / "finished.txt").read_text()
+    for text in ("checkpoint.every_steps", "train 40/40  loss ", "eval 32/32", "qa1", "192",
+                 str(finished / "eval" / "results.json")):
+        assert text in printed
+    assert max(map(len, printed.splitlines())) <= 100 + len(str(finished))
+
+
+def test_eval_repeats_the_results(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(copy / "eval")
+    run = runs.lm2("eval", copy)
+    assert run.returncode == 0, run.stderr
+    assert "at step 40" in run.stdout and "step 20" not in run.stdout
+    for path in (finished / "eval").glob("*"):
+        if path.suffix in (".json", ".csv"):
+            assert (copy / "eval" / path.name).read_bytes() == path.read_bytes()
+    for name in ("metrics.jsonl", "config.json", "tokenizer.json"):
+        assert (copy / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
+    run = runs.lm2("train", tmp_path / "run", "--config.train.learning_rate=1e15",
+                   "--config.checkpoint.every_steps=1", "--config.train.tensorboard=false")
+    assert run.returncode == 1
+    line, = [line for line in run.stderr.splitlines() if not line.startswith("WARNING:absl")]
+    found = re.fullmatch(r"lm2 train: step (\d+): loss .*; samples \(batch (\d+), rows ([\d, ]+)\)"
+                         r"\. Stopped; the checkpoints in .*/run are from before\.", line)
+    step = int(found[1])
+    assert int(found[2]) == step - 1 and 1 < step < 10
+    assert set(map(int, found[3].split(", "))) <= set(range(8))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, step))
+    _, params, newest = lm2_jax.load_checkpoint(tmp_path / "run")
+    assert newest == step - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -1,0 +1,99 @@
+"""Deferred questions: each stands in a later segment than the facts it is about."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from solver import solve
+
+from lm2_jax.config import Config, DataConfig
+from lm2_jax.data import corpus, deferred, pipeline
+
+T = 32
+
+
+@pytest.fixture(scope="module")
+def data():
+    config = DataConfig(deferred=True, vary_length=False, points_per_segment=0.7,
+                        questions_per_point=4, background_sentences=500,
+                        tokenizer_vocab_size=512, curriculum=((0, 5, 4),))
+    tokens = corpus.make_tokenizer(config, 0)
+    return corpus.training(Config(data=config), tokens)
+
+
+def samples(data, num_segments, count):
+    for index in range(count):
+        rng = np.random.default_rng([7, index])
+        story = data.sources[0].draw(rng, 4, 4)
+        points = deferred.points_of(story, data.encoder)
+        yield story, deferred.mix(points, num_segments, T, data.background, rng)
+
+
+def sentences(data, tokens):
+    return data.encoder.tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("num_segments", [2, 3, 5, 9])
+def test_length_is_exact_and_answers_are_marked(data, num_segments):
+    t = data.encoder.tokenizer
+    for _, sample in samples(data, num_segments, 30):
+        assert len(sample.tokens) == len(sample.answer) == num_segments * T
+        begins = np.flatnonzero(np.diff(sample.answer.astype(int), prepend=0) == 1)
+        assert begins.size and (sample.tokens[begins - 1] == t.answer_id).all()
+        ends = np.flatnonzero(np.diff(sample.answer.astype(int), append=0) == -1)
+        assert (sample.tokens[ends] == t.end_id).all()
+
+
+def test_no_question_stands_with_its_facts(data):
+    """What a question asks for was last told in an earlier segment, and its answer is right."""
+    asked = 0
+    for story, sample in samples(data, 6, 60):
+        known = {tuple(data.encoder.fact(fact).tokens.tolist()): fact for fact in story.facts}
+        told = []
+        for segment in range(6):
+            part = sample.tokens[segment * T:(segment + 1) * T].tolist()
+            answer = sample.answer[segment * T:(segment + 1) * T]
+            first_fact = T
+            here = []
+            for start in range(T):
+                for ids, fact in known.items():
+                    if tuple(part[start:start + len(ids)]) == ids:
+                        here.append(fact)
+                        first_fact = min(first_fact, start)
+            for begin in np.flatnonzero(np.diff(answer.astype(int), prepend=0) == 1):
+                assert begin < first_fact, "questions come before the segment's own facts"
+                end = begin + int(np.argmin(answer[begin:])) if not answer[begin:].all() else T
+                text = sentences(data, part[:begin])
+                question = "Where is" + text.rsplit("Where is", 1)[1]
+                assert solve("qa1", told, question) == sentences(data, part[begin:end])
+                asked += 1
+            told += here
+    assert asked > 100
+
+
+def test_facts_stay_in_order_and_background_too(data):
+    for story, sample in samples(data, 8, 20):
+        text = sentences(data, sample.tokens)
+        places = [text.find(fact) for fact in story.facts if fact in text]
+        assert len(places) >= 4
+        first = [text.find(fact) for fact in dict.fromkeys(story.facts[:4])]
+        assert first == sorted(first)
+
+
+def test_facts_that_do_not_fit_a_segment_give_none(data):
+    rng = np.random.default_rng(0)
+    points = deferred.points_of(data.sources[0].draw(rng, 2), data.encoder)
+    assert deferred.mix(points, 3, 8, data.background, rng) is None
+
+
+def test_pipeline_uses_it_for_more_than_one_segment(data):
+    config = DataConfig(deferred=True, vary_length=False, points_per_segment=0.7,
+                        questions_per_point=4, curriculum=((0, 1), (1, 4)))
+    source = pipeline.BatchSource(pipeline.SampleMaker(config, data, T), 0, 16, 2)
+    one, four = source[0], source[1]
+    assert one.tokens_BL.shape == (16, T) and four.tokens_BL.shape == (16, 4 * T)
+    assert (one.loss_weight_BL.sum(axis=1) > 0).all()
+    assert (four.loss_weight_BL[:, :T - 1] == 0).all(), "the first segment asks nothing"
+    scattered = dataclasses.replace(config, deferred=False)
+    source = pipeline.BatchSource(pipeline.SampleMaker(scattered, data, T), 0, 16, 2)
+    assert (source[1].loss_weight_BL[:, :T - 1] > 0).any()

@@ -1,0 +1,101 @@
+"""What `lm2 data` and `lm2 bench data` print."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lm2_jax.bench import data as bench
+from lm2_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+from lm2_jax.data import babilong, corpus
+from lm2_jax.data.pipeline import BatchSource, SampleMaker
+from lm2_jax.jobs import inspection
+
+T = 48
+
+
+def config_of(**changes):
+    data = {"background_sentences": 300, "tokenizer_vocab_size": 256, "curriculum": ((0, 2),)}
+    return Config(data=DataConfig(**data | changes), model=ModelConfig(segment_length=T),
+                  train=TrainConfig(batch_size=4))
+
+
+def printed(function, *args):
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    result = function(*args, console)
+    return result, console.file.getvalue()
+
+
+def test_rows_are_shown_as_they_are():
+    config = config_of(bare_fraction=0.5, loss_on_all=0.25)
+    _, text = printed(inspection.show, config, 3, 4)
+    words = corpus.make_tokenizer(config.data, 0)
+    maker = SampleMaker(config.data, corpus.training(config, words), T)
+    batch = BatchSource(maker, 0, 4, 1000)[3]
+    assert re.findall(r"row \d+", text) == [f"row {row}" for row in range(4)]
+    body = re.findall(r"^│(.*?)│(.*)│$", text, re.M)
+    shown = " ".join(" ".join(line for _, line in body).split())
+    for row in batch.tokens_BL:
+        for answer in np.split(row, np.flatnonzero(row == words.answer_id) + 1)[1:]:
+            written = words.decode(answer[:list(answer).index(words.end_id)]).strip()
+            assert f"→ {written} ■" in shown
+    unknown = words.encode("zeppelin")[0]
+    for mark, token in (("→", words.answer_id), ("■", words.end_id), ("◌", unknown)):
+        assert shown.count(mark) == (batch.tokens_BL == token).sum() > 0
+    padding = sum(map(int, re.findall(r"\+ (\d+) of padding", shown)))
+    assert padding == (~batch.valid_BL).sum() > 0
+    assert sum("●" in left for left, _ in body) == batch.reset_BS.sum()
+    known = re.sub(r"[→■◌]|\+ \d+ of padding", "", shown)
+    whole = " ".join(words.decode(row[valid]) for row, valid in
+                     zip(batch.tokens_BL, batch.valid_BL, strict=True))
+    assert re.findall(r"\w+", known) == re.findall(r"\w+", whole)
+    facts = " ".join(text.splitlines()[-2:])
+    assert f"padding {1 - batch.valid_BL.mean():.1%}" in facts and "4 rows of 2 x 48" in facts
+    assert f"{(batch.tokens_BL == words.answer_id).sum() / 4:.1f} answers" in facts
+    assert "elsewhere 0.25" in text
+
+
+def test_facts_questions_and_answers_are_told_apart():
+    data = corpus.training(config_of(), corpus.make_tokenizer(config_of().data, 0))
+    for index in range(20):
+        rng = np.random.default_rng(index)
+        pieces = babilong.pieces_of(data.sources[0].draw(rng, 6), data.encoder, 5, dense=True)
+        sample = babilong.mix(pieces, 300, data.background, rng, last_at_end=False)
+        kinds = inspection._kinds(sample.tokens, data.encoder)
+        for kind, parts in {
+                inspection.FACT: [p.tokens for p in pieces if p.answer == len(p.tokens)],
+                inspection.QUESTION: [p.tokens[:p.answer] for p in pieces
+                                      if p.answer < len(p.tokens)],
+                inspection.ANSWER: [p.tokens[p.answer:] for p in pieces]}.items():
+            np.testing.assert_array_equal(sample.tokens[kinds == kind], np.concatenate(parts))
+
+
+def test_answers_are_what_the_loss_underlines():
+    config = config_of()
+    drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, 0))
+    batch = BatchSource(SampleMaker(config.data, drawn_from, T), 0, 4, 1000)[0]
+    table = inspection._row(0, batch, drawn_from.encoder)
+    text = list(table.columns[1].cells)[0]
+    underlined = "".join(text.plain[span.start:span.end] for span in text.spans
+                         if "underline" in str(span.style))
+    t, tokens = drawn_from.encoder.tokenizer, batch.tokens_BL[0, :T]
+    answers = [t.decode(part[:list(part).index(t.end_id)]).strip() + "■"
+               for part in np.split(tokens, np.flatnonzero(tokens == t.answer_id) + 1)[1:]]
+    assert underlined == "".join(answers) != ""
+
+
+def test_a_negative_step_is_refused():
+    with pytest.raises(ValueError, match="--step is -1"):
+        inspection.show(config_of(), -1, 2)
+
+
+def test_the_bench_counts_what_it_makes():
+    rates, text = printed(bench.run, config_of(), 0.2)
+    assert len(rates) == 4 and "tokens/s" in text and "qa1 of the simulator" in text
+    for rate in rates:
+        assert rate.tokens == rate.batches * 4 * 86 * T > 0
+        assert rate.seconds >= 0.05 and rate.cpu_seconds > 0
+    assert all(rate.samples > rate.batches * 4 for rate in rates[:2])
+    assert all(rate.samples == rate.batches * 4 for rate in rates[2:])

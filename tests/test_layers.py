@@ -1,0 +1,126 @@
+"""Who imports whom: read from the sources, so that a lower layer never knows a higher one."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lm2_jax"
+
+# A part imports itself and the layers before its own, so those of one layer are strangers.
+LAYERS = [
+    {"types", "config"},
+    {"config_file", "partition"},
+    {"model", "data", "checkpoint"},
+    {"train", "eval", "convert"},
+    {"report"},
+    {"analysis"},
+    {"jobs"},
+    {"bench"},
+    {"cli"},
+    {"__init__"},
+]
+
+ONLY_IMPORTER = {"orbax": "checkpoint.py", "ml_collections": "config_file.py"}
+MESH_AXES = {"fsdp", "tensor"}
+NAME_MESH_AXES = {"partition.py", "config.py", "jobs/workdir.py"}
+BACKENDS = {"xla", "cudnn", "gpu", "cuda", "rocm", "tpu", "pallas", "splash", "triton",
+            "mosaic_gpu"}
+NAME_BACKENDS = {"model/kernels.py", "config.py"}
+
+
+def sources():
+    return {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8")
+            for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(tree):
+    """The modules that a file imports, also inside functions: ["jax", "lm2_jax.model.lm", ...]"""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield "a relative import"
+            elif node.module == "lm2_jax":
+                yield from (f"lm2_jax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def layer(part):
+    return next((i for i, parts in enumerate(LAYERS) if part in parts), None)
+
+
+def broken_rules(path, source):
+    """One line for each rule that the file breaks."""
+    tree = ast.parse(source)
+    part = path.split("/")[0].removesuffix(".py")
+    if layer(part) is None:
+        yield f"{path}: {part} has no place in LAYERS"
+        return
+    for module in imported(tree):
+        top, *inner = module.split(".")
+        if top in ONLY_IMPORTER and ONLY_IMPORTER[top] != path:
+            yield f"{path} imports {top}; only {ONLY_IMPORTER[top]} may"
+        if "pallas" in inner and path not in NAME_BACKENDS:
+            yield f"{path} imports {module}"
+        if top == "a relative import":
+            yield f"{path} has a relative import"
+        if top == "lm2_jax":
+            other = inner[0] if inner and layer(inner[0]) is not None else "__init__"
+            if other != part and layer(other) >= layer(part):
+                yield f"{path} imports {module}"
+    for node in ast.walk(tree):
+        name = getattr(node, "value", None) if isinstance(node, ast.Constant) else (
+            getattr(node, "attr", None))
+        if name in MESH_AXES and isinstance(node, ast.Constant) and path not in NAME_MESH_AXES:
+            yield f"{path} names the mesh axis {name}"
+        if path not in NAME_BACKENDS and (
+                name == "default_backend" or isinstance(node, ast.Constant) and name in BACKENDS):
+            yield f"{path} names the backend {name}"
+
+
+def test_the_package_keeps_the_rules():
+    assert [line for path, source in sources().items() for line in broken_rules(path, source)] == []
+
+
+def test_every_part_is_found():
+    parts = {path.split("/")[0].removesuffix(".py") for path in sources()}
+    assert parts >= {"types", "config", "partition", "model", "data", "train", "eval", "report",
+                     "jobs", "cli"}
+
+
+@pytest.mark.parametrize("path,source", [
+    ("model/lm.py", "from lm2_jax.data import corpus"),
+    ("data/corpus.py", "import lm2_jax.model.lm"),
+    ("train/loop.py", "from lm2_jax.eval.stream import Streamer"),
+    ("eval/stream.py", "from lm2_jax import train"),
+    ("eval/stream.py", "from lm2_jax.report import tables"),
+    ("train/loop.py", "def f():\n    from lm2_jax.jobs import workdir"),
+    ("partition.py", "from lm2_jax.model.lm import LanguageModel"),
+    ("config.py", "from lm2_jax.types import Params"),
+    ("report/tables.py", "from lm2_jax import Config"),
+    ("jobs/training.py", "from lm2_jax.cli import main"),
+    ("train/state.py", "import orbax.checkpoint as ocp"),
+    ("jobs/workdir.py", "from ml_collections import ConfigDict"),
+    ("model/lm.py", "SPEC = ('fsdp', None)"),
+    ("model/attention.py", "implementation = 'cudnn'"),
+    ("train/step.py", "import jax\nfast = jax.default_backend() != 'cpu'"),
+    ("model/memory.py", "from jax.experimental.pallas import tpu"),
+    ("model/lm.py", "from .block import Block"),
+    ("plots/curves.py", "import jax"),
+])
+def test_a_broken_rule_is_seen(path, source):
+    assert list(broken_rules(path, source))
+
+
+@pytest.mark.parametrize("path,source", [
+    ("data/corpus.py", "from lm2_jax.config import Config\nfrom lm2_jax.data import babi"),
+    ("eval/babilong.py", "from lm2_jax.data.corpus import Corpus"),
+    ("report/tables.py", "from lm2_jax.eval.metrics import wilson"),
+    ("checkpoint.py", "import orbax.checkpoint as ocp"),
+    ("model/kernels.py", "import jax\nfast = jax.default_backend() == 'gpu'"),
+])
+def test_what_is_allowed_is_not_refused(path, source):
+    assert not list(broken_rules(path, source))

@@ -1,0 +1,334 @@
+"""Training batches: what is in them, and that a step alone says what."""
+
+import dataclasses
+import functools
+import itertools
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from solver import _PATTERNS, TASKS, solve
+
+from lm2_jax.config import Config, DataConfig
+from lm2_jax.data import corpus
+from lm2_jax.data.babilong import Sample
+from lm2_jax.data.pipeline import BatchSource, SampleMaker, digest, iterate, pack
+
+DATA = os.environ.get("LM2_TEST_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
+SIMULATED = tuple(f"qa{number}" for number in range(1, 11))
+T = 48
+PEOPLE = "Mary John Daniel Sandra Fred Bill Jeff Julie".split()
+
+
+def config_of(**changes):
+    return DataConfig(**{"tasks": ("qa1",), "background_sentences": 400,
+                         "tokenizer_vocab_size": 512, "points_per_segment": 1.0,
+                         "questions_per_point": 2, "curriculum": ((0, 4),)} | changes)
+
+
+@functools.cache
+def tokenizer_of(babi="", background="generated", tasks=SIMULATED):
+    return corpus.make_tokenizer(config_of(tasks=tasks, babi=babi, background=background), 0)
+
+
+@functools.cache
+def corpus_of(config, seed=0):
+    same = {"babi": config.babi, "background": config.background}
+    tasks = config.tasks if config.babi else SIMULATED
+    return corpus.training(Config(seed=seed, data=config), tokenizer_of(tasks=tasks, **same))
+
+
+def source_of(seed=0, rows=None, batch_size=6, **changes):
+    config = config_of(**changes)
+    return BatchSource(SampleMaker(config, corpus_of(config), T), seed, batch_size, 40, rows)
+
+
+def equal(a, b):
+    fields = [field.name for field in dataclasses.fields(a)]
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in fields)
+
+
+def samples_of(batch):
+    """(tokens, loss weights) of each sample of a batch, without padding."""
+    for row, (tokens, weights) in enumerate(zip(batch.tokens_BL, batch.loss_weight_BL,
+                                                strict=True)):
+        starts = np.flatnonzero(batch.reset_BS[row]) * T
+        for start, stop in itertools.pairwise([*starts, len(tokens)]):
+            valid = batch.valid_BL[row, start:stop]
+            yield tokens[start:stop][valid], weights[start:stop][valid]
+
+
+def read(tokens, tokenizer, task):
+    """The facts and the (facts so far, question, answer)s that stand in a sample as text."""
+    _, fact_forms, question_forms = TASKS[task]
+    facts, asked = [], []
+    for part in np.split(tokens, np.flatnonzero(tokens == tokenizer.end_id) + 1):
+        told, *answer = np.split(part, np.flatnonzero(part == tokenizer.answer_id))
+        text = tokenizer.decode(told)
+        found = {m.start(): m for form in fact_forms for m in _PATTERNS[form].finditer(text)
+                 if set(re.findall("[A-Z][a-z]+", m[0])) <= {*PEOPLE, "The"}}
+        facts += [found[start][0] for start in sorted(found)]
+        if answer:
+            questions = [m[0] for form in question_forms for m in _PATTERNS[form].finditer(text)]
+            asked += [(tuple(facts), question, tokenizer.decode(answer[0]).strip())
+                      for question in questions if text.endswith(question)]
+    return facts, asked
+
+
+# A batch is a function of the config, the seed and the step.
+
+
+@pytest.fixture(scope="module")
+def batches():
+    source = source_of(curriculum=((0, 2), (3, 4)), bare_fraction=0.3)
+    return [source[step] for step in range(8)]
+
+
+@pytest.mark.parametrize("first_step", [0, 3, 7, 8])
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_batches_are_those_of_their_steps(batches, first_step, num_threads):
+    source = source_of(curriculum=((0, 2), (3, 4)), bare_fraction=0.3)
+    for step in (5, 1, 5):  # asked before
+        assert equal(source[step], batches[step])
+    made = list(itertools.islice(iterate(source, first_step, num_threads=num_threads),
+                                 8 - first_step))
+    assert len(made) == 8 - first_step
+    assert all(map(equal, made, batches[first_step:]))
+
+
+def test_worker_processes_make_the_same_batches(batches):
+    flags.FLAGS.unparse_flags()  # as in a program that does not use absl
+    source = source_of(curriculum=((0, 2), (3, 4)), bare_fraction=0.3)
+    made = iterate(dataclasses.replace(source, num_steps=8), 1, num_workers=2)
+    assert all(itertools.starmap(equal, zip(made, batches[1:], strict=True)))
+
+
+def test_batches_end_with_the_run():
+    source = source_of(batch_size=1, curriculum=((0, 1),))
+    assert [len(list(iterate(source, step))) for step in (0, 39, 40)] == [40, 1, 0]
+
+
+def test_a_host_makes_the_rows_of_the_whole_batch(batches):
+    rows = (4, 1)
+    local = source_of(rows={6: rows}, curriculum=((0, 2), (3, 4)), bare_fraction=0.3)[5]
+    for field in dataclasses.fields(local):
+        np.testing.assert_array_equal(getattr(local, field.name),
+                                      getattr(batches[5], field.name)[list(rows)])
+
+
+def test_seeds_steps_and_rows_differ():
+    rows = [row.tobytes() for seed in range(3) for step in range(3)
+            for row in source_of(seed)[step].tokens_BL]
+    assert len(set(rows)) == len(rows) == 54
+
+
+def test_training_and_held_out_text_differ():
+    config = Config(seed=1, data=config_of())  # the seed of evaluation too
+    held_out = corpus.held_out(config, tokenizer_of())
+    training = corpus_of(config.data, seed=1)
+    assert set(training.background.tokens[:200]) != set(held_out.background.tokens[:200])
+    trained, asked = [{c.sources[0].draw(np.random.default_rng(i), None) for i in range(20)}
+                      for c in (training, held_out)]
+    assert not {story.facts for story in trained} & {story.facts for story in asked}
+    assert {len(story.questions) for story in asked} == {5}  # as in bAbI; training asks more
+
+
+def test_held_out_stories_are_those_of_the_test_file(tmp_path):
+    for split, place in (("train", "hallway"), ("test", "kitchen")):
+        text = f"1 Mary moved to the {place}.\n2 Where is Mary?\t{place}\t1\n"
+        (tmp_path / f"qa1_x_{split}.txt").write_text(text)
+    config = Config(data=config_of(babi=str(tmp_path)))
+    for make, place in ((corpus.training, "hallway"), (corpus.held_out, "kitchen")):
+        source, = make(config, tokenizer_of()).sources
+        assert source.draw(np.random.default_rng(0), None).questions[0].answer == place
+
+
+def test_digest_changes_with_what_the_batches_depend_on(tmp_path):
+    first = digest(source_of())
+    assert first == digest(source_of(num_threads=4, num_workers=3, rows={6: (1,)}))
+    others = [digest(source) for source in (
+        source_of(seed=1), source_of(batch_size=5), source_of(tasks=("qa2",)),
+        source_of(dense=False), source_of(curriculum=((0, 5),)), source_of(persons=2),
+        source_of(background_sentences=401), source_of(loss_on_all=0.5))]
+    source = source_of()
+    others.append(digest(dataclasses.replace(source, maker=SampleMaker(
+        source.maker.config, source.maker.corpus, T + 1))))
+    other_words = dataclasses.replace(source.maker.corpus, encoder=dataclasses.replace(
+        source.maker.corpus.encoder, tokenizer=corpus.make_tokenizer(config_of(), 0)))
+    others.append(digest(dataclasses.replace(source, maker=SampleMaker(
+        source.maker.config, other_words, T))))
+    for place in ("hallway", "kitchen"):  # another content of the same file
+        path = tmp_path / "qa1_x_train.txt"
+        path.write_text(f"1 Mary moved to the {place}.\n2 Where is Mary?\t{place}\t1\n")
+        from_file = dataclasses.replace(source.maker.corpus, sources=(
+            _fresh_file_source(str(tmp_path)),))
+        others.append(digest(dataclasses.replace(source, maker=SampleMaker(
+            source.maker.config, from_file, T))))
+    assert len({first, *others}) == len(others) + 1
+
+
+def _fresh_file_source(folder):
+    corpus.stories._parse.cache_clear()
+    return corpus.stories.from_files("qa1", folder, "train")
+
+
+# What a row holds.
+
+
+@st.composite
+def rows_of_samples(draw):
+    segments = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    samples, starts = [], []
+    for count in segments:
+        n = draw(st.integers((count - 1) * 5 + 1, count * 5))
+        tokens = np.arange(n, dtype=np.int32) + 100 * (len(samples) + 1)
+        samples.append(Sample(tokens, np.array(draw(st.lists(st.booleans(), min_size=n,
+                                                             max_size=n)))))
+        starts.append(sum(segments[:len(starts)]))
+    return samples, starts, sum(segments)
+
+
+@given(rows_of_samples(), st.sampled_from([0.0, 0.25, 1.0]))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_pack_keeps_samples_apart(row_of_samples, elsewhere):
+    samples, starts, S = row_of_samples
+    row = pack(samples, starts, S, 5, 9, elsewhere)
+    assert row.tokens_BL.dtype == row.targets_BL.dtype == np.int32
+    assert row.loss_weight_BL.dtype == np.float32
+    np.testing.assert_array_equal(np.flatnonzero(row.reset_BS), starts)
+    for sample, start, stop in zip(samples, starts, [*starts[1:], S], strict=True):
+        span, n = slice(5 * start, 5 * stop), len(sample.tokens)
+        padding = 5 * (stop - start) - n
+        assert row.tokens_BL[span].tolist() == [*sample.tokens, *[9] * padding]
+        assert row.valid_BL[span].tolist() == [True] * n + [False] * padding
+        assert row.targets_BL[span].tolist() == [*sample.tokens[1:], *[9] * (padding + 1)]
+        weights = [1.0 if answer else elsewhere for answer in sample.answer[1:]]
+        assert row.loss_weight_BL[span].tolist() == weights + [0.0] * (padding + 1)
+
+
+def test_samples_of_varied_length_fill_the_row():
+    batch = source_of(batch_size=200)[0]
+    assert batch.tokens_BL.shape == (200, 4 * T) and batch.reset_BS.shape == (200, 4)
+    assert batch.valid_BL.all() and batch.reset_BS[:, 0].all()
+    first = np.array([(*np.flatnonzero(row[1:]), 3)[0] + 1 for row in batch.reset_BS])
+    counts = np.bincount(first, minlength=5)
+    assert counts[0] == 0 and (np.abs(counts[1:] - 50) < 25).all()  # 1 to 4 segments alike
+
+
+def test_one_length_is_one_sample_a_row():
+    batch = source_of(vary_length=False)[0]
+    assert batch.valid_BL.all()
+    np.testing.assert_array_equal(batch.reset_BS, [[True, False, False, False]] * 6)
+
+
+def test_curriculum_changes_segments_and_rows_at_its_steps():
+    source = source_of(curriculum=((0, 1), (2, 3, 5), (3, 2)))
+    shapes = [source[step].tokens_BL.shape for step in range(5)]
+    assert shapes == [(6, T), (6, T), (5, 3 * T), (6, 2 * T), (6, 2 * T)]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
+def test_bare_samples_are_facts_and_questions_alone(fraction):
+    source = source_of(batch_size=100, bare_fraction=fraction)
+    batch, t = source[0], source.maker.corpus.encoder.tokenizer
+    bare = []
+    for tokens, _ in samples_of(batch):
+        facts, asked = read(tokens, t, "qa1")
+        text = " ".join(re.sub(f"{'|'.join(map(re.escape, [*facts, *(a[1] for a in asked)]))}",
+                               "", t.decode(tokens)).split())
+        bare.append(text == " ".join(answer for *_, answer in asked))
+    assert abs(np.mean(bare) - fraction) < 0.12
+    assert (batch.valid_BL.mean() < 1) == (fraction > 0)
+    assert not batch.loss_weight_BL[~batch.valid_BL].any()
+    assert batch.valid_BL.reshape(100, 4, T).any(axis=2).all()  # no segment is wasted
+
+
+@pytest.mark.parametrize("elsewhere", [0.0, 0.3])
+def test_loss_is_on_answers_and_end_marks(elsewhere):
+    source = source_of(loss_on_all=elsewhere, bare_fraction=0.2)
+    t = source.maker.corpus.encoder.tokenizer
+    for tokens, weights in samples_of(source[0]):
+        answers = np.cumsum(tokens == t.answer_id) > np.cumsum(tokens == t.end_id)
+        np.testing.assert_array_equal(weights[:-1], np.where(answers[:-1], 1, elsewhere)
+                                      .astype(np.float32))  # from the mark to before the end
+        assert weights[-1] == 0
+
+
+def test_dense_rows_ask_on_the_way_and_others_once_at_the_end():
+    for dense in (True, False):
+        source = source_of(dense=dense, batch_size=20)
+        t = source.maker.corpus.encoder.tokenizer
+        marks = [np.flatnonzero(tokens == t.answer_id) for tokens, _ in samples_of(source[0])]
+        if dense:
+            assert max(map(len, marks)) > 3
+        else:
+            assert {len(m) for m in marks} == {1}
+            assert all(tokens[-1] == t.end_id for tokens, _ in samples_of(source[0]))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("task", SIMULATED)
+def test_answers_follow_from_the_facts_before(task, dense):
+    source = source_of(tasks=(task,), dense=dense, curriculum=((0, 8),))
+    t, checked = source.maker.corpus.encoder.tokenizer, 0
+    for step in range(3):
+        for tokens, _ in samples_of(source[step]):
+            _, asked = read(tokens, t, task)
+            assert len(asked) == (tokens == t.answer_id).sum()
+            for facts, question, answer in asked:
+                assert solve(task, facts, question) == answer
+                checked += 1
+    assert checked >= 18
+
+
+def test_any_question_of_a_story_may_be_the_one_asked():
+    source = source_of(dense=False, vary_length=False, points_per_segment=0.0, batch_size=60)
+    t = source.maker.corpus.encoder.tokenizer
+    told = [len(read(tokens, t, "qa1")[0]) for tokens, _ in samples_of(source[0])]
+    assert set(told) == {2, 4, 6, 8, 10}
+
+
+def test_all_tasks_are_drawn():
+    source = source_of(tasks=("qa1", "qa4"), vary_length=False, batch_size=60)
+    t = source.maker.corpus.encoder.tokenizer
+    geography = sum(" of the " in t.decode(tokens) and bool(read(tokens, t, "qa4")[1])
+                    for tokens, _ in samples_of(source[0]))
+    assert 18 <= geography <= 42
+
+
+def test_stories_that_never_fit_are_told_in_one_line():
+    config = config_of()
+    maker = SampleMaker(config, corpus_of(config), 8)
+    with pytest.raises(ValueError, match=r"no story of qa1 .* 8 tokens; raise model.segment") as e:
+        maker.draw(1, np.random.default_rng(0))
+    assert "\n" not in str(e.value)
+
+
+# Real stories in real books.
+
+
+@needs_data
+@pytest.mark.parametrize("dense", [True, False])
+def test_real_samples_agree_with_the_solver(dense):
+    changes = {"babi": str(Path(DATA, "babi/en-10k")), "dense": dense,
+               "background": str(Path(DATA, "books/train/dubliners.txt")),
+               "tokenizer_vocab_size": 4096, "vary_length": False, "curriculum": ((0, 10),)}
+    source = source_of(**changes)
+    t, checked = source.maker.corpus.encoder.tokenizer, 0
+    for step in range(4):
+        batch = source[step]
+        assert batch.valid_BL.all() and batch.tokens_BL.shape == (6, 10 * T)
+        for tokens, _ in samples_of(batch):
+            facts, asked = read(tokens, t, "qa1")
+            assert len(asked) == (tokens == t.answer_id).sum()
+            assert facts[-1] in asked[-1][0] and (not dense or len(asked) == 5)
+            for told, question, answer in asked:
+                assert solve("qa1", told, question) == answer
+                checked += 1
+    assert checked == (120 if dense else 24)

@@ -1,0 +1,109 @@
+"""Answers against a model that reads everything again for each new token (float64 NumPy)."""
+
+import functools
+
+import numpy as np
+import pytest
+import reference
+
+from lm2_jax.config import MemoryConfig, ModelConfig
+from lm2_jax.eval import stream
+from lm2_jax.eval.stream import Streamer
+from lm2_jax.model.lm import LanguageModel
+
+T, V = 5, 23
+NEW = T + 3  # so that every answer crosses the border of a segment
+LENGTHS = (1, T - 1, T, T + 1, 3 * T + 5)
+NEVER = V  # an end mark that no model says
+
+
+def make_config(memory_layers, window=0):
+    return ModelConfig(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
+                       mlp_dim=24, segment_length=T, attention_window=window, scan_unroll=2,
+                       memory=MemoryConfig(num_slots=3, num_heads=2, num_layers=memory_layers))
+
+
+CONFIGS = {"memory in all blocks": make_config(2), "no memory": make_config(0),
+           "memory and window": make_config(1, window=7)}
+
+
+@functools.cache
+def prompts():
+    rng = np.random.default_rng(5)
+    return tuple(rng.integers(0, V, length, np.int32) for length in LENGTHS)
+
+
+@functools.cache
+def variables(name):
+    return reference.params(CONFIGS[name], seed=2)
+
+
+@functools.cache
+def naive(name, row, wipe):
+    """The answer to a prompt, each token from reading all that comes before it."""
+    config, tokens = CONFIGS[name], list(prompts()[row])
+    for _ in range(NEW):
+        resets = np.full(-(-len(tokens) // T), wipe)
+        logits_LV, _ = reference.sequence(variables(name), config, np.array(tokens),
+                                          reset_S=resets)
+        second, first = np.sort(logits_LV[-1])[-2:]
+        assert first - second > 1e-4  # or rounding might decide
+        tokens.append(int(logits_LV[-1].argmax()))
+    return tokens[len(prompts()[row]):]
+
+
+def answers(name, rows, wipe=False, end_id=NEVER, new=NEW, **options):
+    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, end_id=end_id)
+    return streamer.answer([prompts()[row] for row in rows], new, wipe=wipe, **options)
+
+
+ROWS = range(len(LENGTHS))
+
+
+@pytest.mark.parametrize("wipe", [False, True], ids=["carried", "wiped"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_answers_are_those_of_reading_everything_again(name, wipe):
+    wanted = [naive(name, row, wipe) for row in ROWS]
+    assert answers(name, ROWS, wipe) == wanted
+    assert len(set(map(tuple, wanted))) > 2
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_wiping_matters_where_something_is_carried(name):
+    carried, wiped = ([naive(name, row, wipe) for row in ROWS] for wipe in (False, True))
+    assert (carried != wiped) == (name != "no memory")
+
+
+def test_a_row_does_not_depend_on_the_others():
+    name = "memory and window"
+    for row in ROWS:
+        assert answers(name, [row]) == [naive(name, row, False)]
+    assert answers(name, ROWS[::-1]) == [naive(name, row, False) for row in ROWS[::-1]]
+
+
+def test_an_answer_stops_before_the_end_mark():
+    name = "memory in all blocks"
+    full = [naive(name, row, False) for row in ROWS]
+    stopped = 0
+    for end_id in {token for answer in full for token in answer}:
+        wanted = [answer[:answer.index(end_id)] if end_id in answer else answer
+                  for answer in full]
+        assert answers(name, ROWS, end_id=end_id) == wanted
+        stopped += sum(len(answer) < NEW for answer in wanted)
+    assert stopped >= len(ROWS)
+    assert answers(name, ROWS, new=2) == [answer[:2] for answer in full]
+
+
+def test_progress_counts_every_token_of_the_prompts_once():
+    seen = []
+    answers("no memory", ROWS, progress=seen.append)
+    assert sum(seen) == sum(LENGTHS) and len(seen) == -(-max(LENGTHS) // T)
+
+
+def test_evaluating_again_compiles_nothing():
+    name = "memory in all blocks"
+    answers(name, ROWS)
+    sizes = [f._cache_size() for f in (stream._read, stream._advance, stream._choose)]
+    for wipe in (True, False):
+        answers(name, ROWS, wipe)
+    assert sizes == [f._cache_size() for f in (stream._read, stream._advance, stream._choose)]

@@ -1,0 +1,387 @@
+"""The training step: what may not change its result, and what must."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm2_jax import partition
+from lm2_jax.config import MemoryConfig, ModelConfig, TrainConfig
+from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.schedule import apply_segments
+from lm2_jax.train import loop, optimizer
+from lm2_jax.train import state as train_state
+from lm2_jax.train.loss import count_answers, loss_sums
+from lm2_jax.train.step import make_train_step
+from lm2_jax.types import Batch
+
+B, T, S = 8, 4, 3
+MODEL = ModelConfig(vocab_size=24, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
+                    mlp_dim=24, segment_length=T, scan_unroll=2,
+                    memory=MemoryConfig(num_slots=3, num_heads=2, num_layers=1))
+CONFIG = TrainConfig(num_steps=10, warmup_steps=0, learning_rate=1e-3, remat_segments=False)
+KEY = jax.random.key(3)
+
+
+def batch(seed, rows=B):
+    """Rows of different lengths with holes, some of two samples; weights 0, 0.25 and 1."""
+    rng = np.random.default_rng(seed)
+    valid_BL = np.arange(S * T) < rng.integers(T, S * T + 1, (rows, 1))
+    valid_BL &= rng.random((rows, S * T)) < 0.9
+    reset_BS = rng.random((rows, S)) < 0.3
+    reset_BS[:, 0] = True
+    weight_BL = rng.choice([0, 0.25, 1], (rows, S * T)).astype(np.float32)
+    return Batch(tokens_BL=rng.integers(0, 24, (rows, S * T), np.int32),
+                 targets_BL=rng.integers(0, 24, (rows, S * T), np.int32),
+                 loss_weight_BL=weight_BL * valid_BL, valid_BL=valid_BL, reset_BS=reset_BS)
+
+
+def one_device():
+    return partition.make_mesh({}, jax.devices()[:1])
+
+
+def train(config=CONFIG, model=MODEL, mesh=None, steps=3, batches=None):
+    """The state after some steps, and the metrics of each."""
+    mesh, model = mesh or one_device(), LanguageModel(model)
+    state, shardings = train_state.create(model, optimizer.make(config), 0, mesh)
+    with jax.set_mesh(mesh):
+        step, metrics = make_train_step(model, config, mesh, shardings), []
+        for number in range(steps):
+            state, values = step(state, batch(number) if batches is None else batches[number])
+            metrics.append(jax.device_get(values))
+    return state, metrics
+
+
+@functools.cache
+def plain():
+    """Three steps on one device."""
+    state, metrics = train()
+    return jax.device_get(state.params), metrics
+
+
+@functools.cache
+def variables(model=MODEL):
+    return nn.unbox(LanguageModel(model).init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32),
+                                              init_state(model, 1)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "bptt_segments", "remat_segments"))
+def sums_and_grads(params, rows, key=KEY, *, model=MODEL, bptt_segments=0, remat_segments=False):
+    def loss(params):
+        sums = loss_sums(LanguageModel(model), params, rows, key, bptt_segments=bptt_segments,
+                         remat_segments=remat_segments)
+        return sums.loss, sums
+
+    grads, sums = jax.grad(loss, has_aux=True)(params)
+    return sums, grads
+
+
+def furthest(tree, other):
+    """The largest difference of any two leaves, relative to the largest value of each."""
+    return max(jax.tree.leaves(jax.tree.map(
+        lambda a, b: float(np.abs(np.asarray(a) - b).max() / (np.abs(b).max() + 1e-12)),
+        tree, other)))
+
+
+# The loss.
+
+def test_loss_is_the_cross_entropy_of_the_logits():
+    rows = batch(0)
+    sums, _ = sums_and_grads(variables(), rows)
+    out = jax.jit(functools.partial(apply_segments, LanguageModel(MODEL), variables()))(
+        rows.tokens_BL, init_state(MODEL, B), rows.valid_BL, rows.reset_BS)
+    logits = np.asarray(out.logits, np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    loss_BL = -np.take_along_axis(log_p, rows.targets_BL[..., None], axis=-1)[..., 0]
+    row_loss_B = (loss_BL * rows.loss_weight_BL).sum(axis=1)
+    np.testing.assert_allclose(sums.row_loss_B, row_loss_B, rtol=1e-5)
+    np.testing.assert_allclose(sums.loss, row_loss_B.sum(), rtol=1e-5)
+    assert sums.weight == rows.loss_weight_BL.sum() and sums.tokens == rows.valid_BL.sum()
+
+
+def test_an_answer_counts_if_all_of_its_tokens_are_right():
+    right_BT = np.array([[1, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 1], [1, 0, 1, 0, 1, 0],
+                         [1, 1, 1, 1, 1, 1]], bool)
+    answer_BT = np.array([[1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0],
+                          [1, 1, 1, 1, 1, 1]], bool)
+    counted = [tuple(map(int, count_answers(right_BT[row:row + 1], answer_BT[row:row + 1])))
+               for row in range(4)]
+    assert counted == [(1, 2), (1, 2), (0, 0), (1, 1)]
+    assert tuple(map(int, count_answers(right_BT, answer_BT))) == (3, 5)
+
+
+def test_metrics_are_ratios_over_the_whole_batch():
+    rows = batch(0)
+    params = train(steps=0)[0].params
+    sums, grads = sums_and_grads(params, rows)
+    _, (first, *_) = plain()
+    np.testing.assert_allclose(first["loss"], sums.loss / sums.weight, rtol=1e-6)
+    np.testing.assert_allclose(first["answer_accuracy"], sums.hits / sums.answers, rtol=1e-6)
+    squares = sum(float(jnp.sum(jnp.square(g / sums.weight))) for g in jax.tree.leaves(grads))
+    np.testing.assert_allclose(first["grad_norm"], squares**0.5, rtol=1e-5)
+    assert first["tokens"] == rows.valid_BL.sum()
+
+
+def test_padding_changes_nothing():
+    rows = batch(0)
+    wanted, wanted_grads = sums_and_grads(variables(), rows)
+    rng = np.random.default_rng(9)
+    other = rng.integers(0, 24, rows.tokens_BL.shape, np.int32)
+    others = rows.replace(
+        tokens_BL=np.where(rows.valid_BL, rows.tokens_BL, other),
+        targets_BL=np.where(rows.loss_weight_BL > 0, rows.targets_BL, other))
+    assert not np.array_equal(others.tokens_BL, rows.tokens_BL)
+    for leaf, same in zip(jax.tree.leaves(sums_and_grads(variables(), others)),
+                          jax.tree.leaves((wanted, wanted_grads)), strict=True):
+        np.testing.assert_array_equal(leaf, same)
+
+    empty = jax.tree.map(lambda a: np.concatenate([a, np.zeros_like(a[:5])]), batch(0))
+    sums, grads = sums_and_grads(variables(), empty)
+    assert np.all(sums.row_loss_B[B:] == 0)
+    assert (sums.weight, sums.answers, sums.hits, sums.tokens) == (
+        wanted.weight, wanted.answers, wanted.hits, wanted.tokens)
+    np.testing.assert_allclose(sums.loss, wanted.loss, rtol=1e-6)
+    assert furthest(grads, wanted_grads) < 1e-5
+
+
+# The gradient through time.
+
+def test_bptt_cuts_the_gradient_and_leaves_the_loss():
+    rows = batch(1).replace(reset_BS=np.arange(S) < np.ones((B, 1)))
+    results = {n: sums_and_grads(variables(), rows, bptt_segments=n) for n in (0, 1, 2, S)}
+    for sums, _ in results.values():
+        np.testing.assert_array_equal(sums.row_loss_B, results[0][0].row_loss_B)
+    assert furthest(results[S][1], results[0][1]) == 0
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert furthest(results[a][1], results[b][1]) > 1e-3
+
+
+def test_bptt_of_one_is_the_gradient_of_each_segment_alone():
+    rows, model = batch(2), LanguageModel(MODEL)
+    _, grads = sums_and_grads(variables(), rows, bptt_segments=1)
+
+    @jax.jit
+    def segment(params, state, tokens, targets, weight, valid, reset):
+        def loss(params):
+            out = model.apply(params, tokens, state, valid, reset)
+            log_p = jax.nn.log_softmax(out.logits)
+            losses = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+            return jnp.sum(losses * weight), out.state
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    state, wanted = init_state(MODEL, B), []
+    for s in range(S):
+        fields = (rows.tokens_BL, rows.targets_BL, rows.loss_weight_BL, rows.valid_BL)
+        part, state = segment(variables(), state, *(a[:, s * T:(s + 1) * T] for a in fields),
+                              rows.reset_BS[:, s])
+        wanted.append(part)
+    assert furthest(grads, jax.tree.map(lambda *parts: sum(parts), *wanted)) < 1e-5
+
+
+@pytest.mark.parametrize("remat_segments,remat", [(True, "none"), (False, "dots"),
+                                                  (True, "full")])
+def test_recomputing_gives_the_same_gradient(remat_segments, remat):
+    model = dataclasses.replace(MODEL, remat=remat)
+    sums, grads = sums_and_grads(variables(), batch(0), model=model,
+                                 remat_segments=remat_segments)
+    wanted_sums, wanted = sums_and_grads(variables(), batch(0))
+    assert furthest(grads, wanted) < 1e-6
+    np.testing.assert_allclose(sums.loss, wanted_sums.loss, rtol=1e-6)
+
+
+# The step.
+
+@pytest.mark.parametrize("accumulate_steps", [2, 4])
+def test_micro_batches_give_the_same_step(accumulate_steps):
+    state, metrics = train(dataclasses.replace(CONFIG, accumulate_steps=accumulate_steps))
+    params, wanted = plain()
+    difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), jax.device_get(state.params),
+                              params)
+    assert max(jax.tree.leaves(difference)) < 1e-6
+    for values, same in zip(metrics, wanted, strict=True):
+        assert values.keys() == same.keys()
+        for name in values:
+            np.testing.assert_allclose(values[name], same[name], rtol=1e-5, err_msg=name)
+
+
+MESHES = [dict(data=8), dict(data=1, fsdp=4, tensor=2), dict(data=2, fsdp=2, tensor=2)]
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_a_mesh_of_devices_gives_the_same_parameters(shape):
+    mesh = partition.make_mesh(shape)
+    state, metrics = train(mesh=mesh)
+    params, wanted = plain()
+    assert furthest(jax.device_get(state.params), params) < 1e-5
+    np.testing.assert_allclose([values["loss"] for values in metrics],
+                               [values["loss"] for values in wanted], rtol=1e-6)
+    kernel = state.params["params"]["memory_blocks"]["mlp"]["up_proj"]["kernel"]
+    ways = shape.get("fsdp", 1) * shape.get("tensor", 1)
+    assert kernel.addressable_shards[0].data.size * ways == kernel.size
+    for leaf, moment in zip(jax.tree.leaves(state.params),
+                            jax.tree.leaves(state.opt_state[1][0].mu), strict=True):
+        assert leaf.sharding == moment.sharding
+
+
+def test_the_state_that_goes_in_is_given_up():
+    mesh, model = one_device(), LanguageModel(MODEL)
+    state, shardings = train_state.create(model, optimizer.make(CONFIG), 0, mesh)
+    with jax.set_mesh(mesh):
+        after, _ = make_train_step(model, CONFIG, mesh, shardings)(state, batch(0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert int(after.step) == 1
+
+
+def test_dropout_differs_between_steps_segments_and_rows_but_not_between_runs():
+    model = dataclasses.replace(MODEL, dropout=0.3)
+    slow = dataclasses.replace(CONFIG, learning_rate=1e-30, final_learning_rate=0.0,
+                               weight_decay=0.0)
+    same_rows = [jax.tree.map(lambda a: np.repeat(a[:1], B, axis=0), batch(0))] * 2
+    _, (first, second) = train(slow, model, steps=2, batches=same_rows)
+    _, (again, _) = train(slow, model, steps=2, batches=same_rows)
+    _, (plain_first, plain_second) = train(slow, MODEL, steps=2, batches=same_rows)
+    assert first["loss"] == again["loss"] and plain_first["loss"] == plain_second["loss"]
+    assert len({float(values["loss"]) for values in (first, second, plain_first)}) == 3
+    assert len(set(first["row_loss"].tolist())) == B
+    assert len(set(plain_first["row_loss"].tolist())) == 1
+
+
+def test_dropout_differs_between_segments():
+    model = dataclasses.replace(MODEL, dropout=0.3)
+    once = jax.tree.map(lambda a: a[:, :T], batch(0)).replace(reset_BS=np.ones((B, 1), bool))
+    twice = jax.tree.map(lambda a: np.concatenate([a, a], axis=1), once)
+    for used, same in ((model, False), (MODEL, True)):
+        (one, _), (two, _) = (sums_and_grads(variables(), rows, model=used)
+                              for rows in (once, twice))
+        assert np.allclose(two.row_loss_B, 2 * one.row_loss_B, rtol=1e-5) == same
+
+
+# The optimizer.
+
+def test_decay_is_on_kernels_and_embeddings_only():
+    def check(path, decayed):
+        assert decayed == (path[-1].key in ("kernel", "embedding")), path
+
+    mask = optimizer.decay_mask(variables())
+    jax.tree_util.tree_map_with_path(check, mask)
+    assert len(set(jax.tree.leaves(mask))) == 2
+
+
+def test_without_a_gradient_only_what_is_decayed_changes():
+    config = TrainConfig(num_steps=4, warmup_steps=0, learning_rate=0.1, weight_decay=0.5)
+    before = jax.device_get(train(config, steps=0)[0].params)
+    nothing = batch(0).replace(loss_weight_BL=np.zeros((B, S * T), np.float32))
+    state, (values,) = train(config, steps=1, batches=[nothing])
+    assert values["loss"] == values["grad_norm"] == 0
+
+    def check(path, old, new):
+        decayed = path[-1].key in ("kernel", "embedding")
+        np.testing.assert_allclose(new, old * 0.95 if decayed else old, rtol=1e-6)
+        assert not decayed or np.abs(old).max() > 0
+
+    jax.tree_util.tree_map_with_path(check, before, jax.device_get(state.params))
+
+
+@pytest.mark.parametrize("num_steps,warmup,peak,final", [
+    (100, 10, 1e-3, 1e-4), (100, 0, 1e-3, 0.0), (40, 39, 2.0, 1.0), (5, 100, 1e-3, 1e-4),
+    (1, 0, 1e-3, 1e-4), (50, 10, 1e-4, 1e-3)])
+def test_learning_rate_rises_in_a_line_and_falls_with_a_cosine(num_steps, warmup, peak, final):
+    config = TrainConfig(num_steps=num_steps, warmup_steps=warmup, learning_rate=peak,
+                         final_learning_rate=final)
+    schedule = optimizer.learning_rate(config)
+    warmup, final = min(warmup, num_steps - 1), min(peak, final)
+    for step in range(num_steps + 3):
+        if step < warmup:
+            wanted = peak * step / warmup
+        else:
+            part = min(1.0, (step - warmup) / (num_steps - warmup))
+            wanted = final + (peak - final) * (1 + np.cos(np.pi * part)) / 2
+        assert float(schedule(step)) == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+
+
+def test_the_rate_of_the_metrics_is_the_one_applied():
+    config = TrainConfig(num_steps=10, warmup_steps=4, learning_rate=1e-3, remat_segments=False)
+    _, metrics = train(config)
+    np.testing.assert_allclose([values["learning_rate"] for values in metrics],
+                               [0.0, 2.5e-4, 5e-4], rtol=1e-5)
+    before = jax.device_get(train(config, steps=0)[0].params)
+    after = jax.device_get(train(config, steps=1)[0].params)
+    assert furthest(after, before) == 0  # the rate of the first step is 0
+
+
+# The loop.
+
+class Calls(loop.Hooks):
+    """Records what the loop calls."""
+
+    def __init__(self):
+        self.log = []
+
+    def metrics(self, step, values):
+        self.log.append(("metrics", step))
+
+    def save(self, step, state):
+        self.log.append(("save", step))
+
+    def evaluate(self, step, state):
+        self.log.append(("evaluate", step))
+
+
+def run_loop(bad=None, **options):
+    """A loop over steps that do nothing; `bad` is (step, metrics that are not finite)."""
+    def step(state, _):
+        good = {"loss": np.float32(1), "grad_norm": np.float32(1), "param_norm": np.float32(1),
+                "row_loss": np.ones(4, np.float32)}
+        return state + 1, good | (bad[1] if bad and state + 1 == bad[0] else {})
+
+    options = dict(first_step=0, num_steps=10, save_every=4, evaluate_every=0) | options
+    hooks = Calls()
+    try:
+        state = loop.run(step, options["first_step"], iter(range(99)), hooks=hooks, **options)
+    except loop.NonFiniteError as error:
+        return hooks.log, str(error)
+    assert state == options["num_steps"]
+    return hooks.log, None
+
+
+@pytest.mark.parametrize("options", [{}, dict(first_step=4), dict(evaluate_every=3),
+                                     dict(evaluate_every=4), dict(evaluate_every=5),
+                                     dict(save_every=1), dict(first_step=9)], ids=str)
+def test_the_loop_reports_saves_and_evaluates(options):
+    log, _ = run_loop(**options)
+    first, every = options.get("first_step", 0), options.get("save_every", 4)
+    steps = range(first + 1, 11)
+    wanted = {"metrics": list(steps), "save": [n for n in steps if n % every == 0 or n == 10],
+              "evaluate": [n for n in steps if n % options.get("evaluate_every", 11) == 0
+                           and n < 10]}
+    for name, at in wanted.items():
+        assert [step for kind, step in log if kind == name] == at
+    for kind, step in log:
+        # What a step says is on record before it is saved; a save is the last of its step.
+        if kind != "metrics":
+            assert log.index(("metrics", step)) < log.index((kind, step))
+            assert ("metrics", step + 1) not in log[:log.index((kind, step))]
+        if ("save", step) in log:
+            assert log.index((kind, step)) <= log.index(("save", step))
+
+
+NAN, INF = np.float32(np.nan), np.float32(np.inf)
+
+
+@pytest.mark.parametrize("bad,rows", [
+    ({"loss": NAN, "row_loss": np.array([1, NAN, 1, INF])}, "1, 3"),
+    ({"grad_norm": INF}, "0, 1, 2, 3"),
+    ({"param_norm": NAN}, "0, 1, 2, 3"),
+])
+@pytest.mark.parametrize("at", [1, 3, 4, 10])
+def test_the_loop_stops_at_what_is_not_finite_and_does_not_save_it(bad, rows, at):
+    log, message = run_loop((at, bad))
+    assert message.startswith(f"step {at}: ") and "\n" not in message
+    assert message.endswith(f"(batch {at - 1}, rows {rows})")
+    assert [step for kind, step in log if kind == "metrics"] == list(range(1, at))
+    assert [step for kind, step in log if kind == "save"] == [n for n in (4, 8) if n < at]

@@ -1,0 +1,160 @@
+"""Metrics files across crashes, throughput, and progress into a file."""
+
+import io
+import json
+import struct
+
+import jax
+import pytest
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+
+from lm2_jax.config import MemoryConfig, ModelConfig
+from lm2_jax.report import clock, progress
+from lm2_jax.report.clock import Clock
+from lm2_jax.report.progress import Bar
+from lm2_jax.report.writers import JsonLines, MetricsWriter, read_lines
+
+
+def written(path, steps, last_step=0, loss=1.0):
+    lines = JsonLines(path, last_step)
+    for step in steps:
+        lines.write({"step": step, "loss": loss})
+    lines.close()
+    return [(line["step"], line["loss"]) for line in read_lines(path)]
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    lines = JsonLines(tmp_path / "eval" / "metrics.jsonl", 0)
+    lines.write({"step": 1, "loss": 0.1 + 0.2})
+    assert read_lines(tmp_path / "eval" / "metrics.jsonl") == [{"step": 1, "loss": 0.1 + 0.2}]
+    lines.close()
+
+
+@pytest.mark.parametrize("last_step", range(7))
+def test_lines_of_later_steps_are_dropped(tmp_path, last_step):
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 6), loss=1.0)
+    again = written(path, range(last_step + 1, 9), last_step=last_step, loss=2.0)
+    kept = [(step, 1.0) for step in range(1, min(last_step, 5) + 1)]
+    assert again == kept + [(step, 2.0) for step in range(last_step + 1, 9)]
+
+
+def test_a_cut_line_is_dropped_wherever_it_was_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 4))
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        count = whole[:cut].count(b"\n")
+        assert [line["step"] for line in read_lines(path)] == list(range(1, count + 1))
+        assert [step for step, _ in written(path, [9], last_step=3)] == [*range(1, count + 1), 9]
+
+
+def test_no_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "metrics.jsonl") == []
+
+
+def events(folder):
+    """The events of each file, oldest first; a record is length, checksum, data, checksum."""
+    for path in sorted(folder.glob("events.*"), key=lambda path: path.stat().st_mtime_ns):
+        data, events = path.read_bytes(), []
+        while data:
+            length, = struct.unpack("<Q", data[:8])
+            events.append(Event.FromString(data[12:12 + length]))
+            data = data[16 + length:]
+        yield events
+
+
+def test_metrics_go_to_both_files_and_unknown_values_to_none(tmp_path):
+    writer = MetricsWriter(tmp_path, 0, tensorboard=True)
+    writer.write(1, {"loss": 2.5, "mfu": None})
+    writer.write(2, {"loss": 1.5, "mfu": 0.25})
+    writer.close()
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "loss": 2.5, "mfu": None}, {"step": 2, "loss": 1.5, "mfu": 0.25}]
+    (first,) = events(tmp_path / "tensorboard")
+    assert [(event.step, value.tag, value.simple_value) for event in first
+            for value in event.summary.value] == [
+        (1, "loss", 2.5), (2, "loss", 1.5), (2, "mfu", 0.25)]
+
+
+def test_events_of_later_steps_are_purged(tmp_path):
+    for last_step in (0, 3):
+        writer = MetricsWriter(tmp_path, last_step, tensorboard=True)
+        writer.write(last_step + 1, {"loss": 1.0})
+        writer.close()
+    *_, last = events(tmp_path / "tensorboard")
+    starts = [event.step for event in last if event.HasField("session_log")]
+    assert starts == [4]  # from this step on, what older files hold no longer counts
+
+
+def test_tensorboard_may_be_off(tmp_path):
+    writer = MetricsWriter(tmp_path, 0, tensorboard=False)
+    writer.write(1, {"loss": 1.0})
+    writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """A clock that stands still until it is told."""
+    now = [100.0]
+    for module in (clock, progress):
+        monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+
+    def wait(time):
+        now[0] += time
+
+    return wait
+
+
+MODEL = ModelConfig(vocab_size=100, memory=MemoryConfig(num_layers=2))
+
+
+def test_clock_leaves_out_pauses_and_old_steps(seconds):
+    clock = Clock(MODEL, jax.devices(), window=3)
+    assert clock.tick(500) == {"tokens_per_second": None, "mfu": None}
+    seconds(2.0)
+    assert clock.tick(500)["tokens_per_second"] == 250
+    clock.restart()
+    seconds(1000.0)
+    assert clock.tick(500)["tokens_per_second"] == 250
+    for rate in (100, 200, 300, 400):
+        seconds(1.0)
+        known = clock.tick(rate)["tokens_per_second"]
+    assert known == 300
+
+
+def test_mfu_is_the_rate_of_flops_over_the_peak_of_all_devices(seconds):
+    class Device:
+        device_kind = "NVIDIA H100 80GB HBM3"
+
+    clock = Clock(MODEL, [Device()] * 4)
+    clock.tick(1)
+    seconds(0.5)
+    values = clock.tick(1_000_000)
+    assert values["mfu"] == pytest.approx(
+        2_000_000 * clock_flops(MODEL) / (4 * 989e12), rel=1e-12)
+
+
+def clock_flops(c):
+    """By counting: twice the weights that a token meets, and its attention; backward twice that."""
+    D, F, T, M = c.embed_dim, c.mlp_dim, c.segment_length, c.memory.num_slots
+    block = 4 * D * D + 3 * D * F + 2 * D * T / 2
+    slots = 5 * D * D * M / T  # k twice, v, input and forget gate, once a slot and segment
+    memory = 5 * D * D + slots + 4 * D * M
+    return 3 * 2 * (c.num_layers * block + c.memory.num_layers * memory + D * c.vocab_size)
+
+
+def test_progress_into_a_file_is_a_line_now_and_then(seconds):
+    file = io.StringIO()
+    bar = Bar("train", 100, done=20, console=Console(file=file))
+    for step in range(21, 101):
+        seconds(1.0)
+        bar.update(step, f"loss {step}")
+    bar.close()
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "train 35/100  loss 35  65 s left"
+    assert lines[-1] == "train 100/100  loss 100  0 s left"
+    assert len(lines) == 6
