@@ -12,16 +12,17 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=256,
-        segment_length=64, rope_theta=10.0, scan_unroll=3,
+        segment_length=48, rope_theta=10.0, scan_unroll=3,
         memory=dict(num_slots=8, num_heads=4, num_layers=3))
     config.data = dict(
-        tasks=("qa1",), tokenizer_vocab_size=512, points_per_segment=3.0, questions_per_point=4,
+        tasks=("qa1",), tokenizer_vocab_size=512, persons=2, points_per_segment=2.0,
+        questions_per_point=2,
         deferred=True, bare_fraction=0.2, vary_length=False,
-        curriculum=((0, 1, 16), (800, 4, 8), (2000, 8, 8)))
+        curriculum=((0, 1, 20), (500, 2, 16), (1300, 4, 8), (2200, 8, 8)))
     config.train = dict(
-        num_steps=2700, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
-        weight_decay=0.01, remat_segments=False, segment_unroll=8, eval_every_steps=600)
+        num_steps=2800, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        weight_decay=0.01, remat_segments=False, segment_unroll=8, eval_every_steps=900)
     config.checkpoint = dict(every_steps=300)
-    config.eval = dict(lengths=("256", "512", "1k"), num_samples=500, during_training=100,
+    config.eval = dict(lengths=("192", "384", "768"), num_samples=500, during_training=100,
                        batch_size=100, min_distance=1)
     return config

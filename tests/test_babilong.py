@@ -127,7 +127,7 @@ def test_length_0_is_the_pieces_alone():
         np.testing.assert_array_equal(np.flatnonzero(sample.answer), [7, 8])
 
 
-@pytest.mark.parametrize(("length", "facts_end"), [(8, None), (30, 4), (30, -48)])
+@pytest.mark.parametrize(("length", "facts_end"), [(8, None), (8, 8), (30, 4), (30, -48)])
 def test_what_does_not_fit_is_told_in_one_line(length, facts_end):
     with pytest.raises(ValueError, match=f"9 tokens .* do not fit a sample of {length}") as error:
         mix(pieces_like([(5, 0), (4, 2)]), length, prose_of([4]), np.random.default_rng(0),

@@ -29,7 +29,7 @@ def printed(function, *args):
 
 
 def test_rows_are_shown_as_they_are():
-    config = config_of(bare_fraction=0.5, loss_on_all=0.25)
+    config = config_of(bare_fraction=0.5, loss_on_all=0.25, points_per_segment=0.5)
     _, text = printed(inspection.show, config, 3, 4)
     words = corpus.make_tokenizer(config.data, 0)
     maker = SampleMaker(config.data, corpus.training(config, words), T)

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lm2_jax.report import plots, results, tables
+from lm2_jax.eval import results
+from lm2_jax.report import plots, tables
 
 # A busy machine is no failure.
 STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

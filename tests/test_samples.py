@@ -140,7 +140,7 @@ def test_real_test_stories_in_real_books_agree_with_the_solver():
 # Sample files.
 
 SAMPLE = {"task": "qa1", "length": "1k", "input": "Mary went to the kitchen. It was dark.\n\n"
-          "John moved to the hallway.", "question": " Where is Mary? ", "target": "kitchen"}
+          "John moved to the hallway.", "question": " Where is Mary? ", "target": " kitchen"}
 
 
 def written(path, lines):

@@ -44,29 +44,42 @@ def one_device():
     return partition.make_mesh({}, jax.devices()[:1])
 
 
-def train(config=CONFIG, model=MODEL, mesh=None, steps=3, batches=None):
-    """The state after some steps, and the metrics of each."""
+@dataclasses.dataclass
+class Run:
+    """What some steps did: parameters before and after, states that went in, the last, metrics."""
+
+    before: dict
+    given: list
+    state: train_state.TrainState
+    metrics: list
+
+    @property
+    def after(self):
+        return jax.device_get(self.state.params)
+
+
+def train(config=CONFIG, model=MODEL, mesh=None, batches=None):
+    """Three steps, or one for each batch."""
     mesh, model = mesh or one_device(), LanguageModel(model)
     state, shardings = train_state.create(model, optimizer.make(config), 0, mesh)
+    run = Run(jax.device_get(state.params), [], state, [])
     with jax.set_mesh(mesh):
-        step, metrics = make_train_step(model, config, mesh, shardings), []
-        for number in range(steps):
-            state, values = step(state, batch(number) if batches is None else batches[number])
-            metrics.append(jax.device_get(values))
-    return state, metrics
+        step = make_train_step(model, config, mesh, shardings)
+        for rows in batches or map(batch, range(3)):
+            run.given.append(run.state)
+            run.state, values = step(run.state, rows)
+            run.metrics.append(jax.device_get(values))
+    return run
+
+
+plain = functools.cache(train)
 
 
 @functools.cache
-def plain():
-    """Three steps on one device."""
-    state, metrics = train()
-    return jax.device_get(state.params), metrics
-
-
-@functools.cache
-def variables(model=MODEL):
-    return nn.unbox(LanguageModel(model).init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32),
-                                              init_state(model, 1)))
+def variables():
+    init = jax.jit(lambda: LanguageModel(MODEL).init(
+        jax.random.key(1), jnp.zeros((1, 1), jnp.int32), init_state(MODEL, 1)))
+    return nn.unbox(init())
 
 
 @functools.partial(jax.jit, static_argnames=("model", "bptt_segments", "remat_segments"))
@@ -108,17 +121,15 @@ def test_an_answer_counts_if_all_of_its_tokens_are_right():
                          [1, 1, 1, 1, 1, 1]], bool)
     answer_BT = np.array([[1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0],
                           [1, 1, 1, 1, 1, 1]], bool)
-    counted = [tuple(map(int, count_answers(right_BT[row:row + 1], answer_BT[row:row + 1])))
-               for row in range(4)]
-    assert counted == [(1, 2), (1, 2), (0, 0), (1, 1)]
-    assert tuple(map(int, count_answers(right_BT, answer_BT))) == (3, 5)
+    for rows, wanted in ((slice(0, 1), (1, 2)), (slice(1, 2), (1, 2)), (slice(2, 3), (0, 0)),
+                         (slice(3, 4), (1, 1)), (slice(4), (3, 5))):
+        assert jax.jit(count_answers)(right_BT[rows], answer_BT[rows]) == wanted
 
 
 def test_metrics_are_ratios_over_the_whole_batch():
     rows = batch(0)
-    params = train(steps=0)[0].params
-    sums, grads = sums_and_grads(params, rows)
-    _, (first, *_) = plain()
+    sums, grads = sums_and_grads(plain().before, rows)
+    first, *_ = plain().metrics
     np.testing.assert_allclose(first["loss"], sums.loss / sums.weight, rtol=1e-6)
     np.testing.assert_allclose(first["answer_accuracy"], sums.hits / sums.answers, rtol=1e-6)
     squares = sum(float(jnp.sum(jnp.square(g / sums.weight))) for g in jax.tree.leaves(grads))
@@ -198,12 +209,10 @@ def test_recomputing_gives_the_same_gradient(remat_segments, remat):
 
 @pytest.mark.parametrize("accumulate_steps", [2, 4])
 def test_micro_batches_give_the_same_step(accumulate_steps):
-    state, metrics = train(dataclasses.replace(CONFIG, accumulate_steps=accumulate_steps))
-    params, wanted = plain()
-    difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), jax.device_get(state.params),
-                              params)
+    run, wanted = train(dataclasses.replace(CONFIG, accumulate_steps=accumulate_steps)), plain()
+    difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), run.after, wanted.after)
     assert max(jax.tree.leaves(difference)) < 1e-6
-    for values, same in zip(metrics, wanted, strict=True):
+    for values, same in zip(run.metrics, wanted.metrics, strict=True):
         assert values.keys() == same.keys()
         for name in values:
             np.testing.assert_allclose(values[name], same[name], rtol=1e-5, err_msg=name)
@@ -215,40 +224,34 @@ MESHES = [dict(data=8), dict(data=1, fsdp=4, tensor=2), dict(data=2, fsdp=2, ten
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_a_mesh_of_devices_gives_the_same_parameters(shape):
     mesh = partition.make_mesh(shape)
-    state, metrics = train(mesh=mesh)
-    params, wanted = plain()
-    assert furthest(jax.device_get(state.params), params) < 1e-5
-    np.testing.assert_allclose([values["loss"] for values in metrics],
-                               [values["loss"] for values in wanted], rtol=1e-6)
-    kernel = state.params["params"]["memory_blocks"]["mlp"]["up_proj"]["kernel"]
+    run = train(mesh=mesh)
+    assert furthest(run.before, plain().before) == 0
+    assert furthest(run.after, plain().after) < 1e-5
+    np.testing.assert_allclose([values["loss"] for values in run.metrics],
+                               [values["loss"] for values in plain().metrics], rtol=1e-6)
+    kernel = run.state.params["params"]["memory_blocks"]["mlp"]["up_proj"]["kernel"]
     ways = shape.get("fsdp", 1) * shape.get("tensor", 1)
     assert kernel.addressable_shards[0].data.size * ways == kernel.size
-    for leaf, moment in zip(jax.tree.leaves(state.params),
-                            jax.tree.leaves(state.opt_state[1][0].mu), strict=True):
+    for leaf, moment in zip(jax.tree.leaves(run.state.params),
+                            jax.tree.leaves(run.state.opt_state[1][0].mu), strict=True):
         assert leaf.sharding == moment.sharding
 
 
 def test_the_state_that_goes_in_is_given_up():
-    mesh, model = one_device(), LanguageModel(MODEL)
-    state, shardings = train_state.create(model, optimizer.make(CONFIG), 0, mesh)
-    with jax.set_mesh(mesh):
-        after, _ = make_train_step(model, CONFIG, mesh, shardings)(state, batch(0))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    assert int(after.step) == 1
+    for state in plain().given:
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert int(plain().state.step) == 3
 
 
-def test_dropout_differs_between_steps_segments_and_rows_but_not_between_runs():
+def test_dropout_differs_between_steps_and_rows_but_not_between_runs():
     model = dataclasses.replace(MODEL, dropout=0.3)
     slow = dataclasses.replace(CONFIG, learning_rate=1e-30, final_learning_rate=0.0,
                                weight_decay=0.0)
     same_rows = [jax.tree.map(lambda a: np.repeat(a[:1], B, axis=0), batch(0))] * 2
-    _, (first, second) = train(slow, model, steps=2, batches=same_rows)
-    _, (again, _) = train(slow, model, steps=2, batches=same_rows)
-    _, (plain_first, plain_second) = train(slow, MODEL, steps=2, batches=same_rows)
-    assert first["loss"] == again["loss"] and plain_first["loss"] == plain_second["loss"]
-    assert len({float(values["loss"]) for values in (first, second, plain_first)}) == 3
+    (first, second), (again, _) = (train(slow, model, batches=same_rows).metrics
+                                   for _ in range(2))
+    assert first["loss"] == again["loss"] != second["loss"]
     assert len(set(first["row_loss"].tolist())) == B
-    assert len(set(plain_first["row_loss"].tolist())) == 1
 
 
 def test_dropout_differs_between_segments():
@@ -274,17 +277,16 @@ def test_decay_is_on_kernels_and_embeddings_only():
 
 def test_without_a_gradient_only_what_is_decayed_changes():
     config = TrainConfig(num_steps=4, warmup_steps=0, learning_rate=0.1, weight_decay=0.5)
-    before = jax.device_get(train(config, steps=0)[0].params)
     nothing = batch(0).replace(loss_weight_BL=np.zeros((B, S * T), np.float32))
-    state, (values,) = train(config, steps=1, batches=[nothing])
-    assert values["loss"] == values["grad_norm"] == 0
+    run = train(config, batches=[nothing])
+    assert run.metrics[0]["loss"] == run.metrics[0]["grad_norm"] == 0
 
     def check(path, old, new):
         decayed = path[-1].key in ("kernel", "embedding")
         np.testing.assert_allclose(new, old * 0.95 if decayed else old, rtol=1e-6)
         assert not decayed or np.abs(old).max() > 0
 
-    jax.tree_util.tree_map_with_path(check, before, jax.device_get(state.params))
+    jax.tree_util.tree_map_with_path(check, run.before, run.after)
 
 
 @pytest.mark.parametrize("num_steps,warmup,peak,final", [
@@ -293,25 +295,23 @@ def test_without_a_gradient_only_what_is_decayed_changes():
 def test_learning_rate_rises_in_a_line_and_falls_with_a_cosine(num_steps, warmup, peak, final):
     config = TrainConfig(num_steps=num_steps, warmup_steps=warmup, learning_rate=peak,
                          final_learning_rate=final)
-    schedule = optimizer.learning_rate(config)
+    rates = np.asarray(jax.jit(optimizer.learning_rate(config))(np.arange(num_steps + 3)))
     warmup, final = min(warmup, num_steps - 1), min(peak, final)
-    for step in range(num_steps + 3):
+    for step, rate in enumerate(rates):
         if step < warmup:
             wanted = peak * step / warmup
         else:
             part = min(1.0, (step - warmup) / (num_steps - warmup))
             wanted = final + (peak - final) * (1 + np.cos(np.pi * part)) / 2
-        assert float(schedule(step)) == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+        assert rate == pytest.approx(wanted, rel=1e-4, abs=1e-9)
 
 
 def test_the_rate_of_the_metrics_is_the_one_applied():
-    config = TrainConfig(num_steps=10, warmup_steps=4, learning_rate=1e-3, remat_segments=False)
-    _, metrics = train(config)
-    np.testing.assert_allclose([values["learning_rate"] for values in metrics],
-                               [0.0, 2.5e-4, 5e-4], rtol=1e-5)
-    before = jax.device_get(train(config, steps=0)[0].params)
-    after = jax.device_get(train(config, steps=1)[0].params)
-    assert furthest(after, before) == 0  # the rate of the first step is 0
+    rates = optimizer.learning_rate(CONFIG)(np.arange(3))
+    np.testing.assert_allclose([values["learning_rate"] for values in plain().metrics], rates)
+    slow = train(dataclasses.replace(CONFIG, warmup_steps=4), batches=[batch(0)])
+    assert slow.metrics[0]["learning_rate"] == 0
+    assert furthest(slow.after, slow.before) == 0 < furthest(plain().after, plain().before)
 
 
 # The loop.
