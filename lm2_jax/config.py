@@ -133,7 +133,7 @@ class DataConfig:
     points_per_segment: float = 0.0  # simulator: question points a segment; 0 = a bAbI story
     questions_per_point: int = 1  # simulator: questions asked at each point, if deferred
     dense: bool = True  # ask each question where the story does; else one, at the end
-    deferred: bool = False  # ask at the beginning of a later segment than the facts before
+    deferred: bool = False  # ask in a later segment than the facts before
     bare_fraction: float = 0.0  # of the samples, that have facts and questions alone
     loss_on_all: float = 0.0  # weight of the tokens that are not answers
     vary_length: bool = True  # samples of 1..n segments share a row; else all have n

@@ -26,7 +26,9 @@ def samples(data, num_segments, count):
         rng = np.random.default_rng([7, index])
         story = data.sources[0].draw(rng, 4, 4)
         points = deferred.points_of(story, data.encoder)
-        yield story, deferred.mix(points, num_segments, T, data.background, rng)
+        sample = deferred.mix(points, num_segments, T, data.background, rng)
+        if sample:  # else more facts fell into one segment than it holds
+            yield story, sample
 
 
 def sentences(data, tokens):
@@ -71,13 +73,14 @@ def test_no_question_stands_with_its_facts(data):
     assert asked > 100
 
 
-def test_facts_stay_in_order_and_background_too(data):
-    for story, sample in samples(data, 8, 20):
+def test_facts_stay_in_order(data):
+    checked = 0
+    for story, sample in samples(data, 8, 40):
         text = sentences(data, sample.tokens)
-        places = [text.find(fact) for fact in story.facts if fact in text]
-        assert len(places) >= 4
-        first = [text.find(fact) for fact in dict.fromkeys(story.facts[:4])]
-        assert first == sorted(first)
+        places = [text.find(fact) for fact in dict.fromkeys(story.facts) if fact in text]
+        assert len(places) >= 2 and places == sorted(places)
+        checked += len(places) > 2
+    assert checked > 10
 
 
 def test_facts_that_do_not_fit_a_segment_give_none(data):

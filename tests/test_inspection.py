@@ -53,7 +53,8 @@ def test_rows_are_shown_as_they_are():
     assert re.findall(r"\w+", known) == re.findall(r"\w+", whole)
     facts = " ".join(text.splitlines()[-2:])
     assert f"padding {1 - batch.valid_BL.mean():.1%}" in facts and "4 rows of 2 x 48" in facts
-    assert f"{(batch.tokens_BL == words.answer_id).sum() / 4:.1f} answers" in facts
+    assert (f"{batch.reset_BS.sum() / 4:.1f} samples and "
+            f"{(batch.tokens_BL == words.answer_id).sum() / 4:.1f} answers") in facts
     assert "elsewhere 0.25" in text
 
 

@@ -62,7 +62,7 @@ def train(config=CONFIG, model=MODEL, mesh=None, batches=None):
     """Three steps, or one for each batch."""
     mesh, model = mesh or one_device(), LanguageModel(model)
     state, shardings = train_state.create(model, optimizer.make(config), 0, mesh)
-    run = Run(jax.device_get(state.params), [], state, [])
+    run = Run(jax.tree.map(np.array, state.params), [], state, [])
     with jax.set_mesh(mesh):
         step = make_train_step(model, config, mesh, shardings)
         for rows in batches or map(batch, range(3)):

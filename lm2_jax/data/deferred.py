@@ -1,8 +1,8 @@
 """Training samples whose questions all need the memory.
 
 Where a story asks right after it tells, attention often still sees the fact. Here each of its
-questions is asked at the beginning of a later segment than the facts before it: none can be
-answered from the segment it stands in.
+questions is asked in a later segment than the facts before it: none can be answered from the
+segment it stands in.
 """
 
 import itertools
@@ -30,27 +30,30 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         background: TokenizedBackground, rng: np.random.Generator) -> Sample | None:
     """Points spread over segments, each point's questions in a later segment than its facts.
 
-    The points' segments are drawn at random in order; the questions of a point open a segment
-    drawn from the one after it up to that of the next point's facts, as many as fit beside
-    what else is told there. None if a point's facts do not fit a segment.
+    The points' segments are drawn at random in order. The questions of a point are asked in a
+    segment drawn from the one after it up to that of the next point's facts (not at all if
+    those come in its own), before those facts, as many as fit. None if the facts do not fit.
 
     Args:
-      points: the first so many are taken, a number drawn from 1 to all of them, and at most
-        num_segments - 1.
+      points: the first so many are taken, a number drawn from 1 to all of them, and at most two
+        a segment.
       num_segments: at least 2.
     """
     S, T = num_segments, segment_length
-    count = 1 + int(rng.integers(min(len(points), S - 1)))
-    told_in = [*np.sort(rng.choice(S - 1, count, replace=False)).tolist(), S - 1]
+    count = 1 + int(rng.integers(min(len(points), 2 * (S - 1))))
+    told_in = [*np.sort(rng.integers(S - 1, size=count)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
     questions: list[list[Piece]] = [[] for _ in range(S)]
     for (told, _), segment in zip(points, told_in, strict=False):
-        facts[segment] = told
+        facts[segment] += told
     used = [sum(len(piece.tokens) for piece in told) for told in facts]
     if max(used) > T:
         return None
     for number in range(count):
-        segment = int(rng.integers(told_in[number] + 1, told_in[number + 1] + 1))
+        told, replaced = told_in[number:number + 2]
+        if told == replaced:
+            continue
+        segment = int(rng.integers(told + 1, replaced + 1))
         for question in points[number][1]:
             if used[segment] + len(question.tokens) <= T:
                 questions[segment].append(question)
@@ -63,8 +66,8 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         end = begin + T - used[segment]
         inside = borders[(borders > begin) & (borders < end)]
         places = np.concatenate([[begin], inside, [end]])
-        cuts += [begin] * len(questions[segment])
-        cuts += np.sort(rng.choice(places, len(facts[segment]))).tolist()
+        count = len(questions[segment]) + len(facts[segment])
+        cuts += np.sort(rng.choice(places, count)).tolist()
         begin = end
     pieces = [p for segment in range(S) for p in (*questions[segment], *facts[segment])]
     return assemble(pieces, np.array(cuts), noise)
