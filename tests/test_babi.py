@@ -127,9 +127,9 @@ def test_real_stories_are_asked_when_and_what_the_simulator_would_ask(task):
             listener.hear(event_of(fact))
             q = questions.get(count)
             if count % 2 == 0:
-                timely.append(bool(simulator._ask(row, listener, world, 1)) == bool(q))
+                timely.append(bool(simulator._ask(row, listener, (), world, 1)) == bool(q))
             if q:
-                recent = set(simulator._subjects(row, listener, max(0, count - 5)))
+                recent = set(simulator._recent_subjects(row, listener))
                 possible = [asked for who in recent for asked in row.ask(listener, who, world)]
                 known_answers.append((q.text, q.answer, q.support) in possible)
     assert np.mean(timely) >= 0.99 and np.mean(known_answers) >= 0.99

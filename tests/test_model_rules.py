@@ -237,8 +237,7 @@ def test_contents_of_padding_never_matter(name):
 def test_trailing_padding_changes_nothing(name):
     """To the segment's end, and whole segments beyond it."""
     config = CASES[name]
-    T = config.segment_length
-    tokens_BL = sample(config)[0]
+    T, tokens_BL = config.segment_length, sample(config)[0]
     length = 2 * T - 2
     plain = read(config, tokens_BL[:, :length])
     for padded_length in (2 * T, 4 * T - 2):
@@ -256,38 +255,35 @@ def test_short_segment_equals_the_padded_one(name):
     check_close((short.logits, short.state), (padded.logits[:, :3], padded.state))
 
 
-def bad_inputs():
-    config = CASES["window and memory"]
-    T, state = config.segment_length, init_state(config, B)
-    tokens_BT = np.zeros((B, T), np.int32)
-    other = init_state(replace(config, memory=replace(config.memory, num_slots=5)), B)
-    return {
-        "T too large": ((np.zeros((B, T + 1), np.int32), state),
-                        "tokens have shape (3, 7); a segment is [B, T] with T from 1 to "
-                        "segment_length = 6"),
-        "T of 0": ((np.zeros((B, 0), np.int32), state), "tokens have shape (3, 0)"),
-        "one row without its axis": ((np.zeros(T, np.int32), state), "tokens have shape (6,)"),
-        "slots": ((tokens_BT, other), "memory=(1, 3, 5, 16)"),
-        "rows": ((tokens_BT, init_state(config, 2)), "memory=(1, 3, 4, 16)"),
-        "no window": ((tokens_BT, state.replace(window=None)), "window=None"),
-        "no state": ((tokens_BT, None), "the state has shapes None"),
-        "valid dtype": ((tokens_BT, state, np.ones((B, T), np.int32)),
-                        "valid_BT is int32[3, 6]; it must be bool[3, 6]"),
-        "valid shape": ((tokens_BT, state, np.ones((B, T - 1), bool)),
-                        "valid_BT is bool[3, 5]; it must be bool[3, 6]"),
-        "reset shape": ((tokens_BT, state, None, np.ones((B, 1), bool)),
-                        "reset_B is bool[3, 1]; it must be bool[3]"),
-    }
+SMALL = CASES["window and memory"]
+TOKENS = np.zeros((B, SMALL.segment_length), np.int32)
 
 
-@pytest.mark.parametrize("name", bad_inputs())
-def test_bad_input_is_told_in_one_line(name):
-    config = CASES["window and memory"]
-    args, wanted = bad_inputs()[name]
+def state_shapes(rows=B, **memory):
+    config = replace(SMALL, memory=replace(SMALL.memory, **memory))
+    return jax.eval_shape(lambda: init_state(config, rows))
+
+
+@pytest.mark.parametrize("args,wanted", [
+    ((np.zeros((B, 7), np.int32), state_shapes()),
+     "tokens have shape (3, 7); a segment is [B, T] with T from 1 to segment_length = 6"),
+    ((np.zeros((B, 0), np.int32), state_shapes()), "tokens have shape (3, 0)"),
+    ((np.zeros(6, np.int32), state_shapes()), "tokens have shape (6,)"),
+    ((TOKENS, state_shapes(num_slots=5)), "memory=(1, 3, 5, 16)"),
+    ((TOKENS, state_shapes(rows=2)), "memory=(1, 2, 4, 16)"),
+    ((TOKENS, state_shapes().replace(window=None)), "window=None"),
+    ((TOKENS, None), "the state has shapes None"),
+    ((TOKENS, state_shapes(), np.ones((B, 6), np.int32)),
+     "valid_BT is int32[3, 6]; it must be bool[3, 6]"),
+    ((TOKENS, state_shapes(), np.ones((B, 5), bool)),
+     "valid_BT is bool[3, 5]; it must be bool[3, 6]"),
+    ((TOKENS, state_shapes(), None, np.ones((B, 1), bool)),
+     "reset_B is bool[3, 1]; it must be bool[3]"),
+])
+def test_bad_input_is_told_in_one_line(args, wanted):
     with pytest.raises(ValueError) as caught:
-        LanguageModel(config).apply(variables(config), *args)
-    message = str(caught.value)
-    assert wanted in message and "\n" not in message
+        LanguageModel(SMALL).apply(variables(SMALL), *args)
+    assert wanted in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("changes,wanted", [
@@ -296,9 +292,7 @@ def test_bad_input_is_told_in_one_line(name):
     ({"reset_BS": np.ones((B, 3), bool)}, "they must be (3, 22) and (3, 4)"),
 ])
 def test_bad_input_of_a_sequence_is_told_in_one_line(changes, wanted):
-    config = CASES["window and memory"]
-    tokens_BL, _ = sample(config)
     with pytest.raises(ValueError) as caught:
-        apply_segments(LanguageModel(config), variables(config), tokens_BL, init_state(config, B),
-                       **changes)
+        apply_segments(LanguageModel(SMALL), variables(SMALL), np.zeros((B, 22), np.int32),
+                       init_state(SMALL, B), **changes)
     assert wanted in str(caught.value) and "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ from lm2_jax.data.babi import Story
 from lm2_jax.data.babilong import Encoder, Piece, Sample, assemble
 from lm2_jax.data.background import TokenizedBackground
 
+MOST_POINTS = 2
 Point = tuple[list[Piece], list[Piece]]
 
 
@@ -32,23 +33,26 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
 
     The points' segments are drawn at random in order. The questions of a point are asked in a
     segment drawn from the one after it up to that of the next point's facts (not at all if
-    those come in its own), before those facts, as many as fit. None if the facts do not fit.
+    those come in its own), before those facts, as many as fit. None if a point's facts do not
+    fit a segment.
 
     Args:
-      points: the first so many are taken, a number drawn from 1 to all of them, and at most two
-        a segment.
+      points: the first so many are taken, a number drawn from 1 to all of them, and at most
+        MOST_POINTS a segment.
       num_segments: at least 2.
     """
     S, T = num_segments, segment_length
-    count = 1 + int(rng.integers(min(len(points), 2 * (S - 1))))
-    told_in = [*np.sort(rng.integers(S - 1, size=count)).tolist(), S - 1]
+    seats = T // max(sum(len(piece.tokens) for piece in told) for told, _ in points)
+    if not seats:
+        return None
+    seats = np.repeat(np.arange(S - 1), min(seats, MOST_POINTS))
+    count = 1 + int(rng.integers(min(len(points), len(seats))))
+    told_in = [*np.sort(rng.choice(seats, count, replace=False)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
     questions: list[list[Piece]] = [[] for _ in range(S)]
     for (told, _), segment in zip(points, told_in, strict=False):
         facts[segment] += told
     used = [sum(len(piece.tokens) for piece in told) for told in facts]
-    if max(used) > T:
-        return None
     for number in range(count):
         told, replaced = told_in[number:number + 2]
         if told == replaced:
@@ -64,10 +68,10 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     cuts, begin = [], 0
     for segment in range(S):
         end = begin + T - used[segment]
-        inside = borders[(borders > begin) & (borders < end)]
+        inside = borders[slice(*np.searchsorted(borders, [begin + 1, end]))]
         places = np.concatenate([[begin], inside, [end]])
         count = len(questions[segment]) + len(facts[segment])
-        cuts += np.sort(rng.choice(places, count)).tolist()
+        cuts += np.sort(places[rng.integers(len(places), size=count)]).tolist()
         begin = end
     pieces = [p for segment in range(S) for p in (*questions[segment], *facts[segment])]
     return assemble(pieces, np.array(cuts), noise)

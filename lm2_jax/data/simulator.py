@@ -7,7 +7,7 @@ is none where no question about those has an answer.
 """
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lm2_jax.data import simulator_questions as ask
@@ -160,14 +160,17 @@ def simulate(
     dice = Dice(task, seed, index)
     world = World(dice, row.persons[:persons], row.places, row.objects)
     known = Listener()
+    subjects: dict[str | int, None] = {}  # all that can be asked about, in the order of telling
     facts: list[str] = []
     questions: list[Question] = []
     while points:
         for _ in range(_FACTS_PER_POINT):
             event = _happen(row, world)
             known.hear(event)
+            if event.kind in row.kinds:
+                subjects[row.about(len(facts), event)] = None
             facts.append(dice.pick(row.words[event.kind]).format(*event[1:]))
-        asked = _ask(row, known, world, per_point)
+        asked = _ask(row, known, subjects, world, per_point)
         questions += [Question(*question, len(facts)) for question in asked]
         points -= bool(asked)
     return Story(task, tuple(facts), tuple(questions))
@@ -202,9 +205,11 @@ def _happen(row: _Task, world: World) -> Event:
             return event
 
 
-def _ask(row: _Task, known: Listener, world: World, count: int) -> list[Asked]:
+def _ask(
+    row: _Task, known: Listener, subjects: Iterable[str | int], world: World, count: int
+) -> list[Asked]:
     """Up to `count` different questions, the first about one of the last facts."""
-    recent = _subjects(row, known, max(0, len(known.told) - _WINDOW))
+    recent = _recent_subjects(row, known)
     while recent:
         first = world.dice.pick(recent)
         ways = row.ask(known, first, world)
@@ -216,8 +221,8 @@ def _ask(row: _Task, known: Listener, world: World, count: int) -> list[Asked]:
         return []
     asked = {question[0]: question}
     if count > 1:
-        others = {s: None for s in _subjects(row, known, 0) if s != first}
-        queue = [row.ask(known, s, world) for s in world.dice.shuffled(list(others))] + [ways]
+        others = world.dice.shuffled([s for s in subjects if s != first])
+        queue = [row.ask(known, s, world) for s in others] + [ways]
         # One question about each subject before a second one about any.
         while queue and len(asked) < count:
             ways = queue.pop(0)
@@ -228,6 +233,6 @@ def _ask(row: _Task, known: Listener, world: World, count: int) -> list[Asked]:
     return list(asked.values())
 
 
-def _subjects(row: _Task, known: Listener, start: int) -> list[str | int]:
-    told = known.told
+def _recent_subjects(row: _Task, known: Listener) -> list[str | int]:
+    told, start = known.told, max(0, len(known.told) - _WINDOW)
     return [row.about(i, told[i]) for i in range(start, len(told)) if told[i].kind in row.kinds]
