@@ -17,7 +17,7 @@ from lm2_jax.eval.results import Row, write_predictions, write_results
 from lm2_jax.eval.stream import Streamer
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.report import plots, tables
+from lm2_jax.report import plots, provenance, tables
 from lm2_jax.report.progress import Bar
 from lm2_jax.types import Params
 
@@ -73,12 +73,12 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
     mesh = workdirs.mesh_of(config.mesh, config.eval.batch_size)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
     console.print(f"evaluating {workdir} at step {step}", highlight=False)
-    return report(Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params,
+    return report(Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step,
                   workdir, console)
 
 
-def report(evaluator: Evaluator, params: Params, workdir: str | Path, console: Console
-           ) -> list[Row]:
+def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+           console: Console) -> list[Row]:
     """Evaluates, writes `workdir/eval`, prints the table and where the plots are."""
     folder, config = Path(workdir) / "eval", evaluator.config
     rows = []
@@ -89,6 +89,7 @@ def report(evaluator: Evaluator, params: Params, workdir: str | Path, console: C
         write_predictions(folder, row.task, row.length, row.memory, predictions)
         write_results(folder, rows)
     bar.close()
+    provenance.write(folder, config, step)
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
     plots.plot_heat_map(rows, folder / "heat_map.png")

@@ -71,7 +71,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
                         [(first + 1, segments) for first, segments, *_ in config.data.curriculum])
-    return evaluation.report(evaluator, state.params, workdir, console)
+    return evaluation.report(evaluator, state.params, config.train.num_steps, workdir, console)
 
 
 class Recorder(loop.Hooks):

@@ -1,0 +1,42 @@
+"""What made a result: config, step, versions, device, commit."""
+
+import importlib.metadata
+import json
+import subprocess
+from pathlib import Path
+
+import jax
+
+from lm2_jax import config_file
+from lm2_jax.config import Config
+from lm2_jax.eval.results import replacing
+
+
+def write(folder: str | Path, config: Config, step: int) -> Path:
+    """Writes folder/provenance.json."""
+    devices = jax.devices()
+    facts = {
+        "step": step,
+        "commit": commit(),
+        "versions": {name: importlib.metadata.version(name)
+                     for name in ("jax", "flax", "optax", "numpy")},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "config": config_file.to_dict(config),
+    }
+    path = Path(folder) / "provenance.json"
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    return path
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, "-dirty" if changed since."""
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], check=True,
+                              capture_output=True, text=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
