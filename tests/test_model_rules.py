@@ -99,9 +99,9 @@ def same(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-def check_close(a, b, tolerance=1e-6):
+def check_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(
-        np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=0, atol=tolerance), a, b)
+        np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=1e-6, atol=1e-6), a, b)
 
 
 @each_case
