@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, points_per_segment=2.0,
         questions_per_point=2, deferred=True, bare_fraction=0.2, vary_length=False,
-        curriculum=((0, 1, 20), (400, 3, 10), (1900, 8, 8)))
+        curriculum=((0, 1, 20), (400, 3, 10), (2500, 8, 8)))
     config.train = dict(
-        num_steps=2600, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=2900, learning_rate=1e-3, final_learning_rate=5e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8, eval_every_steps=1000)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(lengths=("192", "384", "768"), num_samples=1000, during_training=100,

@@ -160,7 +160,7 @@ def test_carried_over_two_calls(name):
 
 def test_carried_bit_for_bit():
     """Operation by operation, outside any compiled whole, the numbers are the same."""
-    config = make_config(T=3, P=1, num_layers=1, window=2)
+    config = make_config(T=3, P=1, num_layers=1)
     model, tokens_BL = LanguageModel(config), sample(config)[0][:, :6]
     with jax.disable_jit():
         whole = apply_segments(model, variables(config), tokens_BL, init_state(config, B))
