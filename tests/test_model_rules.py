@@ -158,15 +158,19 @@ def test_carried_over_two_calls(name):
     check_close((logits_BLV[valid_BL], second.state), (whole.logits[valid_BL], whole.state))
 
 
-def test_carried_bit_for_bit():
-    """Operation by operation, outside any compiled whole, the numbers are the same."""
-    config = make_config(T=3, P=1, num_layers=1)
-    model, tokens_BL = LanguageModel(config), sample(config)[0][:, :6]
-    with jax.disable_jit():
-        whole = apply_segments(model, variables(config), tokens_BL, init_state(config, B))
-        first = apply_segments(model, variables(config), tokens_BL[:, :3], init_state(config, B))
-        second = model.apply(variables(config), tokens_BL[:, 3:], first.state)
-    assert np.array_equal(whole.logits, np.concatenate([first.logits, second.logits], axis=1))
+@each_case
+def test_carried_bit_for_bit(name):
+    """Two calls of the same compiled function, the first with padding where the second goes on."""
+    config = CASES[name]
+    border, (tokens_BL, _) = 2 * config.segment_length, sample(config)
+    length = tokens_BL.shape[1]
+    rest = length - border
+    whole = read(config, tokens_BL)
+    first = read(config, tokens_BL, until(length, *[border] * B))
+    second = read(config, np.roll(tokens_BL, -border, axis=1), until(length, *[rest] * B),
+                  state=first.state)
+    assert np.array_equal(whole.logits[:, :border], first.logits[:, :border])
+    assert np.array_equal(whole.logits[:, border:], second.logits[:, :rest])
     assert same(whole.state, second.state)
 
 

@@ -37,8 +37,8 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     fit a segment.
 
     Args:
-      points: the first so many are taken, a number drawn from 1 to all of them, and at most
-        MOST_POINTS a segment.
+      points: the first so many are taken, a number from 1 to all of them, at most MOST_POINTS a
+        segment: the smaller of two even draws, since samples with few facts are learnt first.
       num_segments: at least 2.
     """
     S, T = num_segments, segment_length
@@ -46,7 +46,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     if not seats:
         return None
     seats = np.repeat(np.arange(S - 1), min(seats, MOST_POINTS))
-    count = 1 + int(rng.integers(min(len(points), len(seats))))
+    count = 1 + int(rng.integers(min(len(points), len(seats)), size=2).min())
     told_in = [*np.sort(rng.choice(seats, count, replace=False)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
     questions: list[list[Piece]] = [[] for _ in range(S)]
