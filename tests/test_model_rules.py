@@ -19,8 +19,7 @@ B = 3
 
 
 def make_config(T=5, M=4, P=1, window=0, **changes):
-    memory = MemoryConfig(num_slots=M, num_heads=2, num_layers=P,
-                          top_k=changes.pop("top_k", 0))
+    memory = MemoryConfig(num_slots=M, num_heads=2, num_layers=P, top_k=changes.pop("top_k", 0))
     small = dict(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                  mlp_dim=24, segment_length=T, memory=memory, attention_window=window)
     return ModelConfig(**{**small, **changes})
@@ -66,7 +65,6 @@ def read(config, tokens_BL, valid_BL=None, reset_BS=None, state=None):
 
 
 def read_one(config, tokens_BT, state, valid_BT=None, reset_B=None):
-    """One segment."""
     valid_BT = np.ones(tokens_BT.shape, bool) if valid_BT is None else valid_BT
     reset_B = np.zeros(len(tokens_BT), bool) if reset_B is None else reset_B
     return jit_apply(config)(variables(config), tokens_BT, state, valid_BT, reset_B)

@@ -14,6 +14,7 @@ from lm2_jax.data.babilong import Encoder, Piece, Sample, assemble
 from lm2_jax.data.background import TokenizedBackground
 
 MOST_POINTS = 2
+OPENING = 0.5  # share of segments that open with their questions: those are learnt first
 Point = tuple[list[Piece], list[Piece]]
 
 
@@ -71,7 +72,10 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         inside = borders[slice(*np.searchsorted(borders, [begin + 1, end]))]
         places = np.concatenate([[begin], inside, [end]])
         count = len(questions[segment]) + len(facts[segment])
-        cuts += np.sort(places[rng.integers(len(places), size=count)]).tolist()
+        drawn = np.sort(places[rng.integers(len(places), size=count)])
+        if rng.random() < OPENING:
+            drawn[:len(questions[segment])] = begin
+        cuts += drawn.tolist()
         begin = end
     pieces = [p for segment in range(S) for p in (*questions[segment], *facts[segment])]
     return assemble(pieces, np.array(cuts), noise)
