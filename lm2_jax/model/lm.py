@@ -58,7 +58,7 @@ class LanguageModel(nn.Module):
                                 dtype=c.dtype, name="lm_head")(x_BTD)
         logits_BTV = constrain(logits_BTV.astype(jnp.float32),
                                "act_batch", "act_len", "act_vocab")
-        return Output(logits=logits_BTV, state=state)
+        return Output(logits=logits_BTV, state=constrain_state(state))
 
     def _blocks(self, x_BTD, state: State, valid_BT, deterministic: bool):
         """The stack: the blocks with a memory, then those without, each kind scanned."""

@@ -34,8 +34,9 @@ def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
 
     num_segments = jax.tree.leaves(xs)[0].shape[0]
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    return jax.lax.scan(body, state, (jnp.arange(num_segments), xs),
-                        unroll=min(unroll, num_segments))
+    state, ys = jax.lax.scan(body, state, (jnp.arange(num_segments), xs),
+                             unroll=min(unroll, num_segments))
+    return constrain_state(state), ys
 
 
 def split_segments(x_BL: Array, segment_length: int, fill=0) -> Array:
