@@ -66,11 +66,17 @@ def newest(valid_BS: jax.Array, size: int) -> jax.Array:
 
 
 def slide(window: Window, key_QBSKH, value_QBSKH, valid_BT: jax.Array) -> Window:
-    """The window after a segment: the newest valid tokens of window and segment together."""
+    """The window after a segment: the newest valid tokens of window and segment together.
+
+    Places without a token hold zeros, so that padding leaves no trace.
+    """
     W = window.valid_BW.shape[1]
     valid_BS = jnp.concatenate([window.valid_BW, valid_BT], axis=1)
     place_BW = newest(valid_BS, W)
-    index = place_BW[None, :, :, None, None]
-    return Window(key_QBWKH=jnp.take_along_axis(key_QBSKH, index, axis=2),
-                  value_QBWKH=jnp.take_along_axis(value_QBSKH, index, axis=2),
-                  valid_BW=jnp.take_along_axis(valid_BS, place_BW, axis=1))
+    valid_BW = jnp.take_along_axis(valid_BS, place_BW, axis=1)
+
+    def taken(x_QBSKH: jax.Array) -> jax.Array:
+        x_QBWKH = jnp.take_along_axis(x_QBSKH, place_BW[None, :, :, None, None], axis=2)
+        return jnp.where(valid_BW[None, :, :, None, None], x_QBWKH, 0)
+
+    return Window(key_QBWKH=taken(key_QBSKH), value_QBWKH=taken(value_QBSKH), valid_BW=valid_BW)
