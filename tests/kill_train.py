@@ -177,7 +177,7 @@ def compare(kills: list[Kill], alone: Path, killed: Path, steps: int) -> Report:
 
     def results(workdir: Path):
         return [(path.name, path.read_bytes()) for path in sorted((workdir / "eval").iterdir())
-                if path.suffix in (".json", ".jsonl", ".csv")]
+                if path.suffix in (".json", ".jsonl", ".csv") and path.stem != "provenance"]
 
     return Report(kills, same_params=end(alone) == end(killed),
                   each_step_once=[line["step"] for line in lines(killed)] == [
