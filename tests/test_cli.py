@@ -148,8 +148,8 @@ def test_files_of_a_run(finished):
     events, = (finished / "tensorboard").glob("events.out.tfevents.*")
     assert events.stat().st_size > 40 * 50
     assert {path.name for path in (finished / "eval").iterdir()} == {
-        "results.json", "provenance.json", "history.jsonl", "accuracy.png", "heat_map.png", "qa1_96.csv",
-        "qa1_96_reset.csv", "qa1_192.csv", "qa1_192_reset.csv"}
+        "results.json", "provenance.json", "history.jsonl", "accuracy.png", "heat_map.png",
+        "qa1_96.csv", "qa1_96_reset.csv", "qa1_192.csv", "qa1_192_reset.csv"}
     for path in finished.rglob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000
 

@@ -2,8 +2,6 @@
 
 import contextlib
 
-from contextlib import nullcontext
-
 import jax
 import jax.numpy as jnp
 import numpy as np
