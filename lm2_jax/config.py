@@ -39,6 +39,7 @@ class MemoryConfig:
     num_heads: int = 4  # heads of the read and of the write
     num_layers: int = 0  # blocks that have a memory, from the first; 0 = a plain Llama
     top_k: int = 0  # slots that a token may read; 0 = all
+    key_init_scale: float = 3.0  # of W_k at the start: slots that already prefer some tokens
     input_gate_bias: float = 0.0
     forget_gate_bias: float = 3.0  # sigmoid(3) = 0.95 kept per segment at the start
     output_gate_bias: float = -2.0  # nearly closed at the start: the identity bank is noise
@@ -47,6 +48,8 @@ class MemoryConfig:
         _one_of(self, "model.memory", "kind", MEMORY_KINDS)
         _at_least(self, "model.memory", 1, "num_slots", "num_heads")
         _at_least(self, "model.memory", 0, "num_layers", "top_k")
+        _require(self.key_init_scale > 0, "model.memory.key_init_scale", self.key_init_scale,
+                 "above 0")
         _require(self.top_k <= self.num_slots, "model.memory.top_k", self.top_k,
                  f"at most model.memory.num_slots = {self.num_slots}")
 

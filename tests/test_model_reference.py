@@ -1,5 +1,6 @@
 """The model against the float64 reference: one block's memory, and the whole model."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,6 +170,18 @@ def test_memory_in_some_of_16_blocks(P):
         assert (np.abs(out.state.memory - before.memory).max(axis=(1, 2, 3)) > 1e-3).all()
     else:
         assert out.state.memory is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_first_affinities_have_the_configured_scale(scale):
+    """W_k starts with a standard deviation of key_init_scale / sqrt(D), every other kernel with 1."""
+    memory = MemoryConfig(num_slots=4, num_heads=4, num_layers=2, key_init_scale=scale)
+    config = ModelConfig(vocab_size=8, embed_dim=64, num_layers=2, memory=memory)
+    variables = nn.unbox(LanguageModel(config).init(
+        jax.random.key(0), jnp.zeros((1, 1), jnp.int32), init_state(config, 1)))
+    kernels = variables["params"]["memory_blocks"]["memory"]
+    for name, wanted in (("k_proj", scale), ("q_proj", 1.0), ("write_proj", 1.0)):
+        assert np.std(kernels[name]["kernel"]) * 8 == pytest.approx(wanted, rel=0.03)
 
 
 def test_size_of_the_published_model():
