@@ -176,6 +176,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = 1000
+    advance_accuracy: float = 0.0  # of training answers, at which a stage ends early; 0 = never
+    advance_window: int = 25  # steps over which it is taken, and after which it is looked at
     batch_size: int = 32  # rows over all devices, where data.curriculum names none
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
@@ -193,7 +195,9 @@ class TrainConfig:
 
     def __post_init__(self):
         _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
-                  "segment_unroll")
+                  "segment_unroll", "advance_window")
+        _require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
+                 self.advance_accuracy, "in [0, 1]")
         _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
                   "eval_every_steps", "final_learning_rate")
         for name in ("learning_rate", "clip_norm"):

@@ -174,7 +174,7 @@ def test_memory_in_some_of_16_blocks(P):
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_first_affinities_have_the_configured_scale(scale):
-    """W_k starts with a standard deviation of key_init_scale / sqrt(D), every other kernel with 1."""
+    """The standard deviation of W_k is key_init_scale / sqrt(D), that of W_q 1 / sqrt(D)."""
     memory = MemoryConfig(num_slots=4, num_heads=4, num_layers=2, key_init_scale=scale)
     config = ModelConfig(vocab_size=8, embed_dim=64, num_layers=2, memory=memory)
     variables = nn.unbox(LanguageModel(config).init(

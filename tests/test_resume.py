@@ -29,6 +29,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(finished, tmp_path):
     report = kill_train.run(tmp_path, KILLS, seed=1, alone=finished)
     assert report.good and len(report.kills) == KILLS
     assert any(kill.in_save for kill in report.kills)
+    segments = [line["segments"] for line in kill_train.lines(finished)]
+    assert segments.index(2) < 35 and segments == sorted(segments)  # a stage ended early
     assert all(kill.step < kill_train.num_steps(KILLS) for kill in report.kills)
 
 
@@ -62,7 +64,7 @@ def contents(folder):
     (["model.memory.num_slots=5", "train.learning_rate=0.1"],
      ["model.memory.num_slots: 4 -> 5", "train.learning_rate: 0.001 -> 0.1"]),
     (["seed=3"], ["seed: 0 -> 3"]),
-    (["data.curriculum=((0,2),)"], ["data.curriculum: [[0, 1], [20, 2]] -> [[0, 2]]"]),
+    (["data.curriculum=((0,2),)"], ["data.curriculum: [[0, 1], [35, 2]] -> [[0, 2]]"]),
     (["train.accumulate_steps=2"], ["train.accumulate_steps: 1 -> 2"]),
 ])
 def test_the_workdir_of_another_config_is_refused(finished, capsys, overrides, wanted):

@@ -336,11 +336,15 @@ def test_the_rate_of_each_step_is_on_record():
 class Calls(loop.Hooks):
     """Records what the loop calls."""
 
-    def __init__(self):
-        self.log = []
+    def __init__(self, ends):
+        self.log, self.ends = [], ends
 
     def metrics(self, step, values):
         self.log.append(("metrics", step))
+
+    def stage_ends(self, step):
+        self.log.append(("check", step))
+        return step in self.ends
 
     def save(self, step, state):
         self.log.append(("save", step))
@@ -349,20 +353,23 @@ class Calls(loop.Hooks):
         self.log.append(("evaluate", step))
 
 
-def run_loop(bad=None, **options):
-    """A loop over steps that do nothing; `bad` is (step, metrics that are not finite)."""
+def run_loop(bad=None, ends=(), **options):
+    """A loop over steps that do nothing; `bad` is (step, metrics that are not finite), `ends`
+    the steps where a stage ends."""
     def step(state, _):
         good = {"loss": np.float32(1), "grad_norm": np.float32(1), "param_norm": np.float32(1),
                 "row_loss": np.ones(4, np.float32)}
         return state + 1, good | (bad[1] if bad and state + 1 == bad[0] else {})
 
-    options = dict(first_step=0, num_steps=10, save_every=4, evaluate_every=0) | options
-    hooks = Calls()
+    options = dict(first_step=0, num_steps=10, save_every=4, evaluate_every=0,
+                   check_every=3) | options
+    hooks = Calls(ends)
     try:
-        state = loop.run(step, options["first_step"], iter(range(99)), hooks=hooks, **options)
+        state, done = loop.run(step, options["first_step"], iter(range(99)), hooks=hooks,
+                               **options)
     except loop.NonFiniteError as error:
         return hooks.log, str(error)
-    assert state == options["num_steps"]
+    assert state == done == min([options["num_steps"], *ends])
     return hooks.log, None
 
 
@@ -375,7 +382,7 @@ def test_the_loop_reports_saves_and_evaluates(options):
     steps = range(first + 1, 11)
     wanted = {"metrics": list(steps), "save": [n for n in steps if n % every == 0 or n == 10],
               "evaluate": [n for n in steps if n % options.get("evaluate_every", 11) == 0
-                           and n < 10]}
+                           and n < 10], "check": [n for n in steps if n % 3 == 0]}
     for name, at in wanted.items():
         assert [step for kind, step in log if kind == name] == at
     for kind, step in log:
@@ -385,6 +392,14 @@ def test_the_loop_reports_saves_and_evaluates(options):
             assert ("metrics", step + 1) not in log[:log.index((kind, step))]
         if ("save", step) in log:
             assert log.index((kind, step)) <= log.index(("save", step))
+
+
+@pytest.mark.parametrize("end", [6, 8])
+def test_the_loop_stops_where_a_stage_ends_after_what_is_due_there(end):
+    log, _ = run_loop(ends=(end,), check_every=2, evaluate_every=3)
+    assert [step for kind, step in log if kind == "metrics"] == list(range(1, end + 1))
+    assert [entry for entry in log if entry[1] == end] == [
+        ("metrics", end), ("check", end), {6: ("evaluate", 6), 8: ("save", 8)}[end]]
 
 
 NAN, INF = np.float32(np.nan), np.float32(np.inf)

@@ -81,8 +81,17 @@ class BatchSource:
     def __len__(self) -> int:
         return self.num_steps
 
+    def with_curriculum(self, stages: tuple[tuple[int, ...], ...]) -> "BatchSource":
+        """The same source with its stages at other steps."""
+        config = dataclasses.replace(self.maker.config, curriculum=stages)
+        return dataclasses.replace(self, maker=dataclasses.replace(self.maker, config=config))
+
+    def rows_at(self, step: int) -> int:
+        """Rows of the global batch."""
+        return self.maker.config.rows_at(step, self.batch_size)
+
     def __getitem__(self, step: int) -> Batch:
-        size = self.maker.config.rows_at(step, self.batch_size)
+        size = self.rows_at(step)
         rows = range(size) if self.rows is None else self.rows[size]
         made = [self.row(step, row) for row in rows]
         return Batch(*(np.stack([getattr(row, field.name) for row in made])

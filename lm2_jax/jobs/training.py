@@ -20,6 +20,7 @@ from lm2_jax.report.progress import Bar
 from lm2_jax.report.writers import JsonLines, MetricsWriter, read_lines
 from lm2_jax.train import loop, optimizer
 from lm2_jax.train import state as train_state
+from lm2_jax.train.curriculum import Curriculum
 from lm2_jax.train.step import make_train_step
 
 
@@ -47,41 +48,48 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     checkpointer = Checkpointer(workdir, config.checkpoint)
     meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
             "config": config_file.to_dict(config)}
+    curriculum = Curriculum(config.data.curriculum, config.train.advance_accuracy,
+                            config.train.advance_window)
     first_step = max(checkpointer.steps(), default=0)
     if first_step:
-        state = workdirs.restore_training(checkpointer, first_step, state, meta)
+        state, position = workdirs.restore_training(checkpointer, first_step, state, meta)
+        curriculum.restore(position)
         console.print(f"resuming {workdir} after step {first_step}", highlight=False)
 
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
-        hooks = Recorder(config, workdir, first_step, evaluator, checkpointer, meta, console)
+        hooks = Recorder(config, workdir, first_step, curriculum, evaluator, checkpointer, meta,
+                         console)
         stack.callback(hooks.close)
-        batches = pipeline.iterate(source, first_step, num_threads=config.data.num_threads,
-                                   num_workers=config.data.num_workers)
-        sizes = (config.data.rows_at(step, config.train.batch_size)
-                 for step in range(first_step, config.train.num_steps))
         stack.enter_context(jax.set_mesh(mesh))
-        state = loop.run(
-            make_train_step(model, config.train, mesh, shardings), state,
-            feed.ahead(batches, sizes, rows, sharding), first_step=first_step,
-            num_steps=config.train.num_steps, save_every=config.checkpoint.every_steps,
-            evaluate_every=config.train.eval_every_steps, hooks=hooks)
+        train_step = make_train_step(model, config.train, mesh, shardings)
+        while first_step < config.train.num_steps:
+            now = source.with_curriculum(curriculum.stages)
+            batches = pipeline.iterate(now, first_step, num_threads=config.data.num_threads,
+                                       num_workers=config.data.num_workers)
+            sizes = map(now.rows_at, range(first_step, config.train.num_steps))
+            state, first_step = loop.run(
+                train_step, state, feed.ahead(batches, sizes, rows, sharding),
+                first_step=first_step, num_steps=config.train.num_steps,
+                save_every=config.checkpoint.every_steps,
+                evaluate_every=config.train.eval_every_steps,
+                check_every=config.train.advance_window, hooks=hooks)
         checkpointer.wait()
     lines = read_lines(workdir / "metrics.jsonl")
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
-                        [(first + 1, segments) for first, segments, *_ in config.data.curriculum])
+                        [(first + 1, segments) for first, segments, *_ in curriculum.stages])
     return evaluation.report(evaluator, state.params, config.train.num_steps, workdir, console)
 
 
 class Recorder(loop.Hooks):
     """What the loop reports: to the metrics files, the progress bar and the checkpoints."""
 
-    def __init__(self, config: Config, workdir: Path, first_step: int,
+    def __init__(self, config: Config, workdir: Path, first_step: int, curriculum: Curriculum,
                  evaluator: evaluation.Evaluator, checkpointer: Checkpointer, meta: dict,
                  console: Console):
         self._config, self._evaluator, self._console = config, evaluator, console
-        self._checkpointer, self._meta = checkpointer, meta
+        self._checkpointer, self._meta, self._curriculum = checkpointer, meta, curriculum
         self._writer = MetricsWriter(workdir, first_step, config.train.tensorboard)
         self._history = JsonLines(workdir / "eval" / "history.jsonl", first_step)
         self._clock = Clock(config.model, jax.devices())
@@ -89,7 +97,8 @@ class Recorder(loop.Hooks):
         self._segments = 0
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        segments = self._config.data.segments_at(step - 1)
+        segments = self._curriculum.segments_at(step - 1)
+        self._curriculum.record(step, values["answer_accuracy"])
         if segments != self._segments:  # another shape, so this step was compiled
             self._clock.restart()
         self._segments = segments
@@ -100,9 +109,13 @@ class Recorder(loop.Hooks):
                                f"{values['answer_accuracy']:.3f}  segments {segments}"
                          + (f"  {rate:,.0f} tokens/s" if rate else ""))
 
+    def stage_ends(self, step: int) -> bool:
+        return self._curriculum.ends_at(step)
+
     def save(self, step: int, state: train_state.TrainState) -> None:
         self._checkpointer.save(step, state.params, workdirs.training_part(state),
-                                self._meta | {"next_step": step})
+                                self._meta | {"next_step": step,
+                                              "curriculum": self._curriculum.to_dict()})
         self._clock.restart()
 
     def evaluate(self, step: int, state: train_state.TrainState) -> None:

@@ -95,8 +95,9 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
 
 
 def restore_training(checkpointer: Checkpointer, step: int, state: train_state.TrainState,
-                     meta: dict) -> train_state.TrainState:
-    """The whole training state of a step, if data and tokenizer are still the same."""
+                     meta: dict) -> tuple[train_state.TrainState, dict]:
+    """The whole training state of a step and its position in the curriculum, if data and
+    tokenizer are still the same."""
     stored = checkpointer.meta(step)
     for key, what in (("tokenizer_digest", "tokenizer"), ("source_digest", "data")):
         if stored[key] != meta[key]:
@@ -104,7 +105,7 @@ def restore_training(checkpointer: Checkpointer, step: int, state: train_state.T
                              f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or take "
                              "another --workdir")
     params, rest = checkpointer.restore(step, state.params, training_part(state))
-    return state.replace(params=params, **rest)
+    return state.replace(params=params, **rest), stored["curriculum"]
 
 
 def training_part(state: train_state.TrainState) -> dict[str, jax.Array]:

@@ -20,6 +20,9 @@ class Hooks(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Once for each step, in order."""
 
+    def stage_ends(self, step: int) -> bool:
+        """After every `check_every` steps: whether the next batches are of another stage."""
+
     def save(self, step: int, state: TrainState) -> None:
         """After every `save_every` steps and after the last; after `evaluate`, so that what
         a saved step calls for is done."""
@@ -29,12 +32,16 @@ class Hooks(Protocol):
 
 
 def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, first_step: int,
-        num_steps: int, save_every: int, evaluate_every: int, hooks: Hooks) -> TrainState:
-    """Trains from `first_step` steps done to `num_steps`.
+        num_steps: int, save_every: int, evaluate_every: int, check_every: int, hooks: Hooks
+        ) -> tuple[TrainState, int]:
+    """Trains from `first_step` steps done to `num_steps`, or to where a stage ends early.
 
     Metrics are fetched one step behind, so that the device is never waited for; only before a
-    save are those of the step itself awaited, so that no state that is not finite, or
+    save or a check are those of the step itself awaited, so that no state that is not finite, or
     came of a loss or gradient that is not, is ever saved.
+
+    Returns:
+      The state, and the steps done.
 
     Raises:
       NonFiniteError: with the step and the samples.
@@ -48,14 +55,18 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         pending = (step, metrics)
         save = step % save_every == 0 or step == num_steps
         evaluate = evaluate_every and step % evaluate_every == 0 and step < num_steps
-        if save or evaluate:
+        check = step % check_every == 0
+        if save or evaluate or check:
             report(*pending, hooks)
             pending = None
+        ended = check and hooks.stage_ends(step)
         if evaluate:
             hooks.evaluate(step, state)
         if save:
             hooks.save(step, state)
-    return state
+        if ended:
+            return state, step
+    return state, num_steps
 
 
 def report(step: int, metrics: dict, hooks: Hooks) -> None:
