@@ -83,6 +83,14 @@ def test_facts_stay_in_order(data):
     assert checked > 10
 
 
+@pytest.mark.parametrize("num_segments", [2, 3])
+def test_no_fact_is_told_that_cannot_be_asked_for(data, num_segments):
+    """The last segment tells nothing, so that its room is for questions."""
+    for story, sample in samples(data, num_segments, 40):
+        text = sentences(data, sample.tokens[-T:])
+        assert not any(fact in text for fact in story.facts)
+
+
 def test_facts_that_do_not_fit_a_segment_give_none(data):
     rng = np.random.default_rng(0)
     points = deferred.points_of(data.sources[0].draw(rng, 2), data.encoder)

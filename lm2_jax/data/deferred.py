@@ -51,7 +51,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     told_in = [*np.sort(rng.choice(seats, count, replace=False)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
     questions: list[list[Piece]] = [[] for _ in range(S)]
-    for (told, _), segment in zip(points, told_in, strict=False):
+    for (told, _), segment in zip(points[:count], told_in[:count], strict=True):
         facts[segment] += told
     used = [sum(len(piece.tokens) for piece in told) for told in facts]
     for number in range(count):
