@@ -14,15 +14,17 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=256,
-        segment_length=64, rope_theta=10.0, scan_unroll=3,
-        memory=dict(num_slots=8, num_heads=4, num_layers=3))
+        segment_length=24, rope_theta=10.0, scan_unroll=3,
+        memory=dict(num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0))
     config.data = dict(
-        tasks=("qa1",), tokenizer_vocab_size=1024, deferred=True, bare_fraction=0.2,
-        curriculum=((0, 1, 16), (1000, 4, 8), (3400, 8, 8), (4200, 16, 4)))
+        tasks=("qa1",), tokenizer_vocab_size=1024, deferred=True, bare_fraction=0.5,
+        vary_length=False,
+        curriculum=((0, 1, 40), (800, 2, 30), (2000, 4, 16), (2500, 8, 10), (2900, 32, 4)))
     config.train = dict(
-        num_steps=5000, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=100,
-        weight_decay=0.01, remat_segments=False, segment_unroll=8, eval_every_steps=1700)
-    config.checkpoint = dict(every_steps=250)
-    config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=500, during_training=50,
+        num_steps=3300, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
+        weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.96,
+        eval_every_steps=800)
+    config.checkpoint = dict(every_steps=100)
+    config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=200, during_training=50,
                        batch_size=50)
     return config
