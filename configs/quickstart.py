@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         questions_per_point=2, deferred=True, bare_fraction=0.5, vary_length=False,
         curriculum=((0, 1, 30), (500, 2, 20), (1200, 4, 12), (1500, 16, 4)))
     config.train = dict(
-        num_steps=1900, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=1700, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.97,
         eval_every_steps=500)
     config.checkpoint = dict(every_steps=300)

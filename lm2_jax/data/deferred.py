@@ -32,10 +32,12 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         background: TokenizedBackground, rng: np.random.Generator) -> Sample | None:
     """Points spread over segments, each point's questions in a later segment than its facts.
 
-    The points' segments are drawn at random in order. The questions of a point are asked in a
-    segment drawn from the one after it up to that of the next point's facts (not at all if
-    those come in its own), before those facts, as many as fit. None if a point's facts do not
-    fit a segment.
+    The points' segments are drawn at random in order, before a segment that is drawn too. The
+    last point is asked for, the others with a probability drawn for the sample: a question with
+    its answer tells the fact again, and memory must also last without. The questions of a point
+    are asked in a segment drawn from the one after it up to that of the next point's facts (not
+    at all if those come in its own), before those facts, as many as fit. None if a point's facts
+    do not fit a segment.
 
     Args:
       points: the first so many are taken, a number from 1 to all of them, at most MOST_POINTS a
@@ -46,7 +48,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     seats = T // max(sum(len(piece.tokens) for piece in told) for told, _ in points)
     if not seats:
         return None
-    seats = np.repeat(np.arange(S - 1), min(seats, MOST_POINTS))
+    seats = np.repeat(np.arange(rng.integers(1, S)), min(seats, MOST_POINTS))
     count = 1 + int(rng.integers(min(len(points), len(seats)), size=2).min())
     told_in = [*np.sort(rng.choice(seats, count, replace=False)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
@@ -54,9 +56,10 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     for (told, _), segment in zip(points[:count], told_in[:count], strict=True):
         facts[segment] += told
     used = [sum(len(piece.tokens) for piece in told) for told in facts]
+    asking = rng.random()
     for number in range(count):
         told, replaced = told_in[number:number + 2]
-        if told == replaced:
+        if told == replaced or (number < count - 1 and rng.random() > asking):
             continue
         segment = int(rng.integers(told + 1, replaced + 1))
         for question in points[number][1]:
