@@ -176,9 +176,9 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = 1000
+    batch_size: int = 32  # rows over all devices, where data.curriculum names none
     advance_accuracy: float = 0.0  # of training answers, at which a stage ends early; 0 = never
     advance_window: int = 25  # steps over which it is taken, and after which it is looked at
-    batch_size: int = 32  # rows over all devices, where data.curriculum names none
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
     warmup_steps: int = 100
