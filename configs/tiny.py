@@ -16,8 +16,9 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tokenizer_vocab_size=256, background_sentences=2000, persons=2, points_per_segment=1.0,
         questions_per_point=2, curriculum=((0, 1), (35, 2)))
-    config.train = dict(num_steps=40, batch_size=8, warmup_steps=10, remat_segments=False,
-                        advance_accuracy=0.05, advance_window=5, eval_every_steps=20)
+    config.train = dict(num_steps=40, batch_size=8, learning_rate=5e-3, warmup_steps=10,
+                        remat_segments=False, advance_accuracy=0.05, advance_window=5,
+                        eval_every_steps=20)
     config.checkpoint = dict(every_steps=10)
     config.eval = dict(lengths=("96", "192"), num_samples=20, during_training=10,
                        batch_size=20, min_distance=0)

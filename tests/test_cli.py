@@ -136,7 +136,8 @@ def test_metrics_of_every_step(finished):
         assert line["mfu"] is None  # the peak of a CPU is not known
     assert sum(line["tokens_per_second"] is None for line in lines) <= 1
     assert np.mean([line["loss"] for line in lines[-5:]]) < 0.7 * lines[0]["loss"]
-    assert [line["segments"] for line in lines] == [1] * 20 + [2] * 20
+    segments = [line["segments"] for line in lines]
+    assert set(segments) == {1, 2} and segments == sorted(segments)
 
 
 def test_files_of_a_run(finished):

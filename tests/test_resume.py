@@ -62,7 +62,7 @@ def contents(folder):
 @pytest.mark.parametrize("overrides,wanted", [
     (["model.embed_dim=64"], ["model.embed_dim: 32 -> 64"]),
     (["model.memory.num_slots=5", "train.learning_rate=0.1"],
-     ["model.memory.num_slots: 4 -> 5", "train.learning_rate: 0.001 -> 0.1"]),
+     ["model.memory.num_slots: 4 -> 5", "train.learning_rate: 0.005 -> 0.1"]),
     (["seed=3"], ["seed: 0 -> 3"]),
     (["data.curriculum=((0,2),)"], ["data.curriculum: [[0, 1], [35, 2]] -> [[0, 2]]"]),
     (["train.accumulate_steps=2"], ["train.accumulate_steps: 1 -> 2"]),
