@@ -46,8 +46,9 @@ def test_length_is_exact_and_answers_are_marked(data, num_segments):
         assert (sample.tokens[ends] == t.end_id).all()
 
 
-def test_no_question_stands_with_its_facts(data):
+def test_no_question_stands_with_its_facts(data, monkeypatch):
     """What a question asks for was last told in an earlier segment, and its answer is right."""
+    monkeypatch.setattr(deferred, "SHIFTED", 0.0)
     asked = 0
     for story, sample in samples(data, 6, 60):
         known = {tuple(data.encoder.fact(fact).tokens.tolist()): fact for fact in story.facts}
@@ -73,6 +74,31 @@ def test_no_question_stands_with_its_facts(data):
     assert asked > 100
 
 
+def test_borders_fall_into_facts_and_answers_stay_right(data, monkeypatch):
+    monkeypatch.setattr(deferred, "SHIFTED", 1.0)
+    cut = asked = 0
+    for story, sample in samples(data, 6, 60):
+        told, answers, start = [], [], 0
+        pieces = {tuple(p.tokens.tolist()): p for p in (
+            *map(data.encoder.fact, story.facts), *map(data.encoder.question, story.questions))}
+        names = {tuple(data.encoder.fact(fact).tokens.tolist()): fact for fact in story.facts}
+        tokens = sample.tokens.tolist()
+        while start < len(tokens):
+            found = next((ids for ids in pieces if tuple(tokens[start:start + len(ids)]) == ids),
+                         None)
+            if found in names:
+                told.append(names[found])
+                cut += start // T != (start + len(found) - 1) // T
+            elif found:
+                answers.append(1)
+                begin = pieces[found].answer
+                assert solve("qa1", told, sentences(data, found[:begin])) == sentences(
+                    data, found[begin:])
+            start += len(found) if found else 1
+        asked += len(answers)
+    assert cut > 10 and asked > 60
+
+
 def test_facts_stay_in_order(data):
     checked = 0
     for story, sample in samples(data, 8, 40):
@@ -84,8 +110,9 @@ def test_facts_stay_in_order(data):
 
 
 @pytest.mark.parametrize("num_segments", [2, 3])
-def test_no_fact_is_told_that_cannot_be_asked_for(data, num_segments):
+def test_no_fact_is_told_that_cannot_be_asked_for(data, num_segments, monkeypatch):
     """The last segment tells nothing, so that its room is for questions."""
+    monkeypatch.setattr(deferred, "SHIFTED", 0.0)
     for story, sample in samples(data, num_segments, 40):
         text = sentences(data, sample.tokens[-T:])
         assert not any(fact in text for fact in story.facts)

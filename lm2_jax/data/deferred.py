@@ -14,6 +14,7 @@ from lm2_jax.data.babilong import Encoder, Piece, Sample, assemble
 from lm2_jax.data.background import TokenizedBackground
 
 MOST_POINTS = 2
+SHIFTED = 0.5  # share of samples whose facts and questions may lie across a segment's border
 OPENING = 0.5  # share of segments that open with their questions: those are learnt first
 Point = tuple[list[Piece], list[Piece]]
 
@@ -39,12 +40,17 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     at all if those come in its own), before those facts, as many as fit. None if a point's facts
     do not fit a segment.
 
+    A share of the samples of three segments or more is laid out over one segment less, behind a
+    part of a segment of prose, since in a text the borders fall anywhere, into facts too.
+
     Args:
       points: the first so many are taken, a number from 1 to all of them, at most MOST_POINTS a
         segment: the smaller of two even draws, since samples with few facts are learnt first.
       num_segments: at least 2.
     """
-    S, T = num_segments, segment_length
+    T = segment_length
+    shift = int(rng.integers(1, T)) if num_segments > 2 and rng.random() < SHIFTED else 0
+    S = num_segments - bool(shift)
     seats = T // max(sum(len(piece.tokens) for piece in told) for told, _ in points)
     if not seats:
         return None
@@ -68,8 +74,8 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
                 used[segment] += len(question.tokens)
 
     start = int(rng.integers(background.num_sentences))
-    noise, borders = background.take(start, S * T - sum(used))
-    cuts, begin = [], 0
+    noise, borders = background.take(start, num_segments * T - sum(used))
+    cuts, begin = [], shift
     for segment in range(S):
         end = begin + T - used[segment]
         inside = borders[slice(*np.searchsorted(borders, [begin + 1, end]))]
