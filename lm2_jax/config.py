@@ -39,7 +39,7 @@ class MemoryConfig:
     num_heads: int = 4  # heads of the read and of the write
     num_layers: int = 0  # blocks that have a memory, from the first; 0 = a plain Llama
     top_k: int = 0  # slots that a token may read; 0 = all
-    key_init_scale: float = 3.0  # of W_k at the start: slots that already prefer some tokens
+    key_init_scale: float = 3.0  # of W_k at the start, times 1 / sqrt(D)
     input_gate_bias: float = 0.0
     forget_gate_bias: float = 3.0  # sigmoid(3) = 0.95 kept per segment at the start
     output_gate_bias: float = -2.0  # nearly closed at the start: the identity bank is noise

@@ -34,8 +34,7 @@ class LM2Memory(nn.Module):
                     axes=("embed", "mlp"), bias_axes=("norm",))
         self.slot_norm = RMSNorm(self.norm_eps, self.dtype)
         self.q_proj = Linear(**heads)
-        # With affinities of standard deviation 1 all slots write nearly the same, and telling
-        # them apart is a saddle that training stays on; with 3 each slot has tokens of its own.
+        # Larger keys let slots differ in what they write from the first step on.
         self.k_proj = Linear(**heads, scale=self.config.key_init_scale)
         self.v_proj = Linear(**heads)
         self.o_proj = Linear("BTNH,NHD->BTD", (N, D // N, D), ("heads", "head_dim", "embed"),
