@@ -2,8 +2,8 @@
 
 LM2 learns on a laptop to answer from its memory: bAbI's qa1 with two persons, facts scattered
 over segments of 24 tokens, the question when attention no longer sees them. First what a segment
-holds, then two segments, four, sixteen; each stage ends once its answers are right. Evaluated at
-4, 8 and 16 segments. Within ten minutes on two cores.
+holds, then two segments, four, sixteen; each stage ends once its answers are right, or at its
+last step. Evaluated at 4, 8 and 16 segments. About ten minutes on two cores.
 """
 
 from ml_collections import ConfigDict

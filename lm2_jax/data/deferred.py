@@ -1,8 +1,8 @@
 """Training samples whose questions all need the memory.
 
 Where a story asks right after it tells, attention often still sees the fact. Here each of its
-questions is asked in a later segment than the facts before it: none can be answered from the
-segment it stands in.
+questions is asked in a later segment than the facts before it; where a sample is shifted against
+the segment borders, both may still fall into one.
 """
 
 import itertools

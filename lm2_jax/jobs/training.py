@@ -73,7 +73,8 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
                 first_step=first_step, num_steps=config.train.num_steps,
                 save_every=config.checkpoint.every_steps,
                 evaluate_every=config.train.eval_every_steps,
-                check_every=config.train.advance_window, hooks=hooks)
+                check_every=config.train.advance_accuracy and config.train.advance_window,
+                hooks=hooks)
         checkpointer.wait()
     lines = read_lines(workdir / "metrics.jsonl")
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],

@@ -8,11 +8,11 @@ Stages = tuple[tuple[int, ...], ...]
 class Curriculum:
     """Follows `data.curriculum`; a stage whose accuracy reaches a bound ends before its time.
 
-    Training samples are drawn afresh, so the accuracy of their answers is a held-out one. It is
-    looked at after every `window` steps of the run, over the last `window` steps if all are of
-    the stage: the stages are a function of the metrics alone, whatever is saved, resumed or
-    logged. Those after one that ended early come that much sooner; the last one has all the
-    steps that are left.
+    The accuracy is that of training answers: of samples drawn afresh with the simulator, of
+    stories that come again with files. It is looked at after every `window` steps of the run,
+    over the last `window` steps if all are of the stage: the stages are a function of the
+    metrics alone, whatever is saved, resumed or logged. Those after one that ended early come
+    that much sooner; the last one has all the steps that are left.
 
     Args:
       stages: (first step, segments[, rows]) of each, as configured.

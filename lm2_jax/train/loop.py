@@ -21,7 +21,7 @@ class Hooks(Protocol):
         """Once for each step, in order."""
 
     def stage_ends(self, step: int) -> bool:
-        """After every `check_every` steps: whether the next batches are of another stage."""
+        """After every `check_every` steps, if not 0: whether other batches come next."""
 
     def save(self, step: int, state: TrainState) -> None:
         """After every `save_every` steps and after the last; after `evaluate`, so that what
@@ -55,7 +55,7 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         pending = (step, metrics)
         save = step % save_every == 0 or step == num_steps
         evaluate = evaluate_every and step % evaluate_every == 0 and step < num_steps
-        check = step % check_every == 0
+        check = check_every and step % check_every == 0
         if save or evaluate or check:
             report(*pending, hooks)
             pending = None
