@@ -194,8 +194,11 @@ def test_loading_from_a_workdir_without_a_checkpoint(tmp_path, content):
 def test_a_state_of_other_data_or_tokenizer_is_not_taken_up(workdir):
     meta = {"source_digest": "a" * 64, "tokenizer_digest": "b" * 64}
     writer = saved(workdir, [])
-    writer.save(4, *random_bits(4, MESHES[0]), meta)
+    writer.save(4, *random_bits(4, MESHES[0]), meta | {"next_step": 4, "curriculum": {}})
+    writer.save(5, *random_bits(5, MESHES[0]), meta)
     writer.wait()
+    with pytest.raises(ValueError, match="another version of lm2_jax .*lacks curriculum, next"):
+        workdirs.restore_training(writer, 5, None, meta)
     for key, what in (("source_digest", "data"), ("tokenizer_digest", "tokenizer")):
         with pytest.raises(ValueError, match=f"made with other {what}.*another --workdir") as error:
             workdirs.restore_training(writer, 4, None, meta | {key: "c" * 64})

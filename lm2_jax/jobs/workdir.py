@@ -99,6 +99,11 @@ def restore_training(checkpointer: Checkpointer, step: int, state: train_state.T
     """The whole training state of a step and its position in the curriculum, if data and
     tokenizer are still the same."""
     stored = checkpointer.meta(step)
+    missing = {*meta, "next_step", "curriculum"} - stored.keys()
+    if missing:
+        raise ValueError(f"{checkpointer.directory} was written by another version of lm2_jax (it "
+                         f"lacks {', '.join(sorted(missing))}); go on with that version, or take "
+                         "another --workdir")
     for key, what in (("tokenizer_digest", "tokenizer"), ("source_digest", "data")):
         if stored[key] != meta[key]:
             raise ValueError(f"{checkpointer.directory} was made with other {what} ({key} "
