@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
-MEMORY_KINDS = ("lm2",)
+MEMORY_KINDS = ("lm2", "rmt", "armt")
 DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
@@ -32,21 +32,23 @@ def _one_of(config, prefix: str, name: str, choices) -> None:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """The memory beside the first `num_layers` blocks (LM2, sections 2.1 and 2.2)."""
+    """The memory: lm2 (arXiv 2502.06049), rmt (arXiv 2207.06881), armt (arXiv 2407.04841)."""
 
     kind: str = "lm2"
-    num_slots: int = 16  # M
-    num_heads: int = 4  # heads of the read and of the write
+    num_slots: int = 16  # M: slots of each bank (lm2), memory tokens (rmt, armt)
     num_layers: int = 0  # blocks that have a memory, from the first; 0 = a plain Llama
-    top_k: int = 0  # slots that a token may read; 0 = all
-    key_init_scale: float = 3.0  # of W_k at the start, times 1 / sqrt(D)
-    input_gate_bias: float = 0.0
-    forget_gate_bias: float = 3.0  # sigmoid(3) = 0.95 kept per segment at the start
-    output_gate_bias: float = -2.0  # nearly closed at the start: the identity bank is noise
+    num_heads: int = 4  # lm2: heads of the read and of the write
+    top_k: int = 0  # lm2: slots that a token may read; 0 = all
+    key_init_scale: float = 3.0  # lm2: of W_k at the start, times 1 / sqrt(D)
+    input_gate_bias: float = 0.0  # lm2
+    forget_gate_bias: float = 3.0  # lm2: sigmoid(3) = 0.95 kept per segment at the start
+    output_gate_bias: float = -2.0  # lm2: nearly closed, as the identity bank is noise
+    key_dim: int = 64  # armt: of a key before its projection to 2 * key_order * key_dim
+    key_order: int = 3  # armt: order of that projection (DPFP)
 
     def __post_init__(self):
         _one_of(self, "model.memory", "kind", MEMORY_KINDS)
-        _at_least(self, "model.memory", 1, "num_slots", "num_heads")
+        _at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim", "key_order")
         _at_least(self, "model.memory", 0, "num_layers", "top_k")
         _require(self.key_init_scale > 0, "model.memory.key_init_scale", self.key_init_scale,
                  "above 0")
@@ -110,7 +112,15 @@ class ModelConfig:
         _require(self.head_dim % 2 == 0, "model.head_dim", self.head_dim, "even (for RoPE)")
         _require(self.memory.num_layers <= self.num_layers, "model.memory.num_layers",
                  self.memory.num_layers, f"at most model.num_layers = {self.num_layers}")
-        if self.memory.num_layers:
+        kind, P = self.memory.kind, self.memory.num_layers
+        if P and kind == "rmt":
+            _require(P == self.num_layers, "model.memory.num_layers", P,
+                     f"0 or model.num_layers = {self.num_layers}: memory tokens (rmt) go through "
+                     "every block")
+        if P and kind != "lm2":
+            _require(not self.attention_window, "model.attention_window", self.attention_window,
+                     f"0 with the memory tokens of model.memory.kind = {kind}")
+        if P and kind == "lm2":
             _require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
                      self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")
         _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "in [0, 1)")

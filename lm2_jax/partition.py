@@ -31,6 +31,7 @@ RULES = {
     "act_mlp": "tensor",
     "act_vocab": "tensor",
     "memory_slots": None,
+    "memory_key": None,
 }
 
 

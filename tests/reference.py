@@ -150,7 +150,7 @@ def block(p, config, x_TD, bank_MD, window, valid_T):
         added_TD = added_TD + memory_read(p["memory"], a_TD, bank_MD, eps, config.memory.top_k)
     x_TD = x_TD + added_TD
     if bank_MD is not None:
-        h_TD = norm(x_TD, p["write_norm"], eps)
+        h_TD = norm(x_TD, p["memory"]["write_norm"], eps)
         bank_MD = memory_write(p["memory"], h_TD, bank_MD, valid_T, eps)
     y_TD = norm(x_TD, p["mlp_norm"], eps)
     gate_TF = y_TD @ p["mlp"]["gate_proj"]["kernel"]

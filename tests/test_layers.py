@@ -107,7 +107,7 @@ def test_every_part_is_found():
     ("model/lm.py", "SPEC = ('fsdp', None)"),
     ("model/attention.py", "implementation = 'cudnn'"),
     ("train/step.py", "import jax\nfast = jax.default_backend() != 'cpu'"),
-    ("model/memory.py", "from jax.experimental.pallas import tpu"),
+    ("model/memory/lm2.py", "from jax.experimental.pallas import tpu"),
     ("model/lm.py", "from .block import Block"),
     ("plots/curves.py", "import jax"),
 ])

@@ -19,7 +19,8 @@ B = 3
 
 
 def make_config(T=5, M=4, P=1, window=0, **changes):
-    memory = MemoryConfig(num_slots=M, num_heads=2, num_layers=P, top_k=changes.pop("top_k", 0))
+    memory = MemoryConfig(num_slots=M, num_heads=2, num_layers=P, key_dim=4,
+                          **{key: changes.pop(key) for key in ("kind", "top_k") if key in changes})
     small = dict(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                  mlp_dim=24, segment_length=T, memory=memory, attention_window=window)
     return ModelConfig(**{**small, **changes})
@@ -32,6 +33,9 @@ CASES = {
     "window and memory": make_config(T=6, window=3),
     "window beyond a segment": make_config(T=4, M=3, P=2, window=11),
     "window alone": make_config(P=0, window=5),
+    "memory tokens": make_config(T=6, M=3, P=2, kind="rmt"),
+    "associations": make_config(T=6, M=3, P=2, kind="armt"),
+    "associations in one block": make_config(T=4, M=5, P=1, kind="armt", num_layers=3),
 }
 each_case = pytest.mark.parametrize("name", CASES)
 some_cases = pytest.mark.parametrize("name", [
@@ -89,7 +93,11 @@ def dirty_state(config):
 
 
 def row(state, index):
-    return jax.tree.map(lambda a: np.asarray(a[index] if a.ndim == 2 else a[:, index]), state)
+    rows_first = state.replace(memory=jax.tree.map(lambda a: a.swapaxes(0, 1), state.memory))
+    if state.window:
+        kv = (a.swapaxes(0, 1) for a in (state.window.key_QBWKH, state.window.value_QBWKH))
+        rows_first = rows_first.replace(window=(*kv, state.window.valid_BW))
+    return jax.tree.map(lambda a: np.asarray(a[index]), rows_first)
 
 
 def same(a, b):

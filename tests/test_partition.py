@@ -110,7 +110,7 @@ WANTED = {
     ("memory_blocks", "memory", "o_proj", "kernel"): PartitionSpec(None, "tensor", None, "fsdp"),
     ("memory_blocks", "memory", "input_gate", "kernel"): PartitionSpec(None, "fsdp", "tensor"),
     ("memory_blocks", "memory", "input_gate", "bias"): PartitionSpec(),
-    ("memory_blocks", "write_norm", "scale"): PartitionSpec(),
+    ("memory_blocks", "memory", "write_norm", "scale"): PartitionSpec(),
 }
 
 

@@ -62,7 +62,7 @@ def visible(window: Window | None, valid_BT: jax.Array) -> jax.Array:
 
 def newest(valid_BS: jax.Array, size: int) -> jax.Array:
     """[B, size] places of the last `size` valid tokens in order, the invalid ones before them."""
-    return jnp.argsort(valid_BS, axis=1, stable=True)[:, -size:]
+    return jnp.argsort(valid_BS, axis=1, stable=True)[:, valid_BS.shape[1] - size:]
 
 
 def slide(window: Window, key_QBSKH, value_QBSKH, valid_BT: jax.Array) -> Window:

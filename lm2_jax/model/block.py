@@ -4,12 +4,10 @@ import flax.linen as nn
 import jax
 
 from lm2_jax.config import ModelConfig
+from lm2_jax.model import memory as memories
 from lm2_jax.model.attention import Attention
 from lm2_jax.model.linear import Linear, RMSNorm
-from lm2_jax.model.memory import LM2Memory
 from lm2_jax.partition import constrain
-
-MEMORIES = {"lm2": LM2Memory}
 
 
 class MLP(nn.Module):
@@ -30,11 +28,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One block; `remembers` says whether it has a memory.
+    """One block; `remembers` says whether a memory stands beside it.
 
-    The carry is the stream x [B, T, D]; the bank and the window's keys and values are the
-    block's own and come back changed. All tokens read the bank as it stood when the segment
-    began.
+    The carry is the stream x [B, S, D]: the segment, and memory tokens if the kind has them. The
+    block's part of the memory's state and the window's keys and values come back changed. All
+    tokens read the memory as it stood when the segment began.
     """
 
     config: ModelConfig
@@ -42,22 +40,23 @@ class Block(nn.Module):
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, x_BTD, bank_BMD, window_BWKH, mask_BTS, valid_BT, rope_2SH):
+    def __call__(self, x_BSD, state, window_BWKH, mask_BSS, valid_BS, rope_2SH):
         c = self.config
         norm = dict(eps=c.norm_eps, dtype=c.dtype)
         dropout = nn.Dropout(c.dropout, deterministic=self.deterministic)
-        x_BTD = constrain(x_BTD, "act_batch", "act_len", "act_embed")
-        a_BTD = RMSNorm(**norm, name="attention_norm")(x_BTD)
-        added_BTD, window_BSKH = Attention(c, name="attention")(
-            a_BTD, window_BWKH, mask_BTS, rope_2SH)
-        if self.remembers:
-            memory = MEMORIES[c.memory.kind](
-                c.memory, c.embed_dim, c.norm_eps, (2 * c.num_layers) ** -0.5, c.dtype,
-                name="memory")
-            added_BTD += memory.read(a_BTD, bank_BMD)
-        x_BTD += dropout(added_BTD)
-        if self.remembers:
-            h_BTD = RMSNorm(**norm, name="write_norm")(x_BTD)
-            bank_BMD = memory.write(h_BTD, bank_BMD, valid_BT)
-        x_BTD += dropout(MLP(c, name="mlp")(RMSNorm(**norm, name="mlp_norm")(x_BTD)))
-        return x_BTD, (bank_BMD, window_BSKH)
+        memory = memories.of(c).block(c, name="memory") if self.remembers else None
+        x_BSD = constrain(x_BSD, "act_batch", "act_len", "act_embed")
+        if memory:
+            x_BSD = memory.enter(x_BSD, state)
+        a_BSD = RMSNorm(**norm, name="attention_norm")(x_BSD)
+        added_BSD, window_BSKH = Attention(c, name="attention")(
+            a_BSD, window_BWKH, mask_BSS, rope_2SH)
+        if memory:
+            added_BSD += memory.read(a_BSD, state)
+        x_BSD += dropout(added_BSD)
+        if memory:
+            state = memory.write(x_BSD, state, valid_BS)
+        x_BSD += dropout(MLP(c, name="mlp")(RMSNorm(**norm, name="mlp_norm")(x_BSD)))
+        if memory:
+            state = memory.leave(x_BSD, state, valid_BS)
+        return x_BSD, (state, window_BSKH)

@@ -3,12 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.model import attention, rope
+from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import Linear, RMSNorm, partitioned
-from lm2_jax.model.memory import identity_bank
 from lm2_jax.partition import constrain
 from lm2_jax.types import Output, State, Window
 
@@ -49,8 +50,17 @@ class LanguageModel(nn.Module):
         embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
                                   (c.vocab_size, c.embed_dim), jnp.float32)
         x_BTD = embedding_VD.astype(c.dtype)[tokens_BT]
-        x_BTD, state = self._blocks(x_BTD, state, valid_BT, deterministic)
-        x_BTD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BTD)
+        kind = memories.of(c)
+        ends = kind and kind.tokens and kind.tokens(c, name="memory_tokens")
+        x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
+        if ends:
+            x_BSD, valid_BS = ends.surround(x_BTD, valid_BT, state.memory)
+            positions = ends.positions(T)
+        x_BSD, state = self._blocks(x_BSD, state, valid_BS, positions, deterministic)
+        x_BTD = x_BSD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BSD)
+        if ends:
+            x_BTD = ends.inner(x_BSD)
+            state = state.replace(memory=ends.keep(x_BSD, state.memory, valid_BT))
         if c.tie_embeddings:
             logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD.astype(c.dtype))
         else:
@@ -60,30 +70,31 @@ class LanguageModel(nn.Module):
                                "act_batch", "act_len", "act_vocab")
         return Output(logits=logits_BTV, state=constrain_state(state))
 
-    def _blocks(self, x_BTD, state: State, valid_BT, deterministic: bool):
-        """The stack: the blocks with a memory, then those without, each kind scanned."""
+    def _blocks(self, x_BSD, state: State, valid_BS, positions, deterministic: bool):
+        """The stack: the blocks with a memory beside them, then those without, each scanned."""
         c = self.config
-        B, T, _ = x_BTD.shape
-        P, Q = c.memory.num_layers, c.num_layers
+        kind = memories.of(c)
+        P, Q = c.memory.num_layers if kind and kind.block else 0, c.num_layers
         window = state.window
         kv = (window.key_QBWKH, window.value_QBWKH) if window else (
-            jnp.zeros((Q, B, 0, c.num_kv_heads, c.head_dim), c.dtype),) * 2
+            jnp.zeros((Q, x_BSD.shape[0], 0, c.num_kv_heads, c.head_dim), c.dtype),) * 2
+        W = kv[0].shape[2]
         freq = rope.frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        shared = (attention.visible(window, valid_BT), valid_BT,
-                  rope.table(kv[0].shape[2] + T, freq))
-        banks, kv_out = state.memory, []
-        for name, count, start, bank in (("memory_blocks", P, 0, state.memory),
-                                         ("blocks", Q - P, P, None)):
+        places = np.concatenate([np.arange(W), W + positions])
+        shared = attention.visible(window, valid_BS), valid_BS, rope.table(places, freq)
+        memory, kv_out = state.memory, []
+        for name, remembers, count, start in (("memory_blocks", True, P, 0),
+                                              ("blocks", False, Q - P, P)):
             if count:
                 own_kv = jax.tree.map(lambda a, s=start, n=count: a[s:s + n], kv)
-                stack = self._scanned(count)(c, bank is not None, deterministic, name=name)
-                x_BTD, (bank, out) = stack(x_BTD, bank, own_kv, *shared)
-                banks = bank if name == "memory_blocks" else banks
+                stack = self._scanned(count)(c, remembers, deterministic, name=name)
+                x_BSD, (after, out) = stack(x_BSD, memory if remembers else None, own_kv, *shared)
+                memory = after if remembers else memory
                 kv_out.append(out)
         if window:
             key, value = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv_out)
-            window = attention.slide(window, key, value, valid_BT)
-        return x_BTD, State(memory=banks, window=window)
+            window = attention.slide(window, key, value, valid_BS)
+        return x_BSD, State(memory=memory, window=window)
 
     def _scanned(self, count: int):
         c = self.config
@@ -97,25 +108,27 @@ class LanguageModel(nn.Module):
                        metadata_params={nn.PARTITION_NAME: "layers"})
 
 
-def init_state(config: ModelConfig, batch_size: int) -> State:
-    """The state before the first token: identity banks, an empty window."""
+def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
+    """The state before the first token.
+
+    Args:
+      window: places for the keys and values of earlier tokens, where no sequence has more than so
+        many; None = attention_window. Fewer places cost less and change nothing.
+    """
     c, B = config, batch_size
-    memory = window = None
-    if c.memory.num_layers:
-        bank_MD = identity_bank(c.memory.num_slots, c.embed_dim)
-        memory = jnp.broadcast_to(bank_MD, (c.memory.num_layers, B, *bank_MD.shape))
+    kind, kept = memories.of(c), None
+    W = c.attention_window if window is None else min(window, c.attention_window)
     if c.attention_window:
-        W = c.attention_window
         zeros = jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
-        window = Window(key_QBWKH=zeros, value_QBWKH=zeros, valid_BW=jnp.zeros((B, W), bool))
-    return constrain_state(State(memory=memory, window=window))
+        kept = Window(key_QBWKH=zeros, value_QBWKH=zeros, valid_BW=jnp.zeros((B, W), bool))
+    return constrain_state(State(memory=kind and kind.init_state(c, B), window=kept))
 
 
 def constrain_state(state: State) -> State:
     """The state with its rows over the mesh's batch axes."""
-    memory, window = state.memory, state.window
-    if memory is not None:
-        memory = constrain(memory, "layers", "act_batch", "memory_slots", "act_embed")
+    memory = jax.tree.map(
+        lambda a: constrain(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
+    window = state.window
     if window is not None:
         names = ("layers", "act_batch", "act_len", "act_kv_heads", "act_head_dim")
         window = Window(key_QBWKH=constrain(window.key_QBWKH, *names),
@@ -126,13 +139,18 @@ def constrain_state(state: State) -> State:
 
 def reset_rows(config: ModelConfig, state: State, reset_B: jax.Array) -> State:
     """The state with the rows that `reset_B` names put back to the initial one."""
-    return select_rows(reset_B, init_state(config, reset_B.shape[0]), state)
+    return select_rows(reset_B, init_state(config, reset_B.shape[0], places(state)), state)
+
+
+def places(state: State) -> int | None:
+    """How many earlier tokens the state has places for; None without a window."""
+    return state.window and state.window.valid_BW.shape[1]
 
 
 def select_rows(choose_B: jax.Array, chosen: State, other: State) -> State:
     """The rows of `chosen` where `choose_B` is True, else those of `other`."""
     def one(path, a, b):
-        axis = 0 if path[-1].name == "valid_BW" else 1
+        axis = 0 if path[-1] == jax.tree_util.GetAttrKey("valid_BW") else 1
         shape = [1] * a.ndim
         shape[axis] = choose_B.shape[0]
         return jnp.where(choose_B.reshape(shape), a, b)
@@ -149,7 +167,8 @@ def check_shapes(config: ModelConfig, tokens_BT, state: State, valid_BT, reset_B
                          f"1 to segment_length = {config.segment_length} (a whole sequence: "
                          "apply_segments)")
     B, T = tokens_BT.shape
-    wanted = jax.tree.map(lambda a: a.shape, jax.eval_shape(lambda: init_state(config, B)))
+    wanted = jax.tree.map(lambda a: a.shape, jax.eval_shape(
+        lambda: init_state(config, B, places(state) if isinstance(state, State) else None)))
     given = jax.tree.map(lambda a: a.shape, state)
     if wanted != given:
         raise ValueError(f"the state has shapes {given}; this model and {B} rows need {wanted} "

@@ -25,9 +25,9 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.
     return keep * freq + (1.0 - keep) * freq / scaling.factor
 
 
-def table(num_positions: int, freq: np.ndarray) -> jax.Array:
-    """cos and sin of positions 0..num_positions-1, float32 [2, positions, H/2]."""
-    angle = np.arange(num_positions)[:, None] * freq[None, :]
+def table(positions: np.ndarray, freq: np.ndarray) -> jax.Array:
+    """cos and sin of the positions, float32 [2, positions, H/2]."""
+    angle = positions[:, None] * freq[None, :]
     return jnp.asarray(np.stack([np.cos(angle), np.sin(angle)]), jnp.float32)
 
 

@@ -6,6 +6,7 @@ import time
 import jax
 
 from lm2_jax.config import ModelConfig
+from lm2_jax.model import memory as memories
 
 # Dense bf16 peak of one device, FLOP/s, as its maker states it.
 PEAK_FLOPS = {
@@ -20,15 +21,13 @@ def flops_per_token(c: ModelConfig) -> float:
     causality; recomputation does not count.
     """
     T, D, H = c.segment_length, c.embed_dim, c.head_dim
+    kind = memories.of(c)
+    S = T + memories.num_tokens(c)
     attention = 2 * D * H * (2 * c.num_heads + 2 * c.num_kv_heads)
-    attention += 4 * c.num_heads * H * (T / 2 + c.attention_window)
-    mlp = 6 * D * c.mlp_dim
-    m, M = c.memory, c.memory.num_slots
-    # Per token: q twice (read, write), o, output gate, values of the write; per slot: k twice,
-    # v, input and forget gate; the two affinities and their products.
-    memory = 2 * D * D * (5 + 5 * M / T) + 8 * D * M
-    forward = c.num_layers * (attention + mlp) + m.num_layers * memory + 2 * D * c.vocab_size
-    return 3 * forward
+    attention += 4 * c.num_heads * H * (S / 2 + c.attention_window)
+    blocks = c.num_layers * (attention + 6 * D * c.mlp_dim) * S / T
+    memory = c.memory.num_layers * kind.flops(c) if kind else 0
+    return 3 * (blocks + memory + 2 * D * c.vocab_size)
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:

@@ -60,7 +60,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
             weight=jnp.sum(weight_BT), hits=hits, answers=answers,
             tokens=jnp.sum(valid_BT))
 
-    state = init_state(c, batch.tokens_BL.shape[0])
+    state = init_state(c, batch.tokens_BL.shape[0], window=(S - 1) * c.segment_length)
     xs = (*segments, batch.reset_BS.T, jnp.arange(S))
     _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
                             unroll=segment_unroll)

@@ -10,39 +10,36 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm2_jax.config import MemoryConfig
+from lm2_jax.config import ModelConfig
 from lm2_jax.model.linear import Linear, RMSNorm
+from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
 
 MASKED = -1e30
 
 
-class LM2Memory(nn.Module):
+class LM2Memory(BlockMemory):
     """A bank of slots that tokens read through an output gate and write through two gates."""
 
-    config: MemoryConfig
-    embed_dim: int
-    norm_eps: float = 1e-5
-    residual_scale: float = 1.0
-    dtype: str = "float32"
-
     def setup(self):
-        D, N = self.embed_dim, self.config.num_heads
-        heads = dict(equation="BTD,DNH->BTNH", shape=(D, N, D // N), dtype=self.dtype,
+        c, m = self.config, self.config.memory
+        D, N = c.embed_dim, m.num_heads
+        heads = dict(equation="BTD,DNH->BTNH", shape=(D, N, D // N), dtype=c.dtype,
                      axes=("embed", "heads", "head_dim"))
-        gate = dict(equation="BTD,DE->BTE", shape=(D, D), dtype=self.dtype,
+        gate = dict(equation="BTD,DE->BTE", shape=(D, D), dtype=c.dtype,
                     axes=("embed", "mlp"), bias_axes=("norm",))
-        self.slot_norm = RMSNorm(self.norm_eps, self.dtype)
+        self.slot_norm = RMSNorm(c.norm_eps, c.dtype)
+        self.write_norm = RMSNorm(c.norm_eps, c.dtype)
         self.q_proj = Linear(**heads)
         # Larger keys let slots differ in what they write from the first step on.
-        self.k_proj = Linear(**heads, scale=self.config.key_init_scale)
+        self.k_proj = Linear(**heads, scale=m.key_init_scale)
         self.v_proj = Linear(**heads)
         self.o_proj = Linear("BTNH,NHD->BTD", (N, D // N, D), ("heads", "head_dim", "embed"),
-                             scale=self.residual_scale, dtype=self.dtype)
-        self.output_gate = Linear(**gate, bias=self.config.output_gate_bias)
+                             scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype)
+        self.output_gate = Linear(**gate, bias=m.output_gate_bias)
         self.write_proj = Linear(**heads)
-        self.input_gate = Linear(**gate, bias=self.config.input_gate_bias)
-        self.forget_gate = Linear(**gate, bias=self.config.forget_gate_bias)
+        self.input_gate = Linear(**gate, bias=m.input_gate_bias)
+        self.forget_gate = Linear(**gate, bias=m.forget_gate_bias)
 
     def read(self, a_BTD: jax.Array, bank_BMD: jax.Array) -> jax.Array:
         """g * E, the gated read that is added to the stream, [B, T, D].
@@ -53,25 +50,25 @@ class LM2Memory(nn.Module):
         n_BMD = self.slot_norm(bank_BMD)
         q_BTNH, k_BMNH, v_BMNH = self.q_proj(a_BTD), self.k_proj(n_BMD), self.v_proj(n_BMD)
         affinity_BNTM = self._affinity(q_BTNH, k_BMNH)
-        if self.config.top_k:
-            least = jax.lax.top_k(affinity_BNTM, self.config.top_k)[0][..., -1:]
+        if self.config.memory.top_k:
+            least = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
             affinity_BNTM = jnp.where(affinity_BNTM >= least, affinity_BNTM, MASKED)
-        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.dtype)
+        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.config.dtype)
         E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
         g_BTD = nn.sigmoid(self.output_gate(E_BTD))
         return g_BTD * E_BTD
 
-    def write(self, h_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
+    def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """The bank after the segment, i * tanh(S) + f * bank, float32 [B, M, D].
 
-        S = softmax over tokens of (n W_k)(h W_q)^T / sqrt(H), times (h W_s);
+        h = norm(x), S = softmax over tokens of (n W_k)(h W_q)^T / sqrt(H), times (h W_s);
         i = sigmoid(S W_in + b_in), f = sigmoid(S W_forget + b_forget).
         Masked tokens have no part; a row without a valid token keeps its bank.
         """
-        n_BMD = self.slot_norm(bank_BMD)
+        h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
         affinity_BNTM = self._affinity(self.q_proj(h_BTD), self.k_proj(n_BMD))
         affinity_BNTM = jnp.where(valid_BT[:, None, :, None], affinity_BNTM, MASKED)
-        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.dtype)
+        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.config.dtype)
         S_BMNH = jnp.einsum("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
         S_BMD = S_BMNH.reshape(bank_BMD.shape)
         i_BMD = nn.sigmoid(self.input_gate(S_BMD)).astype(jnp.float32)
@@ -90,3 +87,16 @@ class LM2Memory(nn.Module):
 def identity_bank(num_slots: int, embed_dim: int) -> jax.Array:
     """The bank at the start of a sequence, [M, D]: row r of the identity, repeating for M > D."""
     return jnp.eye(embed_dim, dtype=jnp.float32)[jnp.arange(num_slots) % embed_dim]
+
+
+def init_state(config: ModelConfig, batch_size: int) -> jax.Array:
+    """Identity banks, float32 [P, B, M, D]."""
+    bank_MD = identity_bank(config.memory.num_slots, config.embed_dim)
+    return jnp.broadcast_to(bank_MD, (config.memory.num_layers, batch_size, *bank_MD.shape))
+
+
+def flops(config: ModelConfig) -> float:
+    """Forward FLOPs a token and block. Per token: q twice (read, write), o, output gate, values of
+    the write; per slot: k twice, v, input and forget gate; the two affinities, their products."""
+    T, D, M = config.segment_length, config.embed_dim, config.memory.num_slots
+    return 2 * D * D * (5 + 5 * M / T) + 8 * D * M
