@@ -33,6 +33,8 @@ def test_without_a_bound_the_stages_keep_their_steps():
     # The stage of two segments begins at 20; the accuracy of the one before does not count.
     ([0.5] * 15 + [0.9, 0.9, 0.9, 0.9, 0.5] + [0.0] * 4 + [1.0] * 6, [30],
      ((0, 1), (20, 2, 8), (30, 4))),
+    # A stage that is right as its steps are over takes nothing from the next one.
+    ([0.5] * 15 + [1.0] * 5 + [0.5] * 80, [], STAGES),
     # The last stage never ends.
     ([0.0] * 50 + [1.0] * 50, [], STAGES),
 ])

@@ -37,11 +37,13 @@ class Curriculum:
     def ends_at(self, step: int) -> bool:
         """Whether the stage ends after this step; if so, `stages` is from now on another."""
         window = self._recent.maxlen
-        later = [stage[0] for stage in self.stages if stage[0] > step]
+        later = [stage[0] for stage in self.stages if stage[0] >= step]
         if (not self._bound or not later or step % window or len(self._recent) < window
                 or sum(self._recent) / window < self._bound):
             return False
         sooner = later[0] - step
+        if not sooner:  # it ends here anyway
+            return False
         self.stages = tuple((first - sooner if first > step else first, *rest)
                             for first, *rest in self.stages)
         return True
