@@ -39,7 +39,7 @@ class MemoryConfig:
     num_layers: int = 0  # blocks that have a memory, from the first; 0 = a plain Llama
     num_heads: int = 4  # lm2: heads of the read and of the write
     top_k: int = 0  # lm2: slots that a token may read; 0 = all
-    key_init_scale: float = 3.0  # lm2: of W_k at the start, times 1 / sqrt(D)
+    key_init_scale: float = 2.0  # lm2: W_k at the start, as a multiple of W_q
     input_gate_bias: float = 0.0  # lm2
     forget_gate_bias: float = 3.0  # lm2: sigmoid(3) = 0.95 kept per segment at the start
     output_gate_bias: float = -2.0  # lm2: nearly closed, as the identity bank is noise

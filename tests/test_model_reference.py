@@ -174,15 +174,18 @@ def test_memory_in_some_of_16_blocks(P):
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_first_affinities_have_the_configured_scale(scale):
-    """The standard deviation of W_k is key_init_scale / sqrt(D), that of W_q 1 / sqrt(D)."""
+def test_keys_begin_as_a_multiple_of_the_queries(scale):
+    """In every block, each with queries of its own, of standard deviation 1 / sqrt(D)."""
     memory = MemoryConfig(num_slots=4, num_heads=4, num_layers=2, key_init_scale=scale)
     config = ModelConfig(vocab_size=8, embed_dim=64, num_layers=2, memory=memory)
     variables = nn.unbox(LanguageModel(config).init(
         jax.random.key(0), jnp.zeros((1, 1), jnp.int32), init_state(config, 1)))
     kernels = variables["params"]["memory_blocks"]["memory"]
-    for name, wanted in (("k_proj", scale), ("q_proj", 1.0), ("write_proj", 1.0)):
-        assert np.std(kernels[name]["kernel"]) * 8 == pytest.approx(wanted, rel=0.03)
+    q_PDNH = np.asarray(kernels["q_proj"]["kernel"])
+    assert np.array_equal(kernels["k_proj"]["kernel"], scale * q_PDNH)
+    assert np.abs(q_PDNH[0] - q_PDNH[1]).min() > 0
+    for name in ("q_proj", "write_proj"):
+        assert np.std(kernels[name]["kernel"]) * 8 == pytest.approx(1.0, rel=0.03)
 
 
 def test_size_of_the_published_model():

@@ -19,6 +19,7 @@ class Linear(nn.Module):
       bias_axes: logical names of the bias, over the last axes of y; None = no bias.
       bias: value that the bias starts with.
       scale: times the standard deviation 1 / sqrt(fan in) of the kernel at the start.
+      init: of the kernel, (key, shape, dtype) -> array; None = normal, as `scale` says.
       dtype: of the computation; parameters are float32.
     """
 
@@ -28,6 +29,7 @@ class Linear(nn.Module):
     bias_axes: tuple[str, ...] | None = None
     bias: float = 0.0
     scale: float = 1.0
+    init: Callable | None = None
     dtype: str = "float32"
 
     @nn.compact
@@ -35,7 +37,7 @@ class Linear(nn.Module):
         operands, result = self.equation.split("->")
         summed = sum(letter not in result for letter in operands.split(",")[1])
         fan_in, out = math.prod(self.shape[:summed]), self.shape[summed:]
-        init = nn.initializers.normal(self.scale / math.sqrt(fan_in))
+        init = self.init or nn.initializers.normal(self.scale / math.sqrt(fan_in))
         kernel = self.param("kernel", partitioned(init, self.axes), self.shape, jnp.float32)
         # As an einsum, the kernel's gradient takes half as long again on a CPU.
         y = x.astype(self.dtype).reshape(-1, fan_in) @ kernel.astype(self.dtype).reshape(fan_in, -1)

@@ -31,8 +31,7 @@ class LM2Memory(BlockMemory):
         self.slot_norm = RMSNorm(c.norm_eps, c.dtype)
         self.write_norm = RMSNorm(c.norm_eps, c.dtype)
         self.q_proj = Linear(**heads)
-        # Larger keys let slots differ in what they write from the first step on.
-        self.k_proj = Linear(**heads, scale=m.key_init_scale)
+        self.k_proj = Linear(**heads, init=self._as_queries)
         self.v_proj = Linear(**heads)
         self.o_proj = Linear("BTNH,NHD->BTD", (N, D // N, D), ("heads", "head_dim", "embed"),
                              scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype)
@@ -76,6 +75,12 @@ class LM2Memory(BlockMemory):
         new_BMD = i_BMD * jnp.tanh(S_BMD.astype(jnp.float32)) + f_BMD * bank_BMD
         new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
         return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
+
+    def _as_queries(self, key, shape, dtype) -> jax.Array:
+        """W_k at the start, a multiple of W_q: a token then finds the slots that hold what is
+        like it from the first step on, before training has found a way to bind the two."""
+        kernel = nn.unbox(self.q_proj.get_variable("params", "kernel"))
+        return self.config.memory.key_init_scale * kernel
 
     def _affinity(self, q_BTNH, k_BMNH):
         """q k^T / sqrt(H), float32 [B, N, T, M]."""
