@@ -46,8 +46,13 @@ def mixtures(draw):
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_a_mixture_is_the_pieces_in_consecutive_prose(mixture):
     pieces, length, prose, seed, last_at_end, facts_end = mixture
-    sample = mix(pieces, length, prose, np.random.default_rng(seed), last_at_end=last_at_end,
-                 facts_end=facts_end)
+    lazy = mix(pieces, length, prose, np.random.default_rng(seed), last_at_end=last_at_end,
+               facts_end=facts_end)
+    sample = lazy.sample()
+    assert len(lazy) == length
+    for part in (slice(seed % (length + 1), None), slice(seed % 7, seed % 17),
+                 slice(length // 2, length // 2 + 5)):
+        np.testing.assert_array_equal(lazy[part], sample.tokens[part])
     assert sample.tokens.shape == sample.answer.shape == (length,)
     assert sample.tokens.dtype == np.int32 and sample.answer.dtype == bool
 
@@ -55,8 +60,9 @@ def test_a_mixture_is_the_pieces_in_consecutive_prose(mixture):
     np.testing.assert_array_equal(sample.tokens[told], np.concatenate([p.tokens for p in pieces]))
     noise = sample.tokens[~told]
     start = int(np.searchsorted(prose.starts, noise[0])) if len(noise) else 0
-    taken, borders = prose.take(start, len(noise))
-    np.testing.assert_array_equal(noise, taken)
+    taken = prose.passage(start, len(noise))
+    borders = taken.borders(np.arange(taken.sentences_before(len(noise)) + 1))
+    np.testing.assert_array_equal(noise, taken[:])
 
     places = np.flatnonzero(told)
     for piece in pieces:
@@ -88,7 +94,7 @@ def test_places_are_sorted_uniform_draws_over_the_gaps():
     prose, pieces = prose_of([5] * 40), pieces_like([(3, 0), (4, 0), (2, 1)])
     seen = np.zeros((4, 4))  # gaps before, between and behind three sentences
     for seed in range(4000):
-        sample = mix(pieces, 15 + 9, prose, np.random.default_rng(seed), last_at_end=True)
+        sample = mix(pieces, 15 + 9, prose, np.random.default_rng(seed), last_at_end=True).sample()
         first, second, last = cuts_of(sample, pieces)
         assert last == 15
         seen[first // 5, second // 5] += 1
@@ -102,9 +108,10 @@ def test_a_gap_beside_a_long_sentence_is_as_likely_as_another():
     prose, pieces = prose_of([2, 2, 2, 2, 30] * 8), pieces_like([(1, 0)])
     seen, expected = np.zeros(2), np.zeros(2)
     for seed in range(2000):
-        sample = mix(pieces, 101, prose, np.random.default_rng(seed), last_at_end=False)
+        sample = mix(pieces, 101, prose, np.random.default_rng(seed), last_at_end=False).sample()
         noise = sample.tokens[sample.tokens < FIRST]
-        _, borders = prose.take(int(np.searchsorted(prose.starts, noise[0])), 100)
+        passage = prose.passage(int(np.searchsorted(prose.starts, noise[0])), 100)
+        borders = passage.borders(np.arange(passage.sentences_before(100) + 1))
         long = np.diff(borders, prepend=0) > 2  # the sentence before the gap
         seen[int(long[list(borders).index(cuts_of(sample, pieces)[0])])] += 1
         expected += np.array([(~long).sum(), long.sum()]) / len(borders)
@@ -113,7 +120,7 @@ def test_a_gap_beside_a_long_sentence_is_as_likely_as_another():
 
 def test_prose_begins_at_any_sentence():
     prose, last = prose_of([3] * 10), pieces_like([(1, 0)])
-    starts = {int(mix(last, 7, prose, np.random.default_rng(seed), last_at_end=True).tokens[0])
+    starts = {int(mix(last, 7, prose, np.random.default_rng(seed), last_at_end=True)[:][0])
               for seed in range(200)}
     assert starts == set(range(0, 30, 3))
 
@@ -122,7 +129,7 @@ def test_length_0_is_the_pieces_alone():
     pieces = pieces_like([(5, 0), (4, 2)])
     for last_at_end in (True, False):
         sample = mix(pieces, 0, prose_of([4, 4]), np.random.default_rng(0),
-                     last_at_end=last_at_end)
+                     last_at_end=last_at_end).sample()
         np.testing.assert_array_equal(sample.tokens, np.concatenate([p.tokens for p in pieces]))
         np.testing.assert_array_equal(np.flatnonzero(sample.answer), [7, 8])
 

@@ -269,7 +269,7 @@ def test_tokenize_works_through_many_batches():
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 20), st.integers(0, 70))
 @settings(max_examples=400, deadline=None)
-def test_take_equals_plain_python(lengths, start, num_tokens):
+def test_a_passage_equals_plain_python(lengths, start, num_tokens):
     tokens = np.arange(sum(lengths), dtype=np.int32)
     starts = np.cumsum([0, *lengths])
     corpus = background.TokenizedBackground(tokens, starts)
@@ -279,7 +279,14 @@ def test_take_equals_plain_python(lengths, start, num_tokens):
         expected += range(starts[sentence], starts[sentence + 1])
         bounds.append(min(len(expected), num_tokens))
         sentence = (sentence + 1) % len(lengths)
-    taken, boundaries = corpus.take(start, num_tokens)
+    passage = corpus.passage(start, num_tokens)
+    taken, count = passage[:], passage.sentences_before(num_tokens)
+    boundaries = passage.borders(np.arange(count + 1))
+    assert len(passage) == num_tokens
+    part = slice(num_tokens // 3, num_tokens // 3 + 5)
+    assert passage[part].tolist() == expected[:num_tokens][part]
+    for place in range(num_tokens + 1):
+        assert passage.sentences_before(place) == sum(bound < place for bound in bounds[:-1])
     assert taken.tolist() == expected[:num_tokens] and taken.dtype == np.int32
     assert boundaries.tolist() == bounds and boundaries.dtype == np.int64
     taken += 1
@@ -296,4 +303,4 @@ def test_background_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="a token or more"):
         background.TokenizedBackground(tokens[:0], np.array([0, 0]))
     with pytest.raises(ValueError, match="negative"):
-        background.TokenizedBackground(tokens, np.array([0, 4])).take(0, -1)
+        background.TokenizedBackground(tokens, np.array([0, 4])).passage(0, -1)

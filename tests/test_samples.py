@@ -59,13 +59,13 @@ def test_prompts_end_with_the_answer_mark_and_have_the_length(task, length):
     for index in range(6):
         prompt = sample_of(task, length, index)
         assert (prompt.task, prompt.length) == (task, length)
-        assert prompt.tokens.dtype == np.int32 and prompt.tokens[-1] == t.answer_id
+        assert prompt.tokens[:].dtype == np.int32 and prompt.tokens[:][-1] == t.answer_id
         assert not np.isin(prompt.tokens[:-1], [t.answer_id, t.end_id, t.pad_id]).any()
         asked = question_piece(prompt, encoder)
         np.testing.assert_array_equal(prompt.tokens[-asked.answer:], asked.tokens[:asked.answer])
         assert t.decode(asked.tokens[asked.answer:]).strip() == prompt.target != ""
         whole = len(prompt.tokens) + len(asked.tokens) - asked.answer
-        facts = [fact for _, fact in facts_in(prompt.tokens, encoder)]
+        facts = [fact for _, fact in facts_in(prompt.tokens[:], encoder)]
         told = sum(len(encoder.fact(fact).tokens) for fact in facts)
         assert whole == (parse_length(length) or told + len(asked.tokens))
         assert solve(task, facts, prompt.question) == prompt.target
@@ -77,11 +77,11 @@ def test_a_sample_is_a_function_of_its_arguments():
         tasks=("qa2",), background_sentences=400)), held_out().encoder.tokenizer)
     for index in reversed(range(10)):
         again = sample_of("qa2", "192", index, drawn_from=fresh)
-        np.testing.assert_array_equal(again.tokens, prompts[index].tokens)
+        np.testing.assert_array_equal(again.tokens[:], prompts[index].tokens[:])
         assert again.target == prompts[index].target
     others = [sample_of("qa2", "192", index, seed=2) for index in range(10)] + [
         sample_of("qa1", "192", index) for index in range(10)]
-    assert len({p.tokens.tobytes() for p in [*prompts, *others]}) == 30
+    assert len({p.tokens[:].tobytes() for p in [*prompts, *others]}) == 30
     contexts = {sample_of("qa2", length, 0).tokens[:20].tobytes() for length in LENGTHS}
     assert len(contexts) == len(LENGTHS)
 
@@ -99,7 +99,7 @@ def test_facts_end_whole_segments_before_the_question(distance, segment_length):
     for length in range(248, 262):  # the question at every place of a segment
         for index in range(4):
             prompt = sample_of("qa1", str(length), index, segment_length, min_distance=distance)
-            last, fact = facts_in(prompt.tokens, encoder)[-1]
+            last, fact = facts_in(prompt.tokens[:], encoder)[-1]
             end = last + len(encoder.fact(fact).tokens)
             asked_at = len(prompt.tokens) - question_piece(prompt, encoder).answer
             gaps.append(asked_at // segment_length - -(-end // segment_length))
@@ -131,7 +131,7 @@ def test_real_test_stories_in_real_books_agree_with_the_solver():
     for task in TASKS:
         for index in range(5):
             prompt = sample_of(task, "1k", index, drawn_from=drawn_from)
-            facts = [fact for _, fact in facts_in(prompt.tokens, encoder)]
+            facts = [fact for _, fact in facts_in(prompt.tokens[:], encoder)]
             assert solve(task, facts, prompt.question) == prompt.target
             asked = question_piece(prompt, encoder)
             assert len(prompt.tokens) == 1024 - len(asked.tokens) + asked.answer
@@ -167,10 +167,10 @@ def test_a_drawn_sample_comes_back_from_a_file(tmp_path):
     t = held_out().encoder.tokenizer
     prompts = [sample_of("qa2", "0k", index) for index in range(10)]
     lines = [{"task": p.task, "length": p.length, "question": p.question, "target": p.target,
-              "input": t.decode(p.tokens).strip().removesuffix(p.question)} for p in prompts]
+              "input": t.decode(p.tokens[:]).strip().removesuffix(p.question)} for p in prompts]
     path = written(tmp_path / "samples.jsonl", lines)
     for drawn, back in zip(prompts, read_file(path, held_out().encoder), strict=True):
-        np.testing.assert_array_equal(drawn.tokens, back.tokens)
+        np.testing.assert_array_equal(drawn.tokens[:], back.tokens)
         assert (drawn.question, drawn.target) == (back.question, back.target)
 
 
@@ -213,7 +213,8 @@ def test_cells_are_the_drawn_samples_or_those_of_the_file(tmp_path):
     assert list(found) == [(task, length) for task in TASKS for length in ("0k", "96")]
     for (task, length), prompts in found.items():
         for index, prompt in enumerate(prompts):
-            np.testing.assert_array_equal(prompt.tokens, sample_of(task, length, index).tokens)
+            np.testing.assert_array_equal(prompt.tokens[:],
+                                          sample_of(task, length, index).tokens[:])
     path = written(tmp_path / "s.jsonl", [SAMPLE, SAMPLE | {"length": "2k"}, SAMPLE])
     found = cells(Config(model=model, eval=EvalConfig(samples=str(path))), drawn_from, 3)
     assert {key: len(prompts) for key, prompts in found.items()} == {

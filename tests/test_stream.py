@@ -81,6 +81,16 @@ def test_a_row_does_not_depend_on_the_others():
     assert answers(name, ROWS[::-1]) == [naive(name, row, False) for row in ROWS[::-1]]
 
 
+@pytest.mark.parametrize("chunk", [2, 3, 4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_segments_in_runs_give_the_same_answers(name, chunk, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK", chunk)
+    seen = []
+    assert answers(name, ROWS, progress=seen.append) == [naive(name, row, False) for row in ROWS]
+    full = (max(LENGTHS) - 1) // T
+    assert sum(seen) == sum(LENGTHS) and len(seen) == 1 + full // chunk + full % chunk
+
+
 def test_an_answer_stops_before_the_end_mark():
     name = "memory in all blocks"
     full = [naive(name, row, False) for row in ROWS]

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from lm2_jax.data.babi import Question, Story
-from lm2_jax.data.background import TokenizedBackground
+from lm2_jax.data.background import Passage, TokenizedBackground
 from lm2_jax.data.tokenizer import UNK, Tokenizer
 
 
@@ -118,7 +118,7 @@ def fitting(story: Story, encoder: Encoder, room: int, *, dense: bool) -> int:
 
 
 def mix(pieces: Sequence[Piece], length: int, background: TokenizedBackground,
-        rng: np.random.Generator, *, last_at_end: bool, facts_end: int | None = None) -> Sample:
+        rng: np.random.Generator, *, last_at_end: bool, facts_end: int | None = None) -> "Mixture":
     """Pieces among background prose, `length` tokens in all.
 
     Args:
@@ -139,30 +139,60 @@ def mix(pieces: Sequence[Piece], length: int, background: TokenizedBackground,
     if room < 0 or end < 0:
         raise ValueError(f"{total} tokens of facts and questions do not fit a sample of {length} "
                          f"tokens (facts until {facts_end})")
-    noise, borders = background.take(int(rng.integers(background.num_sentences)), room)
-    gaps = int(np.searchsorted(borders, min(end, room), side="right"))
+    noise = background.passage(int(rng.integers(background.num_sentences)), room)
+    gaps = noise.sentences_before(end + 1) + (end >= room)
     cuts = np.full(len(pieces), room)
-    cuts[:scattered] = borders[np.sort(rng.integers(0, gaps, scattered))]
-    return assemble(pieces, cuts, noise)
+    cuts[:scattered] = noise.borders(np.sort(rng.integers(0, gaps, scattered)))
+    return Mixture(pieces, cuts, noise)
 
 
-def assemble(pieces: Sequence[Piece], cuts: np.ndarray, noise: np.ndarray) -> Sample:
-    """The noise with each piece put in where `cuts` says: before that token of the noise.
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Prose with pieces put in; a part of it is made when it is asked for.
 
-    Args:
-      cuts: int [len(pieces)], not falling, from 0 to len(noise).
-      noise: int32 tokens.
+    Attributes:
+      pieces: in order.
+      cuts: int [len(pieces)], not falling, from 0 to len(noise): before which token of the noise
+        each piece stands.
+      noise: int32 tokens, or what gives them by slices.
     """
-    sizes = np.array([len(p.tokens) for p in pieces])
-    total = int(sizes.sum())
-    # Before token i of the pieces stand i of theirs and as much prose as its piece's cut.
-    place = np.arange(total) + np.repeat(cuts, sizes)
-    first_answers = np.cumsum(sizes) - sizes + [p.answer for p in pieces]
-    tokens = np.empty(total + len(noise), np.int32)
-    prose = np.ones(total + len(noise), bool)
-    prose[place] = False
-    tokens[prose] = noise
-    tokens[place] = np.concatenate([p.tokens for p in pieces])
-    answer = np.zeros(total + len(noise), bool)
-    answer[place] = np.arange(total) >= np.repeat(first_answers, sizes)
-    return Sample(tokens, answer)
+
+    pieces: Sequence[Piece]
+    cuts: np.ndarray
+    noise: np.ndarray | Passage
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array([len(p.tokens) for p in self.pieces])
+
+    @cached_property
+    def _told(self) -> np.ndarray:
+        return np.concatenate([p.tokens for p in self.pieces])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """Where each token of the pieces stands: before token i of theirs are i of theirs and as
+        much prose as its piece's cut."""
+        return np.arange(len(self._told)) + np.repeat(self.cuts, self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._told) + len(self.noise)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Tokens, int32."""
+        first, stop, _ = part.indices(len(self))
+        stop = max(first, stop)
+        i, j = np.searchsorted(self._places, [first, stop])
+        tokens = np.empty(stop - first, np.int32)
+        prose = np.ones(stop - first, bool)
+        prose[self._places[i:j] - first] = False
+        tokens[prose] = self.noise[first - int(i):stop - int(j)]
+        tokens[~prose] = self._told[i:j]
+        return tokens
+
+    def sample(self) -> Sample:
+        """All of it, and where the answers are."""
+        first_answers = np.cumsum(self._sizes) - self._sizes + [p.answer for p in self.pieces]
+        answer = np.zeros(len(self), bool)
+        answer[self._places] = np.arange(len(self._told)) >= np.repeat(first_answers, self._sizes)
+        return Sample(self[:], answer)

@@ -176,37 +176,52 @@ class TokenizedBackground:
     def num_sentences(self) -> int:
         return len(self.starts) - 1
 
-    def take(self, start: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Consecutive sentences from number `start` on, as if the corpus were repeated for ever.
-
-        Returns:
-          The tokens, int32 [num_tokens], the last sentence cut to fit; and int64 [k + 1], where
-          each of the k sentences starts in them, the last being `num_tokens`.
-        """
+    def passage(self, start: int, num_tokens: int) -> Passage:
+        """Consecutive sentences from number `start` on, as if the corpus were repeated for ever."""
         if num_tokens < 0:
             raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
-        total = len(self.tokens)
-        start %= self.num_sentences
-        begin = int(self.starts[start])
-        end = begin + num_tokens
-        if end <= total:
-            last = int(self.starts.searchsorted(end))
-            boundaries = self.starts[start : max(last, start) + 1] - begin
-            boundaries[-1] = num_tokens
-            return self.tokens[begin:end].copy(), boundaries
-        laps, rest = divmod(end - total, total)
-        starts = self.starts[:-1]
-        offsets = total - begin + total * np.arange(laps + 1)
-        boundaries = np.concatenate(
-            [
-                starts[start:] - begin,
-                (starts + offsets[:-1, None]).ravel(),
-                starts[: starts.searchsorted(rest)] + offsets[-1],
-                [num_tokens],
-            ]
-        )
-        pieces = [self.tokens[begin:], *[self.tokens] * laps, self.tokens[:rest]]
-        return np.concatenate(pieces), boundaries
+        return Passage(self, start % self.num_sentences, num_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """So many tokens of prose, made only as they are asked for; the last sentence is cut to fit.
+
+    Attributes:
+      background: the corpus that it runs through, again and again if need be.
+      start: number of the first sentence.
+      num_tokens: in all.
+    """
+
+    background: TokenizedBackground
+    start: int
+    num_tokens: int
+
+    def __len__(self) -> int:
+        return self.num_tokens
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Tokens, int32."""
+        tokens = self.background.tokens
+        first, stop, _ = part.indices(self.num_tokens)
+        begin = (int(self.background.starts[self.start]) + first) % len(tokens)
+        end = begin + max(stop - first, 0)
+        if end <= len(tokens):
+            return tokens[begin:end].copy()
+        return np.take(tokens, np.arange(begin, end), mode="wrap")
+
+    def sentences_before(self, place: int) -> int:
+        """How many sentences begin before the token at `place`."""
+        starts, total = self.background.starts, len(self.background.tokens)
+        laps, rest = divmod(int(starts[self.start]) + min(place, self.num_tokens), total)
+        return (laps * self.background.num_sentences - self.start
+                + int(starts[:-1].searchsorted(rest)))
+
+    def borders(self, numbers: np.ndarray) -> np.ndarray:
+        """Where these sentences begin, int64; that after the last one begins at `num_tokens`."""
+        starts, total = self.background.starts, len(self.background.tokens)
+        laps, sentences = np.divmod(self.start + numbers, self.background.num_sentences)
+        return np.minimum(starts[sentences] + laps * total - starts[self.start], self.num_tokens)
 
 
 def tokenize(

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from lm2_jax.data.babi import Story
-from lm2_jax.data.babilong import Encoder, Piece, Sample, assemble
+from lm2_jax.data.babilong import Encoder, Mixture, Piece, Sample
 from lm2_jax.data.background import TokenizedBackground
 
 MOST_POINTS = 2
@@ -74,7 +74,8 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
                 used[segment] += len(question.tokens)
 
     start = int(rng.integers(background.num_sentences))
-    noise, borders = background.take(start, num_segments * T - sum(used))
+    noise = background.passage(start, num_segments * T - sum(used))
+    borders = noise.borders(np.arange(noise.sentences_before(len(noise)) + 1))
     cuts, begin = [], shift
     for segment in range(S):
         end = begin + T - used[segment]
@@ -87,4 +88,4 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         cuts += drawn.tolist()
         begin = end
     pieces = [p for segment in range(S) for p in (*questions[segment], *facts[segment])]
-    return assemble(pieces, np.array(cuts), noise)
+    return Mixture(pieces, np.array(cuts), noise).sample()

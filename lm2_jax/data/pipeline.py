@@ -55,7 +55,7 @@ class SampleMaker:
                 pieces = babilong.pieces_of(story, corpus.encoder, last, dense=c.dense)
                 bare = c.bare_fraction > 0 and rng.random() < c.bare_fraction
                 return babilong.mix(pieces, 0 if bare else length, corpus.background,
-                                    rng, last_at_end=not c.dense)
+                                    rng, last_at_end=not c.dense).sample()
         raise ValueError(f"no story of {', '.join(c.tasks)} in {ATTEMPTS} fits {length} tokens; "
                          "raise model.segment_length or the segments of data.curriculum")
 

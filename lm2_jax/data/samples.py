@@ -1,5 +1,6 @@
 """Evaluation samples: drawn from stories, or read from a file."""
 
+import dataclasses
 import gzip
 import itertools
 import json
@@ -11,7 +12,7 @@ import numpy as np
 
 from lm2_jax.config import EvalConfig, parse_length
 from lm2_jax.data import babilong
-from lm2_jax.data.babilong import Encoder, sentence_ids
+from lm2_jax.data.babilong import Encoder, Mixture, Piece, sentence_ids
 from lm2_jax.data.background import TokenizedBackground, split_sentences
 from lm2_jax.data.stories import StorySource
 
@@ -24,13 +25,13 @@ class Prompt:
 
     Attributes:
       task, length: "qa1", "4k".
-      tokens: int32, context, question and answer mark.
+      tokens: int32, context, question and answer mark; an array, or what gives them by slices.
       question, target: as texts; target as the tokenizer writes it.
     """
 
     task: str
     length: str
-    tokens: np.ndarray
+    tokens: np.ndarray | Mixture
     question: str
     target: str
 
@@ -54,12 +55,12 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, encod
             facts_end = (asked_at // segment_length - distance) * segment_length
         if tokens and sum(len(fact.tokens) for fact in facts) > facts_end:
             continue
-        sample = babilong.mix([*facts, question], tokens, background, rng, last_at_end=True,
-                              facts_end=facts_end if tokens else None)
+        mixture = babilong.mix([*facts, question], tokens, background, rng, last_at_end=True,
+                               facts_end=facts_end if tokens else None)
         asked = story.questions[last]
-        end = len(sample.tokens) - (len(question.tokens) - question.answer)
-        return Prompt(source.task, length, sample.tokens[:end], asked.text,
-                      _as_written(asked.answer, encoder, source.task))
+        ask = Piece(question.tokens[:question.answer], question.answer)
+        return Prompt(source.task, length, dataclasses.replace(mixture, pieces=[*facts, ask]),
+                      asked.text, _as_written(asked.answer, encoder, source.task))
     raise ValueError(f"no story of {source.task} in {ATTEMPTS} fits a sample of {length} "
                      f"(segments of {segment_length} tokens, eval.min_distance "
                      f"{config.min_distance}); take longer eval.lengths")

@@ -10,14 +10,16 @@ import numpy as np
 from lm2_jax.model.lm import LanguageModel, init_state, select_rows
 from lm2_jax.types import Params, State
 
+CHUNK = 32  # segments that go to the device at once
 
 class Streamer:
     """Reads prompts segment by segment and answers them; compiled once a model and batch size.
 
-    A prompt is cut into full segments and a last one of 1 to segment_length tokens. Rows whose
-    other segments are read wait under padding, which changes nothing; then the last segments
-    are read again and again, one more generated token each time, from the state that they
-    begin with, so nothing but the state is kept.
+    A prompt is cut into full segments and a last one of 1 to segment_length tokens. The full ones
+    go to the device in runs of CHUNK, then one by one: its context is never there as a whole,
+    nor on the host, if it is made as it is read. Rows whose full segments are read wait under
+    padding, which changes nothing; then the last segments are read again and again, one more
+    generated token each time, from the state that they begin with.
     """
 
     def __init__(self, model: LanguageModel, params: Params, *, pad_id: int, end_id: int):
@@ -29,19 +31,24 @@ class Streamer:
         """The tokens generated after each prompt, up to the end mark (not included).
 
         Args:
-          prompts: int32 arrays, none empty, of any length.
+          prompts: int32 tokens, none empty, of any length: arrays, or what gives them by slices.
           wipe: put the memory back to the initial state at every segment.
-          progress: called with the number of prompt tokens of each segment read.
+          progress: called with the number of prompt tokens read since it was last called.
         """
         T, B = self.model.config.segment_length, len(prompts)
         full_B = [(len(prompt) - 1) // T for prompt in prompts]
         reset_B = np.full(B, wipe)
         state = _first_state(self.model.config, B)
-        for s in range(max(full_B)):
-            rows = [p[s * T:(s + 1) * T] if s < n else p[:0]
-                    for p, n in zip(prompts, full_B, strict=True)]
-            state = _advance(self.model, self.params, state, *self._padded(rows), reset_B)
-            progress(sum(map(len, rows)))
+        s = 0
+        while s < max(full_B):
+            count = CHUNK if s + CHUNK <= max(full_B) else 1
+            rows = [[p[i * T:(i + 1) * T] if i < n else () for p, n in
+                     zip(prompts, full_B, strict=True)] for i in range(s, s + count)]
+            padded = [self._padded(row) for row in rows]
+            state = _advance(self.model, self.params, state,
+                             *map(np.stack, zip(*padded, strict=True)), reset_B)
+            progress(sum(len(tokens) for row in rows for tokens in row))
+            s += count
         tails = [list(p[n * T:]) for p, n in zip(prompts, full_B, strict=True)]
         progress(sum(map(len, tails)))
         answers = [[] for _ in prompts]
@@ -77,10 +84,13 @@ _first_state = jax.jit(init_state, static_argnums=(0, 1))
 _choose = jax.jit(select_rows)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _advance(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT, reset_B):
-    """The state after a segment; the compiler leaves out the logits."""
-    return model.apply(params, tokens_BT, state, valid_BT, reset_B).state
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT, reset_B):
+    """The state after C segments; the compiler leaves out the logits."""
+    def step(state, x):
+        return model.apply(params, x[0], state, x[1], reset_B).state, None
+
+    return jax.lax.scan(step, state, (tokens_CBT, valid_CBT))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
