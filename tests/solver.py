@@ -26,13 +26,14 @@ _POINT = r"(?P<way>north|south|east|west)"
 _SIDE = r"(?P<side>to the left of|to the right of|above|below)"
 _PAIR = r"(?P<first>[A-Z][a-z]+) and (?P<second>[A-Z][a-z]+)"
 _TIME = r"(?P<time>yesterday|this morning|this afternoon|this evening)"
+_KINDS = r"(?i:mice|wolves|cats|sheep)"
 _MOOD = r"(?P<mood>tired|hungry|thirsty|bored)"
 
 # The name before "/" is the method of the world that gets the groups; after it, a variant.
 _FORMS = {
     "move": rf"{_PERSON} {_MOVED} {_PLACE}\.",
     "move_both": rf"{_PAIR} {_MOVED} {_PLACE}\.",
-    "move_again": rf"{_NEXT} (?:he|she|they) {_MOVED} {_PLACE}\.",
+    "move_again": rf"{_NEXT} (?P<pronoun>he|she|they) {_MOVED} {_PLACE}\.",
     "move_at/last": rf"{_PERSON} {_MOVED} {_PLACE} {_TIME}\.",
     "move_at/first": rf"(?i:{_TIME}) {_PERSON} {_MOVED} {_PLACE}\.",
     "move/is": rf"{_PERSON} is in {_PLACE}\.",
@@ -48,7 +49,7 @@ _FORMS = {
     "bigger": r"The (?P<big>[a-z ]+) is bigger than the (?P<small>[a-z ]+)\.",
     "bigger/fits": r"The (?P<small>[a-z ]+) fits inside the (?P<big>[a-z ]+)\.",
     "kind": r"(?P<name>[A-Z][a-z]+) is an? (?P<kind>[a-z]+)\.",
-    "fear": r"(?P<kinds>[A-Z][a-z]+) are afraid of (?P<feared>[a-z]+)\.",
+    "fear": rf"(?P<kinds>{_KINDS}) are afraid of (?P<feared>{_KINDS})\.",
     "color": r"(?P<name>[A-Z][a-z]+) is (?P<color>[a-z]+)\.",
     "where_person": rf"Where is {_PERSON}\?",
     "where_thing": rf"Where is {_THING}\?",

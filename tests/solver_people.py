@@ -1,8 +1,10 @@
 """Worlds of people who move, carry, give and feel (bAbI qa1-3, 5-14 and 20)."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 _TIMES = ("yesterday", "this morning", "this afternoon", "this evening")
+_WOMEN = ("Mary", "Sandra")  # who are "she" in qa11
 _COUNTS = ("none", "one", "two", "three")
 _MOOD_PLACE = {"tired": "bedroom", "hungry": "kitchen", "thirsty": "kitchen", "bored": "garden"}
 _MOOD_THING = {"tired": "pajamas", "hungry": "apple", "thirsty": "milk", "bored": "football"}
@@ -15,8 +17,10 @@ class People:
     is known not to be in; whichever was told last is kept. `held[person][thing]` is False once
     the person has let go of the thing: a list in an answer goes by the first time the person
     took each thing, so that one dropped and taken again keeps its rank. `trails[thing]` lists
-    where a thing was, in order, without repeats. A fact that contradicts the world raises
-    ValueError, a question that the facts do not answer LookupError.
+    where a thing was, in order, without repeats. `visits[person][time]` is where the person
+    went at a time of `_TIMES`, and `subject` who moved last, for a pronoun to stand for. A fact
+    that contradicts the world raises ValueError, a question that the facts do not answer
+    LookupError.
     """
 
     def __init__(self):
@@ -25,8 +29,8 @@ class People:
         self.held: dict[str, dict[str, bool]] = defaultdict(dict)
         self.trails: dict[str, list[str]] = defaultdict(list)
         self.gifts: list[dict[str, str]] = []
-        self.visits: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        self.moods: dict[str, list[str]] = defaultdict(list)
+        self.visits: dict[str, dict[int, str]] = defaultdict(dict)
+        self.moods: dict[str, str] = {}
         self.subject: tuple[str, ...] = ()
 
     def _put(self, person: str, *places: str) -> None:
@@ -58,12 +62,21 @@ class People:
         self.move(second, place)
         self.subject = (first, second)
 
-    def move_again(self, place: str) -> None:
-        for person in self.subject:
-            self._put(person, place)
+    def move_again(self, pronoun: str, place: str) -> None:
+        subject = self.subject
+        if pronoun != _pronoun(subject):
+            raise ValueError(f"{pronoun!r} cannot be {' and '.join(subject) or 'nobody'}")
+        for person in subject:
+            self.move(person, place)
+        self.subject = subject
 
     def move_at(self, person: str, place: str, time: str) -> None:
-        self.visits[person].append((_TIMES.index(time.lower()), place))
+        visits, when = self.visits[person], _TIMES.index(time.lower())
+        if when in visits:
+            raise ValueError(f"{person} went to the {visits[when]} at that time")
+        if place in (visits.get(when - 1), visits.get(when + 1)):
+            raise ValueError(f"{person} is in the {place} just before or after")
+        visits[when] = place
 
     def is_not(self, person: str, place: str) -> None:
         self.places.pop(person, None)
@@ -95,7 +108,9 @@ class People:
         self.gifts.append({"giver": giver, "thing": thing, "taker": taker})
 
     def feel(self, person: str, mood: str) -> None:
-        self.moods[person].append(mood)
+        if person in self.moods:
+            raise ValueError(f"{person} is {self.moods[person]}")
+        self.moods[person] = mood
 
     # Questions.
 
@@ -106,10 +121,13 @@ class People:
         return self.trails[thing][-1]
 
     def where_before(self, thing: str, place: str) -> str:
-        return _before(self.trails[thing], place)
+        return [before for before, here in pairwise(self.trails[thing]) if here == place][-1]
 
     def where_earlier(self, person: str, place: str) -> str:
-        return _before([where for _, where in sorted(self.visits[person])], place)
+        """Where the person was at the time just before the last visit of `place`."""
+        visits = self.visits[person]
+        last = [when for when in sorted(visits) if visits[when] == place][-1]
+        return visits[last - 1]
 
     def is_in(self, person: str, place: str) -> str:
         if person in self.absent:
@@ -140,16 +158,28 @@ class People:
         return self._last_gift(**known)["giver"]
 
     def where_will(self, person: str) -> str:
-        return _MOOD_PLACE[self.moods[person.capitalize()][-1]]
+        name = person.capitalize()
+        if name in self.places:
+            raise LookupError(f"{name} went already")
+        return _MOOD_PLACE[self.moods[name]]
 
     def why_go(self, person: str, place: str) -> str:
-        return [m for m in self.moods[person.capitalize()] if _MOOD_PLACE[m] == place][-1]
+        name = person.capitalize()
+        mood = self.moods[name]
+        if self.places[name] != (place,) or _MOOD_PLACE[mood] != place:
+            raise LookupError(f"{name} is {mood}")
+        return mood
 
     def why_get(self, person: str, thing: str) -> str:
-        return [m for m in self.moods[person.capitalize()] if _MOOD_THING[m] == thing][-1]
+        name = person.capitalize()
+        mood = self.moods[name]
+        if not self.held[name].get(thing) or _MOOD_THING[mood] != thing:
+            raise LookupError(f"{name} is {mood}")
+        return mood
 
 
-def _before(trail: list[str], place: str) -> str:
-    """What stands before the last visit of `place` in `trail`."""
-    last = max(i for i, where in enumerate(trail) if where == place and i > 0)
-    return trail[last - 1]
+def _pronoun(persons: tuple[str, ...]) -> str:
+    """What stands for those who moved last; "" where nobody did."""
+    if len(persons) != 1:
+        return "they" if persons else ""
+    return "she" if persons[0] in _WOMEN else "he"

@@ -1,10 +1,18 @@
-"""Worlds of things that stand in relations to each other (bAbI qa4 and 15-19)."""
+"""Worlds of things that stand in relations to each other (bAbI qa4 and 15-19).
 
-from collections import deque
+A fact that contradicts those before it raises ValueError, a question that they do not answer
+LookupError.
+"""
 
 _OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 _STEPS = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, 1), "below": (0, -1)}
 _SINGULAR = {"mice": "mouse", "wolves": "wolf", "cats": "cat", "sheep": "sheep"}
+
+
+def _note(table: dict, key: str | tuple[str, str], value: str) -> None:
+    """Put `value` into `table`, where nothing else may stand."""
+    if table.setdefault(key, value) != value:
+        raise ValueError(f"{table[key]!r} was told for {key!r}")
 
 
 class Grid:
@@ -14,8 +22,8 @@ class Grid:
         self.neighbours: dict[tuple[str, str], str] = {}
 
     def way(self, first: str, way: str, second: str) -> None:
-        self.neighbours[second, way] = first
-        self.neighbours[first, _OPPOSITE[way]] = second
+        _note(self.neighbours, (second, way), first)
+        _note(self.neighbours, (first, _OPPOSITE[way]), second)
 
     def what_is_way(self, way: str, second: str) -> str:
         return self.neighbours[second, way]
@@ -24,39 +32,53 @@ class Grid:
         return self.neighbours[first, _OPPOSITE[way]]
 
     def path(self, start: str, goal: str) -> str:
-        """The shortest path as the first letters of its steps, e.g. "s,w"."""
-        paths = {start: ""}
-        queue = deque([start])
-        while queue:
-            place = queue.popleft()
-            for (here, way), there in self.neighbours.items():
-                if here == place and there not in paths:
-                    paths[there] = f"{paths[place]},{way[0]}"
-                    queue.append(there)
-        return paths[goal][1:]
+        """The one shortest path as the first letters of its steps, e.g. "s,w"."""
+        paths, passed = [((), start)], set()
+        while paths:
+            found = [steps for steps, place in paths if place == goal]
+            if len(found) == 1:
+                return ",".join(found[0])
+            if found:
+                raise LookupError(f"{len(found)} paths are the shortest")
+            passed |= {place for _, place in paths}
+            paths = [
+                ((*steps, way[0]), there)
+                for steps, place in paths
+                for (here, way), there in self.neighbours.items()
+                if here == place and there not in passed
+            ]
+        raise LookupError(goal)
 
 
 class Plane:
-    """Figures on a plane, where every sentence puts two of them one step apart."""
+    """Figures on a plane; `steps[a, b]` is the way from `a` to `b` as it was told."""
 
     def __init__(self):
-        self.steps: list[tuple[str, str, tuple[int, int]]] = []
+        self.steps: dict[tuple[str, str], tuple[int, int]] = {}
 
     def side(self, first: str, side: str, second: str) -> None:
+        if first == second or (second, first) in self.steps:
+            raise ValueError(f"the {first} has its place beside the {second}")
         x, y = _STEPS[side]
-        self.steps += [(second, first, (x, y)), (first, second, (-x, -y))]
+        self.steps[second, first] = x, y
+        self.steps[first, second] = -x, -y
 
     def is_side(self, first: str, side: str, second: str) -> str:
-        offsets = {second: (0, 0)}
-        queue = deque([second])
-        while queue:
-            figure = queue.popleft()
-            for known, other, (x, y) in self.steps:
-                if known == figure and other not in offsets:
-                    offsets[other] = (offsets[figure][0] + x, offsets[figure][1] + y)
+        """Whether the steps to `first` go towards `side`: "no" too where none of them does.
+
+        How far a step goes is not told, so that one there and one back answer nothing.
+        """
+        towards = {second: frozenset()}  # 1 for a step to that side, -1 for one away from it
+        queue = [second]
+        for figure in queue:
+            for (known, other), step in self.steps.items():
+                if known == figure and other not in towards:
+                    along = sum(a * b for a, b in zip(step, _STEPS[side], strict=True))
+                    towards[other] = towards[figure] | ({along} - {0})
                     queue.append(other)
-        along = sum(a * b for a, b in zip(offsets[first], _STEPS[side], strict=True))
-        return "yes" if along > 0 else "no"
+        if len(towards[first]) == 2:
+            raise LookupError(f"the {first} may be on either side")
+        return "yes" if 1 in towards[first] else "no"
 
 
 class Sizes:
@@ -65,15 +87,25 @@ class Sizes:
     def __init__(self):
         self.smaller: dict[str, set[str]] = {}
 
+    def _below(self, big: str) -> set[str]:
+        """All that is smaller than `big`, by any number of facts."""
+        below, found = set(), {big}
+        while found:
+            found = {thing for box in found for thing in self.smaller.get(box, ())} - below
+            below |= found
+        return below
+
     def bigger(self, big: str, small: str) -> None:
+        if big == small or big in self._below(small):
+            raise ValueError(f"the {big} cannot be bigger than the {small}")
         self.smaller.setdefault(big, set()).add(small)
 
     def is_bigger(self, big: str, small: str) -> str:
-        inside, found = {big}, {big}
-        while found:
-            found = {thing for box in found for thing in self.smaller.get(box, ())} - inside
-            inside |= found
-        return "yes" if small in inside - {big} else "no"
+        if small in self._below(big):
+            return "yes"
+        if big in self._below(small):
+            return "no"
+        raise LookupError(f"the {big} and the {small} were not compared")
 
 
 class Animals:
@@ -85,18 +117,21 @@ class Animals:
         self.fears: dict[str, str] = {}
 
     def kind(self, name: str, kind: str) -> None:
-        self.kinds[name.lower()] = kind
+        _note(self.kinds, name.lower(), kind)
 
     def color(self, name: str, color: str) -> None:
-        self.colors[name.lower()] = color
+        _note(self.colors, name.lower(), color)
 
     def fear(self, kinds: str, feared: str) -> None:
-        self.fears[_SINGULAR[kinds.lower()]] = _SINGULAR[feared]
+        _note(self.fears, _SINGULAR[kinds.lower()], _SINGULAR[feared.lower()])
 
     def what_feared(self, name: str) -> str:
         return self.fears[self.kinds[name]]
 
     def what_color(self, name: str) -> str:
-        """The color of the last of the same kind that was told."""
+        """The color of one of the same kind: of those seen in color, whose kind was told last.
+
+        The order in which the colors were told plays no part, nor which color is most common.
+        """
         kind = self.kinds[name.lower()]
         return [self.colors[n] for n, k in self.kinds.items() if k == kind and n in self.colors][-1]

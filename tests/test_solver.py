@@ -2,55 +2,64 @@
 
 import os
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 import pytest
 from solver import TASKS, Solver, solve
 
-from lm2_jax.data import babi
+from lm2_jax.data import babi, simulator
 from lm2_jax.data.simulator import simulate
 
-SIMULATED = [f"qa{number}" for number in range(1, 11)]
+SIMULATED = simulator.TASKS
+real_data = pytest.mark.skipif("LM2_TEST_DATA" not in os.environ, reason="LM2_TEST_DATA is not set")
+
+
+def wrong_answers(story: babi.Story) -> list[str]:
+    """One line for each question that the solver answers otherwise or cannot come to."""
+    solver, told, lines = Solver(story.task), 0, []
+    for number, question in enumerate(story.questions):
+        context = f"after {' '.join(story.facts[: question.num_facts])}"
+        try:
+            for fact in story.facts[told : question.num_facts]:
+                solver.tell(fact)
+            answer = solver.ask(question.text)
+        except ValueError as error:
+            return lines + [f"{error} {context}"] * (len(story.questions) - number)
+        told = question.num_facts
+        if answer != question.answer:
+            lines.append(f"{question.text} story: {question.answer}, solver: {answer}, {context}")
+    return lines
 
 
 def disagreements(stories: Iterable[babi.Story]) -> tuple[list[str], int]:
-    """One line for each answer that the solver does not give, and the number of questions."""
+    """The wrong answers, each with the number of its story, and how many were asked for."""
     lines, count = [], 0
-    for story in stories:
-        solver, facts = Solver(story.task), iter(story.facts)
-        told = 0
-        try:
-            for question in story.questions:
-                count += 1
-                for fact in islice(facts, question.num_facts - told):
-                    solver.tell(fact)
-                told = question.num_facts
-                answer = solver.ask(question.text)
-                if answer != question.answer:
-                    lines.append(
-                        f"{question.text} story: {question.answer}, solver: {answer}, "
-                        f"after {' '.join(story.facts[:told])}"
-                    )
-        except ValueError as error:
-            lines.append(f"{error} in {' '.join(story.facts)}")
+    for number, story in enumerate(stories):
+        count += len(story.questions)
+        lines += [f"story {number}: {line}" for line in wrong_answers(story)]
     return lines, count
 
 
-@pytest.mark.skipif("LM2_TEST_DATA" not in os.environ, reason="LM2_TEST_DATA is not set")
+def report(task: str, lines: list[str], count: int) -> str:
+    return f"{task}: {len(lines)} of {count} answers differ:\n" + "\n".join(lines[:3])
+
+
+@real_data
+@pytest.mark.parametrize("split", ["test", "train"])
 @pytest.mark.parametrize("task", TASKS)
-def test_solver_agrees_with_the_published_test_files(task):
+def test_solver_agrees_with_the_published_files(task, split):
     folder = Path(os.environ["LM2_TEST_DATA"]) / "babi" / "en-10k"
-    lines, count = disagreements(babi.parse(babi.find_file(folder, task, "test")))
-    assert count == 1000
-    assert len(lines) <= 0.005 * count, "\n".join(lines[:3])
+    lines, count = disagreements(babi.parse(babi.find_file(folder, task, split)))
+    assert count >= 1000
+    allowed = 0.005 * count if task == "qa5" else 0  # qa5 has gifts asked for that are not the last
+    assert len(lines) <= allowed, report(task, lines, count)
 
 
 @pytest.mark.parametrize("task", SIMULATED)
 def test_simulated_answers_are_those_of_the_solver(task):
     lines, count = disagreements(simulate(task, 0, index) for index in range(2000))
     assert count >= 2000
-    assert not lines, f"{len(lines)} of {count}:\n" + "\n".join(lines[:3])
+    assert not lines, report(task, lines, count)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +69,7 @@ def test_simulated_answers_are_those_of_the_solver(task):
 def test_simulated_answers_hold_for_other_sizes(task, sizes):
     lines, count = disagreements(simulate(task, 1, index, **sizes) for index in range(200))
     assert count >= 200
-    assert not lines, f"{len(lines)} of {count}:\n" + "\n".join(lines[:3])
+    assert not lines, report(task, lines, count)
 
 
 def test_the_solver_finds_a_wrong_answer():
@@ -69,6 +78,14 @@ def test_the_solver_finds_a_wrong_answer():
     lines, count = disagreements([babi.Story("qa1", facts, (question,))])
     assert count == 1
     assert len(lines) == 1 and "story: kitchen, solver: office" in lines[0]
+
+
+def test_every_question_behind_an_impossible_fact_is_wrong():
+    facts = ("Mary went to the kitchen.", "Mary moved to the kitchen.")
+    questions = [babi.Question("Where is Mary?", "kitchen", (0,), n) for n in (1, 2, 2)]
+    lines, count = disagreements([babi.Story("qa1", facts, tuple(questions))])
+    assert (len(lines), count) == (2, 3)
+    assert all(line.endswith(f"after {' '.join(facts)}") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +110,36 @@ def test_the_solver_finds_a_wrong_answer():
         ("qa10", ["Ann is in the attic.", "Ann is either in the porch or the attic."],
          "Is Ann in the attic?", "maybe"),
         ("qa10", ["Ann is either in the porch or the attic."], "Is Ann in the cellar?", "no"),
+        ("qa11", ["Mary went to the attic.", "Bob went to the attic.", "Then he moved to the shed.",
+                  "Mary moved to the cellar.", "After that she went to the porch."],
+         "Where is Mary?", "porch"),
+        ("qa12", ["Ann and Bob went to the attic.", "Bob and Eve moved to the porch."],
+         "Where is Ann?", "attic"),
+        ("qa13", ["Ann and Bob went to the attic.", "Then they moved to the porch."],
+         "Where is Ann?", "porch"),
+        ("qa14", ["This evening Ann went to the attic.", "Ann moved to the porch this afternoon.",
+                  "Yesterday Ann went to the porch."], "Where was Ann before the attic?", "porch"),
+        ("qa15", ["Wolves are afraid of mice.", "Ann is a wolf."], "What is ann afraid of?",
+         "mouse"),
+        ("qa16", ["Ann is a frog.", "Bob is a frog.", "Bob is white.", "Ann is green.",
+                  "Eve is a frog."], "What color is Eve?", "white"),
+        ("qa16", ["Ann is a frog.", "Ann is green.", "Bob is a frog.", "Bob is green.",
+                  "Eve is a frog.", "Eve is white.", "Dan is a frog."], "What color is Dan?",
+         "white"),
+        ("qa17", ["The red cone is above the cube.", "The cube is to the left of the disc."],
+         "Is the disc below the red cone?", "yes"),
+        ("qa17", ["The cone is above the cube.", "The cube is above the disc."],
+         "Is the cone to the left of the disc?", "no"),
+        ("qa18", ["The bag fits inside the box.", "The box of chocolates fits inside the bag."],
+         "Does the box of chocolates fit in the box?", "yes"),
+        ("qa18", ["The bag fits inside the box.", "The box is bigger than the bag."],
+         "Is the bag bigger than the box?", "no"),
+        ("qa19", ["The attic is north of the porch.", "The cellar is west of the porch.",
+                  "The shed is south of the cellar."],
+         "How do you go from the attic to the shed?", "s,w,s"),
+        ("qa20", ["Ann is tired.", "Bob is bored."], "Where will ann go?", "bedroom"),
+        ("qa20", ["Ann is hungry.", "Ann went to the kitchen.", "Ann got the apple there."],
+         "Why did ann get the apple?", "hungry"),
     ],
 )  # fmt: skip
 def test_answers_have_the_form_of_the_files(task, facts, question, answer):
@@ -113,6 +160,51 @@ def test_answers_have_the_form_of_the_files(task, facts, question, answer):
          "somebody holds"),
         ("qa7", ["Ann got the cup there.", "Ann went to the attic.", "Bob went to the porch.",
                  "Ann gave the cup to Bob."], "How many objects is Bob carrying?", "in the porch"),
+        ("qa3", ["Ann got the cup.", "Ann went to the attic."],
+         "Where was the cup before the attic?", "do not answer"),
+        ("qa11", ["Mary went to the attic.", "Then he went to the porch."], "Where is Mary?",
+         "'he' cannot be Mary"),
+        ("qa11", ["Then he went to the porch."], "Where is Bob?", "'he' cannot be nobody"),
+        ("qa11", ["Bob went to the attic.", "Then he went to the attic."], "Where is Bob?",
+         "already"),
+        ("qa12", ["Ann and Ann went to the attic."], "Where is Ann?", "already"),
+        ("qa13", ["Ann and Bob went to the attic.", "Then she went to the porch."],
+         "Where is Ann?", "'she' cannot be Ann and Bob"),
+        ("qa14", ["Yesterday Ann went to the attic.", "Ann went to the porch yesterday."],
+         "Where was Ann before the attic?", "at that time"),
+        ("qa14", ["This morning Ann went to the attic.", "Yesterday Ann went to the attic."],
+         "Where was Ann before the attic?", "just before or after"),
+        ("qa14", ["Yesterday Ann went to the attic.", "This afternoon Ann went to the porch."],
+         "Where was Ann before the porch?", "do not answer"),
+        ("qa15", ["Mice are afraid of cats.", "Mice are afraid of wolves."],
+         "What is ann afraid of?", "'cat' was told"),
+        ("qa15", ["Frogs are afraid of cats."], "What is ann afraid of?", "no form"),
+        ("qa16", ["Ann is a frog.", "Ann is a swan."], "What color is Ann?", "'frog' was told"),
+        ("qa16", ["Ann is a frog.", "Bob is a swan.", "Bob is gray."], "What color is Ann?",
+         "do not answer"),
+        ("qa17", ["The cone is above the cube.", "The cube is above the cone."],
+         "Is the cone above the cube?", "has its place"),
+        ("qa17", ["The cone is above the cube.", "The disc is above the cube."],
+         "Is the cone above the disc?", "do not answer"),
+        ("qa18", ["The bag fits inside the box.", "The box fits inside the chest.",
+                  "The bag is bigger than the chest."], "Is the bag bigger than the box?",
+         "cannot be bigger"),
+        ("qa18", ["The bag fits inside the box.", "The cup fits inside the box."],
+         "Does the bag fit in the cup?", "do not answer"),
+        ("qa19", ["The attic is north of the porch.", "The shed is north of the porch."],
+         "How do you go from the porch to the shed?", "'attic' was told"),
+        ("qa19", ["The attic is north of the porch.", "The shed is east of the attic.",
+                  "The cellar is east of the porch.", "The shed is north of the cellar."],
+         "How do you go from the porch to the shed?", "do not answer"),
+        ("qa19", ["The attic is north of the porch.", "The shed is east of the cellar."],
+         "How do you go from the porch to the shed?", "do not answer"),
+        ("qa20", ["Ann is tired.", "Ann is bored."], "Where will ann go?", "Ann is tired"),
+        ("qa20", ["Ann is tired.", "Ann went to the kitchen."], "Why did ann go to the kitchen?",
+         "do not answer"),
+        ("qa20", ["Ann is tired.", "Ann went to the bedroom."], "Where will ann go?",
+         "do not answer"),
+        ("qa20", ["Ann is tired.", "Ann went to the bedroom."], "Why did ann get the pajamas?",
+         "do not answer"),
         ("qa21", [], "Where is Ann?", "no task 'qa21'"),
     ],
 )  # fmt: skip
