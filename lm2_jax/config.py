@@ -8,26 +8,16 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
+from lm2_jax.checks import at_least as _at_least
+from lm2_jax.checks import one_of as _one_of
+from lm2_jax.checks import require as _require
+from lm2_jax.eval_config import EvalConfig
+from lm2_jax.eval_config import parse_length as parse_length
+
 MEMORY_KINDS = ("lm2", "rmt", "armt")
 DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
-
-
-def _require(condition: bool, key: str, value, wanted: str) -> None:
-    if not condition:
-        raise ValueError(f"{key} is {value!r}; it must be {wanted}")
-
-
-def _at_least(config, prefix: str, minimum, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value >= minimum, f"{prefix}.{name}", value, f"at least {minimum}")
-
-
-def _one_of(config, prefix: str, name: str, choices) -> None:
-    value = getattr(config, name)
-    _require(value in choices, f"{prefix}.{name}", value, "one of " + ", ".join(choices))
 
 
 @dataclass(frozen=True)
@@ -228,31 +218,6 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    tasks: tuple[str, ...] = ()  # () = data.tasks
-    lengths: tuple[str, ...] = ("0k",)  # tokens of a sample: "192", "4k"; 0k = facts alone
-    num_samples: int = 100  # a task and length
-    during_training: int = 0  # samples a task and length in periodic evaluation; 0 = as above
-    batch_size: int = 50
-    samples: str = ""  # JSON lines with task, length, input, question, target
-    babi: str = ""  # folder of bAbI files whose test split is asked; "" = the simulator
-    background: str = ""  # "" = data.background
-    min_distance: int = 0  # whole segments between the last fact and the question's segment
-    memory: tuple[str, ...] = ("carried", "reset")
-    max_new_tokens: int = 8
-    seed: int = 1  # of the held-out samples
-
-    def __post_init__(self):
-        _at_least(self, "eval", 1, "num_samples", "batch_size", "max_new_tokens")
-        _at_least(self, "eval", 0, "during_training", "min_distance")
-        for mode in self.memory:
-            _require(mode in ("carried", "reset"), "eval.memory", self.memory,
-                     "a tuple of carried, reset")
-        for length in self.lengths:
-            parse_length(length)
-
-
-@dataclass(frozen=True)
 class MeshConfig:
     data: int = -1  # -1: the devices that the other axes leave
     fsdp: int = 1
@@ -286,16 +251,6 @@ class Config:
         """Rows of a batch in each stage of the curriculum."""
         return [self.data.rows_at(stage[0], self.train.batch_size)
                 for stage in self.data.curriculum]
-
-
-def parse_length(length: str) -> int:
-    """Tokens of a BABILong length: "192" is 192, "4k" is 4 * 1024, "1M" is 1024 * 1024."""
-    scale = {"k": 1024, "M": 1024**2}.get(length[-1:], 1)
-    digits = length[:-1] if scale > 1 else length
-    if not digits.isdigit():
-        raise ValueError(f"eval.lengths has {length!r}; a length is a number of tokens as "
-                         "'192', '4k' or '1M'")
-    return int(digits) * scale
 
 
 def with_vocab_size(config: Config, vocab_size: int) -> Config:

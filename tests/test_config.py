@@ -211,6 +211,11 @@ def test_a_wrong_type_names_the_key(key, hint):
     ({"data.curriculum": "((0,'x'),)"}, "data.curriculum[0][1]", "int"),
     ({"eval.memory": "carried,kept"}, "eval.memory", "carried, reset"),
     ({"eval.lengths": "4x"}, "eval.lengths", "'192', '4k' or '1M'"),
+    ({"eval.asking": "chat"}, "eval.asking", "tuned, prompted"),
+    ({"eval.asking": "prompted", "eval.lengths": "0k,300"}, "eval.lengths", "more than 300"),
+    ({"eval.prompts": "own.json"}, "eval.prompts", "unless eval.asking is prompted"),
+    ({"eval.indices": "i.json", "eval.samples": "s.jsonl"}, "eval.indices",
+     "'' where eval.samples is set"),
     ({"mesh.fsdp": "0"}, "mesh.fsdp", "-1 or at least 1"),
     ({"seed": "-1"}, "seed", "in [0, 2**31)"),
 ])
@@ -257,7 +262,9 @@ def test_vocabulary_comes_from_the_tokenizer_unless_it_is_set():
         with_vocab_size(own, 61)
 
 
-@pytest.mark.parametrize("text,tokens", [("0k", 0), ("192", 192), ("4k", 4096), ("1M", 2**20)])
+@pytest.mark.parametrize("text,tokens", [
+    ("0k", 0), ("192", 192), ("4096", 4096), ("1M", 2**20), ("10M", 10 * 2**20),
+    *((f"{2**i}k", 2**(10 + i)) for i in range(10))])  # 1k to 512k
 def test_lengths(text, tokens):
     assert parse_length(text) == tokens
 
@@ -266,3 +273,10 @@ def test_lengths(text, tokens):
 def test_what_is_not_a_length(text):
     with pytest.raises(ValueError, match="a length is a number of tokens"):
         parse_length(text)
+
+
+def test_new_tokens_follow_the_way_of_asking_unless_they_are_set():
+    tokens = [load_config(TINY, {"eval.asking": asking, "eval.max_new_tokens": given,
+                                 "eval.lengths": "1k"}).eval.max_new_tokens
+              for asking in ("tuned", "prompted") for given in (0, 3)]
+    assert tokens == [8, 3, 20, 3]

@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "lm2_jax"
 
 # A part imports itself and the layers before its own, so those of one layer are strangers.
 LAYERS = [
+    {"checks"},
+    {"eval_config"},
     {"types", "config"},
     {"config_file", "partition"},
     {"model", "data", "checkpoint"},
