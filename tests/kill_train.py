@@ -176,7 +176,8 @@ def compare(kills: list[Kill], alone: Path, killed: Path, steps: int) -> Report:
                 for line in lines(workdir)]
 
     def results(workdir: Path):
-        return [(path.name, path.read_bytes()) for path in sorted((workdir / "eval").iterdir())
+        return [(path.relative_to(workdir), path.read_bytes())
+                for path in sorted((workdir / "eval").rglob("*"))
                 if path.suffix in (".json", ".jsonl", ".csv") and path.stem != "provenance"]
 
     return Report(kills, same_params=end(alone) == end(killed),

@@ -14,6 +14,7 @@ import lm2_jax
 from lm2_jax.cli import main
 from lm2_jax.eval import metrics
 
+TUNED = "instruction_no_examples_no_post_prompt_no_chat_template_no"
 SMALL = [runs.CONFIG, *runs.SMALL]
 
 
@@ -148,9 +149,12 @@ def test_files_of_a_run(finished):
         "32", "36", "40"]
     events, = (finished / "tensorboard").glob("events.out.tfevents.*")
     assert events.stat().st_size > 40 * 50
+    predictions = {f"qa1_{length}_{TUNED}{suffix}" for length in ("96", "192")
+                   for suffix in (".csv", ".json")}
     assert {path.name for path in (finished / "eval").iterdir()} == {
         "results.json", "provenance.json", "history.jsonl", "accuracy.png", "heat_map.png",
-        "qa1_96.csv", "qa1_96_reset.csv", "qa1_192.csv", "qa1_192_reset.csv"}
+        "reset", *predictions}
+    assert {path.name for path in (finished / "eval" / "reset").iterdir()} == predictions
     for path in finished.rglob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000
 
@@ -161,9 +165,11 @@ def test_results_are_those_of_the_predictions(finished):
         ("qa1", length, memory) for length in ("96", "192") for memory in ("carried", "reset")]
     for row in rows:
         assert row.keys() == {"task", "length", "tokens", "segments", "memory", "n",
-                              "exact_match", "accuracy", "constant_answer"}
-        name = f"qa1_{row['length']}{'_reset' if row['memory'] == 'reset' else ''}.csv"
-        with open(finished / "eval" / name, newline="", encoding="utf-8") as file:
+                              "exact_match", "accuracy", "constant_answer", "unscorable"}
+        folder = finished / "eval" / ("reset" if row["memory"] == "reset" else "")
+        path = folder / f"qa1_{row['length']}_{TUNED}.csv"
+        assert "<answer>" in json.loads(path.with_suffix(".json").read_text())["prompt"]["template"]
+        with open(path, newline="", encoding="utf-8") as file:
             header, *lines = csv.reader(file)
         assert header == ["target", "output", "question"] and len(lines) == row["n"] == 8
         assert row["exact_match"] == np.mean([metrics.exact_match(t, o) for t, o, _ in lines])
@@ -196,9 +202,9 @@ def test_eval_repeats_the_results(finished, tmp_path):
     run = runs.lm2("eval", copy)
     assert run.returncode == 0, run.stderr
     assert "at step 40" in run.stdout and "step 20" not in run.stdout
-    for path in (finished / "eval").glob("*"):
+    for path in finished.glob("eval/**/*"):
         if path.suffix in (".json", ".csv"):
-            assert (copy / "eval" / path.name).read_bytes() == path.read_bytes()
+            assert (copy / path.relative_to(finished)).read_bytes() == path.read_bytes()
     for name in ("metrics.jsonl", "config.json", "tokenizer.json"):
         assert (copy / name).read_bytes() == (finished / name).read_bytes()
 

@@ -114,6 +114,27 @@ def test_a_label_of_the_question_is_never_right(pair, output):
     assert not metrics.babilong_correct(task, label, label + output, f"Is it {label.upper()}?")
 
 
+@STEADY
+@given(pair=LABELS, output=st.text(alphabet="abcdefghijklmnopqrstuvwxyz ,."))
+def test_what_is_right_for_some_output_is_scorable(pair, output):
+    task, label = pair
+    for said in (output, label, f"{label} {output}"):
+        assert metrics.scorable(task, label, "") >= metrics.babilong_correct(task, label, said, "")
+
+
+@real_data
+def test_only_none_is_unscorable_in_the_babi_files():
+    unscorable = set()
+    for path in Path(DATA, "babi", "en-10k").glob("*_test.txt"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "\t" in line:
+                question, answer, _ = line.split("\t")
+                task = path.name.split("_")[0]
+                if not metrics.scorable(task, answer, question):
+                    unscorable.add((task, answer))
+    assert unscorable == {("qa7", "none")}
+
+
 @pytest.mark.parametrize("task", ["qa0", "qa21", "QA1", ""])
 def test_unknown_tasks_are_refused(task):
     with pytest.raises(ValueError, match="use qa1 to qa20"):

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import json
 import math
 import os
+import re
 import struct
 
 import matplotlib
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from lm2_jax.data.prompts import TaskPrompt
 from lm2_jax.eval import results
 from lm2_jax.report import plots, tables
 
@@ -22,7 +25,8 @@ STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TOKENS = {"0k": 120.0, "1k": 760.0, "4k": 3_800.0, "16k": 15_700.0}
 RATES = st.floats(0, 1)
 ROWS = st.builds(results.Row, st.text(), st.text(), st.floats(1, 1e7), st.floats(1, 1e5),
-                 st.sampled_from(results.MEMORY), st.integers(1, 10_000), RATES, RATES, RATES)
+                 st.sampled_from(results.MEMORY), st.integers(1, 10_000), RATES, RATES, RATES,
+                 st.integers(0, 1))
 
 
 def row(task="qa1", length="4k", memory="carried", match=0.5, **values):
@@ -47,27 +51,51 @@ def test_results_round_trip(tmp_path_factory, rows):
     assert path == folder / "results.json" and results.read_results(folder) == rows
 
 
+TUNED = TaskPrompt()
+
+
+def write_predictions(folder, lines, memory="carried", prompt=TUNED):
+    return results.write_predictions(folder, "qa1", "4k", memory, lines, prompt, 20)
+
+
 @STEADY
 @given(st.lists(st.tuples(st.text(), st.text(), st.text())), st.sampled_from(results.MEMORY))
 def test_predictions_round_trip(tmp_path_factory, lines, memory):
     folder = tmp_path_factory.mktemp("predictions")
-    path = results.write_predictions(folder, "qa1", "4k", memory, lines)
-    assert path.name == ("qa1_4k.csv" if memory == "carried" else "qa1_4k_reset.csv")
+    path = write_predictions(folder, lines, memory)
+    assert path.parent == (folder if memory == "carried" else folder / "reset")
     with open(path, newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["target", "output", "question"], *map(list, lines)]
 
 
+@STEADY
+@given(st.builds(TaskPrompt, *4 * [st.text()]))
+def test_predictions_are_named_and_described_as_the_benchmarks_are(tmp_path_factory, prompt):
+    path = write_predictions(tmp_path_factory.mktemp("predictions"), [], prompt=prompt)
+    task, length, *switches = path.stem.split("_")
+    assert (task, length) == ("qa1", "4k") and path.suffix == ".csv"
+    switches = re.fullmatch(r"instruction_(yes|no)_examples_(yes|no)_post_prompt_(yes|no)_"
+                            r"chat_template_no", "_".join(switches)).groups()
+    described = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert described.keys() == {"prompt", "generate_kwargs"}
+    parts = [described["prompt"][part] for part in ("instruction", "examples", "post_prompt")]
+    assert [text != "" for text in parts] == [switch == "yes" for switch in switches]
+    assert described["prompt"] == dataclasses.asdict(prompt) | {"chat_template": False}
+    assert described["generate_kwargs"]["max_new_tokens"] == 20
+    assert described["generate_kwargs"]["do_sample"] is False
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = results.write_predictions(tmp_path, "qa1", "4k", "carried", [("a", "b", "c")])
-    before = path.read_bytes()
+    path = write_predictions(tmp_path, [("a", "b", "c")])
+    before, names = path.read_bytes(), sorted(os.listdir(tmp_path))
 
     def lines():
         yield "x", "y", "z"
         raise RuntimeError("stopped half way")
 
     with pytest.raises(RuntimeError):
-        results.write_predictions(tmp_path, "qa1", "4k", "carried", lines())
-    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+        write_predictions(tmp_path, lines())
+    assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == names
 
 
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
@@ -96,13 +124,14 @@ def test_bad_results_are_refused_in_one_line(tmp_path, text):
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("memory", "kept"), ("n", 0), ("tokens", 0.0), ("segments", math.nan),
+    ("memory", "kept"), ("n", 0), ("unscorable", 101), ("unscorable", -1),
+    ("tokens", 0.0), ("segments", math.nan),
     ("exact_match", 93.0), ("accuracy", -0.1), ("constant_answer", math.nan)])
 def test_impossible_rows_are_refused(field, value):
     with pytest.raises(ValueError, match=f"row qa1 4k.*{field}"):
         dataclasses.replace(row(), **{field: value})
     with pytest.raises(ValueError, match="memory is 'kept'"):
-        results.write_predictions("", "qa1", "4k", "kept", [])
+        write_predictions("", [], "kept")
 
 
 def test_cells_pair_rows_and_sort_naturally():
@@ -152,6 +181,25 @@ def test_official_metric_has_a_column_where_it_differs():
     table = tables.markdown_table([row(match=0.1, accuracy=0.625), row("qa2")])
     assert "| exact match % (95 % interval) | official metric % |" in table
     assert "| 10.0 (5.5-17.4) | 62.5 | - |" in table
+
+
+def test_a_footnote_says_where_the_official_metric_cannot_be_right():
+    rows = [row(), row("qa7", unscorable=47), row("qa7", memory="reset", unscorable=47),
+            row("qa7", "16k", "reset", unscorable=45)]
+    table, *note = tables.markdown_table(rows).split("\n\n")
+    assert table == tables.markdown_table([dataclasses.replace(r, unscorable=0) for r in rows]
+                                          ).rstrip("\n")
+    assert len(note) == 1 and note[0].endswith("47 of 100 in qa7 4k, 45 of 100 in qa7 16k.\n")
+    text = " ".join(printed(tables.results_table(rows)).split())
+    assert note[0].strip() in text
+    assert "every answer wrong" not in printed(tables.results_table(rows[:1]))
+
+
+def test_results_of_before_have_nothing_unscorable(tmp_path):
+    values = dataclasses.asdict(row())
+    values.pop("unscorable")
+    (tmp_path / "results.json").write_text(json.dumps([values]))
+    assert results.read_results(tmp_path) == [row()]
 
 
 @pytest.mark.parametrize("tasks", [["qa1"], ["qa1", "qa2", "qa10"]])

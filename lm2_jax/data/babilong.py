@@ -196,3 +196,26 @@ class Mixture:
         answer = np.zeros(len(self), bool)
         answer[self._places] = np.arange(len(self._told)) >= np.repeat(first_answers, self._sizes)
         return Sample(self[:], answer)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Tokens one after another, each an array or what gives it by slices; so is this.
+
+    Attributes:
+      parts: int32 tokens.
+    """
+
+    parts: tuple[np.ndarray | Mixture, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Tokens, int32."""
+        first, stop, _ = part.indices(len(self))
+        taken, begin = [], 0
+        for tokens in self.parts:
+            taken.append(tokens[max(first - begin, 0):max(stop - begin, 0)])
+            begin += len(tokens)
+        return np.concatenate(taken)

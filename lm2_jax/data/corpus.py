@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm2_jax.config import Config, DataConfig
+from lm2_jax.config import Config, DataConfig, EvalConfig
 from lm2_jax.data import babi, background, stories, tokenizer
 from lm2_jax.data.babilong import Encoder, sentence_ids
 from lm2_jax.data.background import TokenizedBackground
@@ -24,34 +24,58 @@ class Corpus:
 
     Attributes:
       sources: of stories, one a task.
-      background: tokenized prose.
+      background: tokenized prose; None if nothing is drawn.
       encoder: of facts and questions.
     """
 
     sources: tuple[StorySource, ...]
-    background: TokenizedBackground
+    background: TokenizedBackground | None
     encoder: Encoder
 
 
 def training(config: Config, tokens: Tokenizer) -> Corpus:
     """Training stories and training prose."""
-    return _corpus(config.data, config.data.tasks, config.data.babi, "train",
-                   config.data.background, config.seed, tokens)
+    d = config.data
+    sources = _sources(d, d.tasks, d.babi, "train", config.seed)
+    return _corpus(d, sources, d.background, config.seed, tokens)
 
 
 def held_out(config: Config, tokens: Tokenizer) -> Corpus:
-    """Test stories and prose that training did not see."""
+    """Test stories and prose that training did not see; no stories if samples are given."""
     e, d = config.eval, config.data
-    return _corpus(d, e.tasks or d.tasks, e.babi or d.babi, "test",
-                   e.background or d.background, HELD_OUT + e.seed, tokens)
-
-
-def _corpus(config: DataConfig, tasks: Iterable[str], folder: str, split: str, prose: str,
-            seed: int, tokens: Tokenizer) -> Corpus:
-    if folder:
-        sources = tuple(stories.from_files(task, folder, split) for task in tasks)
+    if e.samples:
+        return Corpus((), None, Encoder(tokens))
+    tasks, folder, seed = e.tasks or d.tasks, e.babi or d.babi, HELD_OUT + e.seed
+    if e.indices:
+        sources = _asked_in_turn(e, tasks, folder)
     else:
-        sources = tuple(stories.simulated(task, seed, persons=config.persons) for task in tasks)
+        sources = _sources(d, tasks, folder, "test", seed)
+    return _corpus(d, sources, e.background or d.background, seed, tokens)
+
+
+def _asked_in_turn(config: EvalConfig, tasks: Iterable[str], folder: str
+                   ) -> tuple[StorySource, ...]:
+    if not folder:
+        raise ValueError("eval.indices are places in bAbI files: set eval.babi to their folder")
+    sources = tuple(stories.asked_in_turn(task, folder, "test", config.indices) for task in tasks)
+    wanted = max(config.num_samples, config.during_training)
+    for source in sources:
+        if wanted > len(source.asked):
+            raise ValueError(f"{wanted} samples a task are asked for, but {config.indices} has "
+                             f"{len(source.asked)} indices of {source.task}; set "
+                             f"eval.num_samples to {len(source.asked)} at most")
+    return sources
+
+
+def _sources(config: DataConfig, tasks: Iterable[str], folder: str, split: str, seed: int
+             ) -> tuple[StorySource, ...]:
+    if folder:
+        return tuple(stories.from_files(task, folder, split) for task in tasks)
+    return tuple(stories.simulated(task, seed, persons=config.persons) for task in tasks)
+
+
+def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, seed: int,
+            tokens: Tokenizer) -> Corpus:
     documents = background.load(prose, seed=seed, num_sentences=config.background_sentences)
     tokenized = background.tokenize(documents, lambda texts: sentence_ids(tokens, texts),
                                     min_tokens=config.min_sentence_tokens)

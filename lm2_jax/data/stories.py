@@ -1,8 +1,10 @@
 """Where stories come from: the simulator, or real bAbI files."""
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,10 +23,12 @@ class StorySource:
       draw: (rng, points, per_point) -> Story; asks the simulator for so many question points
         (None = as many as a bAbI story has) and questions at each (1 by default); a file's
         stories are as they are.
+      asked: what sample 0, 1, 2, ... asks, as a story and the number of its question; () = any.
     """
 
     task: str
     draw: Callable[..., Story]
+    asked: tuple[tuple[Story, int], ...] = ()
 
 
 def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
@@ -40,6 +44,46 @@ def from_files(task: str, folder: str, split: str) -> StorySource:
     """The stories of a bAbI file; `split` is "train" or "test"."""
     stories = _parse(str(babi.find_file(folder, task, split)))
     return StorySource(task, lambda rng, *_: stories[int(rng.integers(len(stories)))])
+
+
+def asked_in_turn(task: str, folder: str, split: str, path: str | Path) -> StorySource:
+    """The stories of a bAbI file, of which sample i asks question number index[i] of the file.
+
+    Args:
+      path: a JSON file {"qa1": [indices from 0], ...}, such as BABILong's test_100_idxs.json.
+
+    Raises:
+      FileNotFoundError, ValueError: the file is not of the form, has no indices of the task, or
+        one that is out of range.
+    """
+    source, file = from_files(task, folder, split), babi.find_file(folder, task, split)
+    questions = [(story, number) for story in _parse(str(file))
+                 for number in range(len(story.questions))]
+    indices = _indices(Path(path), task)
+    beyond = [index for index in indices if index >= len(questions)]
+    if beyond:
+        raise ValueError(f"{path}: {task} has index {beyond[0]}, but {file} has questions 0 to "
+                         f"{len(questions) - 1}")
+    return StorySource(task, source.draw, tuple(questions[index] for index in indices))
+
+
+def _indices(path: Path, task: str) -> list[int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of indices {path} (eval.indices)")
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(tasks, dict):
+        raise ValueError(f"{path} must hold an object with a list of indices for each task")
+    if task not in tasks:
+        raise ValueError(f"{path} has no indices of {task}, only of {', '.join(tasks)}; take "
+                         "other eval.tasks, or evaluate the others without eval.indices")
+    indices = tasks[task]
+    if not (isinstance(indices, list) and indices
+            and all(type(index) is int and index >= 0 for index in indices)):
+        raise ValueError(f"{path}: {task} must have a list of whole numbers from 0")
+    return indices
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lm2_jax.config import Config
+from lm2_jax.config import Config, EvalConfig
 from lm2_jax.data import samples
+from lm2_jax.data.asking import Asking
 from lm2_jax.data.corpus import Corpus
 from lm2_jax.data.samples import Prompt
 from lm2_jax.eval import metrics
@@ -23,17 +25,27 @@ class Prediction(NamedTuple):
     question: str
 
 
-def cells(config: Config, corpus: Corpus, num_samples: int) -> dict[tuple[str, str], list[Prompt]]:
-    """The prompts of each (task, length), from the sample file or drawn."""
-    if config.eval.samples:
+def asks_whole_file(config: EvalConfig) -> bool:
+    """Whether the samples are those of a file, whatever tasks, lengths and number are set."""
+    return bool(config.samples) and not Path(config.samples).is_dir()
+
+
+def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int
+          ) -> dict[tuple[str, str], list[Prompt]]:
+    """The prompts of each (task, length): from the sample file, the published set, or drawn."""
+    e = config.eval
+    if asks_whole_file(e):
         found: dict[tuple[str, str], list[Prompt]] = {}
-        for prompt in samples.read_file(config.eval.samples, corpus.encoder):
+        for prompt in samples.read_file(e.samples, asking):
             found.setdefault((prompt.task, prompt.length), []).append(prompt)
         return found
+    if e.samples:
+        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, asking)
+                for task in e.tasks or config.data.tasks for length in e.lengths}
     return {(source.task, length): [
-        samples.draw(source, length, index, config.eval, corpus.encoder, corpus.background,
+        samples.draw(source, length, index, e, asking, corpus.background,
                      config.model.segment_length) for index in range(num_samples)]
-        for source in corpus.sources for length in config.eval.lengths}
+        for source in corpus.sources for length in e.lengths}
 
 
 def evaluate(streamer: Streamer, prompts: dict[tuple[str, str], list[Prompt]], config: Config,
@@ -73,4 +85,5 @@ def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: lis
                                    for p in predictions])),
         accuracy=float(np.mean([metrics.babilong_correct(task, p.target, p.output, p.question)
                                 for p in predictions])),
-        constant_answer=metrics.constant_answer([p.target for p in cell])[1])
+        constant_answer=metrics.constant_answer([p.target for p in cell])[1],
+        unscorable=sum(not metrics.scorable(task, p.target, p.question) for p in cell))

@@ -56,6 +56,15 @@ def babilong_correct(task: str, target: str, output: str, question: str) -> bool
     return len(found) == len(answers) and found.issuperset(answers)
 
 
+def scorable(task: str, target: str, question: str) -> bool:
+    """Whether any output at all is right by BABILong's metric.
+
+    An output that names the answer names the labels inside it too, and the answer by itself
+    names no others: it is right, or nothing is, as for "none" in qa7.
+    """
+    return babilong_correct(task, target, target, question)
+
+
 def constant_answer(targets: Sequence[str]) -> tuple[str, float]:
     """The best that one answer given to all questions can do.
 

@@ -1,7 +1,9 @@
-"""What an evaluation leaves behind: results.json and one CSV of predictions a cell.
+"""What an evaluation leaves behind: results.json, and a CSV of predictions and a JSON a cell.
 
 A cell is one task at one length. Its row of memory "carried" is the result; its row of memory
-"reset", if there is one, is the control whose memory was wiped at each segment.
+"reset", if there is one, is the control whose memory was wiped at each segment. The files of
+predictions are named and laid out as BABILong's own, so that its scripts read the folder as the
+results of one model, and the folder `reset` in it as those of another.
 """
 
 import csv
@@ -15,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from lm2_jax.data.prompts import PARTS, TaskPrompt
+
 MEMORY = ("carried", "reset")
+GREEDY = {"num_beams": 1, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Row:
       exact_match: rate of outputs equal to the target, 0 to 1, as the two that follow.
       accuracy: rate by the benchmark's own metric.
       constant_answer: the best that one answer given to all of these samples can reach.
+      unscorable: number of samples that the benchmark's metric finds wrong whatever is answered.
     """
 
     task: str
@@ -40,6 +46,7 @@ class Row:
     exact_match: float
     accuracy: float
     constant_answer: float
+    unscorable: int = 0
 
     def __post_init__(self):
         where = f"row {self.task} {self.length}"
@@ -47,6 +54,9 @@ class Row:
             raise ValueError(f"{where}: memory is {self.memory!r}, must be one of {MEMORY}")
         if self.n < 1:
             raise ValueError(f"{where}: n is {self.n}, must be at least 1")
+        if not 0 <= self.unscorable <= self.n:
+            raise ValueError(f"{where}: unscorable is {self.unscorable}, must be 0 to n = "
+                             f"{self.n}")
         if not (self.tokens > 0 and self.segments > 0):
             raise ValueError(f"{where}: tokens and segments must be positive, got "
                              f"{self.tokens} and {self.segments}")
@@ -136,20 +146,28 @@ def read_results(folder: str | os.PathLike) -> list[Row]:
 
 
 def write_predictions(folder: str | os.PathLike, task: str, length: str, memory: str,
-                      rows: Iterable[tuple[str, str, str]]) -> Path:
-    """Writes the (target, output, question) of each sample, in BABILong's own layout.
+                      rows: Iterable[tuple[str, str, str]], prompt: TaskPrompt,
+                      max_new_tokens: int) -> Path:
+    """Writes the (target, output, question) of each sample, and how they were asked.
 
     Returns:
-      The path, folder/TASK_LENGTH.csv, or folder/TASK_LENGTH_reset.csv for memory "reset".
+      The path of the CSV, folder/TASK_LENGTH_instruction_yes_..._chat_template_no.csv with "no"
+      for a part that the prompt leaves out, or folder/reset/... for memory "reset"; the JSON
+      beside it differs in the suffix.
     """
     if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, must be one of {MEMORY}")
-    suffix = "_reset" if memory == "reset" else ""
-    path = Path(folder) / f"{task}_{length}{suffix}.csv"
+    parts = "_".join(f"{part}_{'yes' if getattr(prompt, part) else 'no'}" for part in PARTS)
+    folder = Path(folder) / "reset" if memory == "reset" else Path(folder)
+    path = folder / f"{task}_{length}_{parts}_chat_template_no.csv"
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("target", "output", "question"))
         writer.writerows(rows)
+    asked = {"prompt": dataclasses.asdict(prompt) | {"chat_template": False},
+             "generate_kwargs": GREEDY | {"max_new_tokens": max_new_tokens}}
+    with replacing(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(asked, indent=4) + "\n", encoding="utf-8")
     return path
 
 

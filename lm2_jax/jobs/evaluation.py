@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lm2_jax import config_file
 from lm2_jax.config import Config, with_vocab_size
-from lm2_jax.data import corpus
+from lm2_jax.data import asking, corpus
 from lm2_jax.data.samples import Prompt
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.eval import babilong
@@ -28,14 +28,17 @@ class Evaluator:
     def __init__(self, config: Config, tokens: Tokenizer, mesh: Mesh):
         self.config, self.tokens, self.mesh = config, tokens, mesh
         self._corpus = corpus.held_out(config, tokens)
+        self.asking = asking.make(config.eval, self._corpus.encoder)
         self._prompts: dict[int, dict[tuple[str, str], list[Prompt]]] = {}
-        self.prompts(1)  # so that what cannot be read or drawn is said before the training
+        # What cannot be read or drawn is said before the training; each index may be one.
+        self.prompts(config.eval.num_samples if config.eval.indices else 1)
 
     def prompts(self, num_samples: int) -> dict[tuple[str, str], list[Prompt]]:
         """The prompts of each task and length: so many, drawn once, or the whole sample file."""
-        count = 0 if self.config.eval.samples else num_samples
+        count = 0 if babilong.asks_whole_file(self.config.eval) else num_samples
         if count not in self._prompts:
-            self._prompts[count] = babilong.cells(self.config, self._corpus, num_samples)
+            self._prompts[count] = babilong.cells(self.config, self._corpus, self.asking,
+                                                  num_samples)
         return self._prompts[count]
 
     def run(self, params: Params, modes: Sequence[str], num_samples: int, bar: Bar | None = None
@@ -86,7 +89,8 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
     for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
                                           bar):
         rows.append(row)
-        write_predictions(folder, row.task, row.length, row.memory, predictions)
+        write_predictions(folder, row.task, row.length, row.memory, predictions,
+                          evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
         write_results(folder, rows)
     bar.close()
     provenance.write(folder, config, step)

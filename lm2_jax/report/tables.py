@@ -22,10 +22,13 @@ def results_table(rows: Sequence[Row]) -> Table:
     Several tasks are averaged at the lengths where all of them were evaluated.
 
     The interval is Wilson's. "memory wiped" is the exact match of the reset row. The benchmark's
-    own metric has a column only where it differs from the exact match.
+    own metric has a column only where it differs from the exact match, and a footnote where it
+    cannot be right.
     """
     header, lines, means = _content(rows)
+    note = _footnote(rows)
     table = Table(title="Answers over context length", box=box.SIMPLE_HEAD,
+                  caption=Text(note) if note else None, caption_justify="left",
                   show_edge=False,
                   pad_edge=False, collapse_padding=True)
     for index, name in enumerate(header):
@@ -40,12 +43,14 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The lines of `results_table` as a Markdown table."""
+    """The lines of `results_table` as a Markdown table, and its footnote."""
     header, lines, means = _content(rows)
     header = [name.replace("\n", " ") for name in header]
     rule = [":---" if index < _TEXT_COLUMNS else "---:" for index in range(len(header))]
     escaped = [[text.replace("|", r"\|") for text in line] for line in (*lines, *means)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *escaped))
+    note = _footnote(rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *escaped)) + (
+        f"\n{note}\n" if note else "")
 
 
 def config_table(title: str, values: Mapping[str, object]) -> Table:
@@ -68,6 +73,14 @@ def _content(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list
     means = [_line("mean", column, official)
              for column in by_length(grid) if 1 < len(column) == num_tasks]
     return header, lines, means
+
+
+def _footnote(rows: Sequence[Row]) -> str:
+    """For how many samples no answer is right by the benchmark's metric; "" if for none."""
+    counts = [f"{cell.any.unscorable} of {cell.any.n} in {cell.any.task} {cell.any.length}"
+              for cell in cells(rows) if cell.any.unscorable]
+    return ("The official metric finds every answer wrong where the right one contains another "
+            f"label, as \"none\" contains \"one\": {', '.join(counts)}.") if counts else ""
 
 
 def _line(task: str, group: list[Cell], official: bool) -> list[str]:

@@ -1,0 +1,168 @@
+"""BABILong as published, in small copies of the folders that its data sets have."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm2_jax.config import Config, DataConfig, EvalConfig
+from lm2_jax.data import asking, corpus, published
+from lm2_jax.eval.babilong import cells
+
+pyarrow = pytest.importorskip("pyarrow")
+from pyarrow import parquet  # noqa: E402
+
+TASKS, LENGTHS = ("qa1", "qa10"), ("0k", "1k", "1M")
+
+
+def sample(task, length, number):
+    return {"input": f"Mary went to the kitchen. {task} {length}, {number}.\n\nJohn left.",
+            "question": "Where is Mary? ", "target": "kitchen"}
+
+
+def write_json(path, samples):
+    path.write_text(json.dumps(samples))
+
+
+def write_lines(path, samples):
+    path.write_text("".join(json.dumps(one) + "\n" for one in samples))
+
+
+def write_parquet(path, samples):
+    parquet.write_table(pyarrow.Table.from_pylist(samples), path)
+
+
+# How a cell is written: (task, length, part) -> path; in how many parts; by what.
+LAYOUTS = {
+    "babilong": (lambda t, n, i: f"data/{t}/{n}.json", 1, write_json),
+    "babilong-1k-samples": (lambda t, n, i: f"{n}/{t}-0000{i}-of-00002.parquet", 2,
+                            write_parquet),
+    "babilong before": (lambda t, n, i: f"{t}/{n}-0000{i}-of-00003.parquet", 3, write_parquet),
+    "lines": (lambda t, n, i: f"{n}/{t}.jsonl", 1, write_lines)}
+
+
+def copy_of(folder, layout, count=6, tasks=TASKS, lengths=LENGTHS):
+    where, parts, write = LAYOUTS[layout]
+    for task in tasks:
+        for length in lengths:
+            for part in range(parts):
+                path = folder / where(task, length, part)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                size = count // parts
+                write(path, [sample(task, length, part * size + i) for i in range(size)])
+    (folder / "README.md").write_text("a card")
+    (folder / ".git").mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_cell_of_every_layout_is_read_in_order(tmp_path, layout):
+    folder = copy_of(tmp_path, layout)
+    for task in TASKS:
+        for length in LENGTHS:
+            found = [one for _, one in published.read(folder, task, length)]
+            assert found == [sample(task, length, number) for number in range(6)]
+
+
+def test_the_data_folder_may_be_named_itself(tmp_path):
+    folder = copy_of(tmp_path, "babilong") / "data"
+    assert len(list(published.read(folder, "qa1", "1k"))) == 6
+
+
+@given(st.lists(st.fixed_dictionaries({name: st.text() for name in published.COLUMNS}),
+                max_size=8), st.sampled_from([write_json, write_lines]), st.integers(1, 40))
+@settings(deadline=None, max_examples=60)
+def test_json_is_read_whatever_the_texts_and_the_chunks(tmp_path_factory, samples, write, chunk):
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "1k").mkdir()
+    write(folder / "1k" / "qa1.json", samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "_CHUNK", chunk)
+        assert [one for _, one in published.read(folder, "qa1", "1k")] == samples
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_what_is_asked_for_is_read(tmp_path, layout):
+    folder = copy_of(tmp_path, layout)
+    where, *_ = LAYOUTS[layout]
+    for broken in (("qa1", "1M", 0), ("qa10", "1k", 0)):
+        (folder / where(*broken)).write_bytes(b"broken")
+    data = DataConfig(background_sentences=300, tokenizer="bpe", tokenizer_vocab_size=400)
+    e = EvalConfig(samples=str(folder), lengths=("1k", "0k"), tasks=("qa1",))
+    config = Config(data=data, eval=e)
+    drawn_from = corpus.held_out(config, corpus.make_tokenizer(data, 0))
+    assert drawn_from.sources == () and drawn_from.background is None
+    way = asking.make(e, drawn_from.encoder)
+    found = cells(config, drawn_from, way, 2)
+    assert list(found) == [("qa1", "1k"), ("qa1", "0k")]
+    decode = drawn_from.encoder.tokenizer.decode
+    for (task, length), prompts in found.items():
+        for number, prompt in enumerate(prompts):
+            text = " ".join(sample(task, length, number)["input"].split())
+            assert decode(prompt.tokens) == f" {text} Where is Mary?"
+            assert (prompt.task, prompt.length) == (task, length)
+            assert (prompt.question, prompt.target) == ("Where is Mary?", "kitchen")
+        assert len(prompts) == 2
+    assert len(cells(config, drawn_from, way, 100)["qa1", "0k"]) == 6
+
+
+def test_no_more_of_a_file_is_read_than_is_taken(tmp_path):
+    path = tmp_path / "1k" / "qa1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([sample("qa1", "1k", i) for i in range(3000)])[:-9] + "broken")
+    samples = published.read(tmp_path, "qa1", "1k")
+    assert [next(samples)[1] for _ in range(2)] == [sample("qa1", "1k", i) for i in range(2)]
+    with pytest.raises(ValueError, match="qa1.json is not a list or lines of JSON objects"):
+        list(samples)
+
+
+@pytest.mark.parametrize(("task", "length", "said"), [
+    ("qa1", "2k", "no qa1 at 2k in .*, which has qa1 at 0k, 1M, 1k"),
+    ("qa2", "1k", "no qa2 at 1k in .*, which has tasks qa1, qa10")])
+def test_a_missing_cell_is_told_with_what_is_there(tmp_path, task, length, said):
+    for layout in ("babilong", "babilong-1k-samples"):
+        with pytest.raises(FileNotFoundError, match=said) as error:
+            list(published.read(copy_of(tmp_path / layout, layout), task, length))
+        assert "\n" not in str(error.value) and str(tmp_path / layout) in str(error.value)
+
+
+def test_a_folder_of_other_things_is_told(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.json").write_text("[]")
+    with pytest.raises(FileNotFoundError, match="which has no files such as data/qa1/4k.json"):
+        list(published.read(tmp_path, "qa1", "1k"))
+
+
+def test_the_same_cell_in_two_forms_is_refused(tmp_path):
+    copy_of(copy_of(tmp_path, "babilong"), "babilong-1k-samples")
+    with pytest.raises(ValueError, match=r"at 1k is twice in .*parquet and .*json\); keep one"):
+        list(published.read(tmp_path, "qa1", "1k"))
+
+
+@pytest.mark.parametrize(("layout", "said"), [
+    ("babilong", r"1k.json, sample 1 has no question, only input, target"),
+    ("babilong-1k-samples", r"parquet has no column 'question' of strings, only \['input', 't")])
+def test_a_missing_column_is_told_with_those_there(tmp_path, layout, said):
+    where, _, write = LAYOUTS[layout]
+    path = tmp_path / where("qa1", "1k", 0)
+    path.parent.mkdir(parents=True)
+    write(path, [{"input": "a", "target": "b"}])
+    with pytest.raises(ValueError, match=said) as error:
+        list(published.read(tmp_path, "qa1", "1k"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("qa1.json", b"[1, 2]", "sample 1 has no input, question, target, only 1"),
+    ("qa1.json", b'{"input": "a"', "is not a list or lines of JSON objects"),
+    ("qa1.json", b"\xff\xfe", "is not UTF-8"),
+    ("qa1.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ("qa1-00000-of-00001.parquet", b"version https://git-lfs.github.com/spec/v1\n", "lfs pull"),
+    ("qa1-00000-of-00001.parquet", b"PAR1", "is not a readable parquet file")])
+def test_unreadable_files_are_named(tmp_path, name, content, said):
+    (tmp_path / "1k").mkdir()
+    (tmp_path / "1k" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.* {said}|{name}.*{said}") as error:
+        list(published.read(tmp_path, "qa1", "1k"))
+    assert "\n" not in str(error.value)
