@@ -8,6 +8,11 @@ from collections.abc import Sequence
 DESCRIPTION = "Memory-augmented language models in JAX."
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
 --config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32."""
+REPORT_HELP = """Writes report.md (a table of tasks by lengths, the runs, what differs between
+their configs), accuracy.png and capabilities.png. Runs that differ in the seed alone are one
+model: their mean stands with the lowest and the highest. The best constant answer stands beside
+every accuracy. Example: lm2 report runs/lm2_seed0 runs/lm2_seed1 runs/llama --names=lm2,llama
+--out=runs/report"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     args, rest = parser.parse_known_args(argv)
     try:
-        return args.run(args, _overrides(rest))
+        return args.run(args, _overrides(args, rest))
     except (ValueError, OSError) as error:
         if os.environ.get("LM2_TRACEBACK"):
             raise
@@ -42,10 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lm2", description=DESCRIPTION, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, help: str, run) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help, epilog=CONFIG_HELP,
+    def bare_command(name: str, help: str, run, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, epilog=epilog,
                                   allow_abbrev=False)
         sub.set_defaults(run=run)
+        return sub
+
+    def command(name: str, help: str, run) -> argparse.ArgumentParser:
+        sub = bare_command(name, help, run, CONFIG_HELP)
         sub.add_argument("--config", required=True, help="a Python file with get_config()")
         return sub
 
@@ -54,6 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("eval", "Evaluate a checkpoint: table, results.json, plots.", _eval)
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
+    report = bare_command("report", "Compare evaluated workdirs: report.md, plots.", _report,
+                          REPORT_HELP)
+    report.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="folders of evaluated runs")
+    report.add_argument("--out", default="report", metavar="FOLDER",
+                        help="where the report goes (%(default)s)")
+    report.add_argument("--metric", default="exact_match", choices=("exact_match", "accuracy"),
+                        help="accuracy is the benchmark's own metric (%(default)s)")
+    report.add_argument("--names", default="", metavar="A,B",
+                        help="a name for each model, in order of its first workdir")
+    report.add_argument("--paper", action="store_true",
+                        help="put the LM2 paper's own figures beside, marked as not reproduced")
     data = command("data", "Show training samples of a config as text.", _data)
     data.add_argument("--step", type=int, default=0, help="training step whose batch is shown")
     data.add_argument("--rows", type=int, default=2, help="rows of the batch to show")
@@ -63,8 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(rest: Sequence[str]) -> dict[str, str]:
-    """--config.a.b=v as {"a.b": "v"}; anything else is refused."""
+def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
+    """--config.a.b=v as {"a.b": "v"}; anything else is refused, and all where no config is."""
+    if rest and "config" not in args:
+        raise ValueError(f"unknown argument {rest[0]} (lm2 {args.command} --help lists them)")
     overrides = {}
     for argument in rest:
         key, equals, value = argument.partition("=")
@@ -98,6 +120,14 @@ def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.jobs.evaluation import evaluate
 
     evaluate(load_config(args.config, overrides), args.workdir, args.step)
+    return 0
+
+
+def _report(args: argparse.Namespace, _: dict[str, str]) -> int:
+    from lm2_jax.jobs.comparison import report
+
+    names = [name.strip() for name in args.names.split(",") if name.strip()]
+    report(args.workdirs, args.out, args.metric, names, args.paper)
     return 0
 
 

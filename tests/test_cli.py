@@ -42,7 +42,8 @@ def call(*arguments):
 def test_help_lists_the_commands(arguments, capsys):
     assert call(*arguments) == 0
     out, err = capsys.readouterr()
-    assert not err and all(f"\n    {name} " in out for name in ("train", "eval", "data", "bench"))
+    assert not err and all(f"\n    {name} " in out for name in (
+        "train", "eval", "report", "data", "bench"))
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "data", "bench"])

@@ -93,7 +93,7 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
                           evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
         write_results(folder, rows)
     bar.close()
-    provenance.write(folder, config, step)
+    provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
     plots.plot_heat_map(rows, folder / "heat_map.png")

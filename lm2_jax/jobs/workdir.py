@@ -53,7 +53,10 @@ def stored_config(workdir: str | Path) -> Config:
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
                                 f"train --config=... --workdir={shlex.quote(str(workdir))}")
-    return config_file.from_dict(json.loads(path.read_text("utf-8")))
+    try:
+        return config_file.from_dict(json.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a config of this version: {error}") from error
 
 
 def refuse(differences: list[str], workdir: str | Path) -> None:

@@ -1,8 +1,4 @@
-"""Results and training as PNG plots, readable in black and white.
-
-Figures are drawn without pyplot, so that no global state of matplotlib is read by others or
-changed here.
-"""
+"""Results and training as PNG plots, readable in black and white."""
 
 import math
 import os
@@ -16,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lm2_jax.eval.metrics import wilson
-from lm2_jax.eval.results import Cell, Row, by_length, cells, replacing
+from lm2_jax.eval.results import Cell, Row, by_length, cells
+from lm2_jax.report.figures import count_text
+from lm2_jax.report.figures import save as _save
+from lm2_jax.report.figures import title as _title
 
-_DPI = 150
 _THIN_LINES = 5  # more tasks than these have no line of their own
 
 
@@ -192,8 +190,7 @@ def _tick(column: list[Cell]) -> str:
 
 
 def _count(grid: list[Cell]) -> str:
-    low, *_, high = sorted(2 * [cell.any.n for cell in grid])
-    return f"n = {f'{low:,}' if low == high else f'{low:,} to {high:,}'} per task and length"
+    return f"n = {count_text([cell.any.n for cell in grid])} per task and length"
 
 
 def _smooth(values: np.ndarray, half: int) -> np.ndarray:
@@ -202,15 +199,3 @@ def _smooth(values: np.ndarray, half: int) -> np.ndarray:
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-def _title(axes: Axes, title: str, subtitle: str) -> None:
-    axes.set_title(title, loc="left", pad=20)
-    axes.annotate(subtitle, (0, 1), (0, 6), xycoords="axes fraction",
-                  textcoords="offset points", fontsize="small", color="0.3")
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> Path:
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=_DPI)
-    return Path(path)

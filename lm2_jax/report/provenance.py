@@ -12,11 +12,12 @@ from lm2_jax.config import Config
 from lm2_jax.eval.results import replacing
 
 
-def write(folder: str | Path, config: Config, step: int) -> Path:
-    """Writes folder/provenance.json."""
+def write(folder: str | Path, config: Config, step: int, parameters: int) -> Path:
+    """Writes folder/provenance.json; `parameters` is how many numbers the model has."""
     devices = jax.devices()
     facts = {
         "step": step,
+        "parameters": parameters,
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name)
                      for name in ("jax", "flax", "optax", "numpy")},
