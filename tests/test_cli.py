@@ -182,6 +182,15 @@ def test_results_are_those_of_the_predictions(finished):
         assert row["segments"] == int(row["length"]) / 48
 
 
+def test_a_report_of_the_run(finished, tmp_path, capsys):
+    assert call("report", finished, f"--out={tmp_path}") == 0
+    assert str(tmp_path / "report.md") in capsys.readouterr().out
+    _, params, step = lm2_jax.load_checkpoint(finished)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    text = (tmp_path / "report.md").read_text()
+    assert f"| finished | 0 | {step} | {size:,} | 96 | {finished} |" in text
+
+
 def test_history_of_evaluations(finished):
     lines = [json.loads(line)
              for line in (finished / "eval" / "history.jsonl").read_text().splitlines()]

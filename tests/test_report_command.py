@@ -170,7 +170,6 @@ def test_averages_of_seeds_are_of_whole_runs(tmp_path, run):
     ({"seed": 1}, True),
     ({"seed": 1, "checkpoint": {"every_steps": 9}, "data": {"num_threads": 3}}, True),
     ({"seed": 1, "model": {"vocab_size": 51}}, True),
-    ({"seed": 1, "model": {"vocab_size": 51}, "data": {"tokenizer": "t.json"}}, False),
     ({"seed": 1, "train": {"learning_rate": 0.5}}, False),
     ({"seed": 1, "model": {"vocab_size": 50, "memory": {"num_layers": 1}}}, False),
     ({"seed": 1, "eval": {"num_samples": 7}}, False),
@@ -179,6 +178,14 @@ def test_what_makes_a_group(tmp_path, run, difference, same):
     text, _ = report(tmp_path, run("a"), run("b", **difference))
     assert len(table_of(text, "model")) == 2 - same
     assert ("One model only." in text) == same
+
+
+def test_another_vocabulary_follows_from_the_seed_only_if_it_was_trained(tmp_path, run):
+    for tokenizer, count in [("word", 1), ("mine.json", 2)]:
+        text, _ = report(tmp_path, *(
+            run(f"{tokenizer}_{seed}", seed=seed, model={"vocab_size": 50 + seed},
+                data={"tokenizer": tokenizer}) for seed in (0, 1)))
+        assert len(table_of(text, "model")) == count
 
 
 def test_the_evaluation_counts_as_it_was_made(tmp_path, run):
