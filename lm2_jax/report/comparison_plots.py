@@ -134,7 +134,7 @@ def _draw_paper(axes: Axes, x: dict[str, float], tasks: Sequence[str]) -> str:
     """The paper's own figures at the lengths that are drawn, its mean of the long ones as a level;
     returns a line that says whose they are, or "" if there are none."""
     long = [at for length, at in x.items() if nominal_tokens(length) >= LONG]
-    drawn = ""
+    drawn = level = ""
     for series, marker in zip(paper.beside(tasks), _PAPER_MARKERS, strict=False):
         points = [(at, series.rates[length]) for length, at in x.items() if length in series.rates]
         style = dict(color="0.55", linewidth=0.8, linestyle=":", marker=marker, markersize=5,
@@ -145,7 +145,8 @@ def _draw_paper(axes: Axes, x: dict[str, float], tasks: Sequence[str]) -> str:
                      "reproduced")
         if points and long and paper.LONG in series.rates:
             axes.plot([long[0], long[-1]], 2 * [series.rates[paper.LONG]], **style)
-    return drawn
+            level = "; level: its mean from 8K on"
+    return drawn + level
 
 
 def _draw_trained(axes: Axes, groups: Sequence[Group]) -> None:
