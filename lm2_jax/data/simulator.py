@@ -133,6 +133,7 @@ def simulate(
     points: int | None = None,
     per_point: int = 1,
     persons: int | None = None,
+    turns: bool = False,
 ) -> Story:
     """Returns story number `index` of a task: always the same one for the same arguments.
 
@@ -145,6 +146,8 @@ def simulate(
             an answer. The first of them is distributed as in the real file.
         persons: how many of the task's persons there are; by default all. Without effect in a
             task without persons.
+        turns: nobody acts again before all others have, but to give what they hold; not as in the
+            real files, but the last of the facts then tells less of the answers.
 
     Raises:
         ValueError: the task is unknown, or a number is out of its range.
@@ -163,13 +166,19 @@ def simulate(
     subjects: dict[str | int, None] = {}  # all that can be asked about, in the order of telling
     facts: list[str] = []
     questions: list[Question] = []
+    everybody, acted = world.persons, set()
     while points:
         for _ in range(_FACTS_PER_POINT):
+            if turns and everybody:
+                acted = acted if len(acted) < len(everybody) else set()
+                world.persons = [person for person in everybody if person not in acted]
             event = _happen(row, world)
+            acted.add(event.who)
             known.hear(event)
             if event.kind in row.kinds:
                 subjects[row.about(len(facts), event)] = None
             facts.append(dice.pick(row.words[event.kind]).format(*event[1:]))
+        world.persons = everybody
         asked = _ask(row, known, subjects, world, per_point)
         questions += [Question(*question, len(facts)) for question in asked]
         points -= bool(asked)

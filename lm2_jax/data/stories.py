@@ -31,11 +31,17 @@ class StorySource:
     asked: tuple[tuple[Story, int], ...] = ()
 
 
-def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
-    """The simulator's stories of a seed, with the first `persons` of the task's; 0 = all."""
+def simulated(task: str, seed: int, *, persons: int = 0, turns: float = 0.0) -> StorySource:
+    """The simulator's stories of a seed.
+
+    Args:
+      persons: the first so many of the task's; 0 = all.
+      turns: share of the stories in which nobody acts again before all others have.
+    """
     def draw(rng: np.random.Generator, points: int | None = None, per_point: int = 1) -> Story:
         return simulator.simulate(task, seed, int(rng.integers(MAX_INDEX)), points=points,
-                                  per_point=per_point, persons=persons or None)
+                                  per_point=per_point, persons=persons or None,
+                                  turns=turns > 0 and rng.random() < turns)
 
     return StorySource(task, draw)
 
