@@ -129,7 +129,7 @@ WORDING = {
         _hidden("where people were yesterday and this morning, afternoon and evening",
                 "The facts are not told in the order of time. Say where the person was just "
                 "before the place of the question."), (
-            ("This evening Julie went to the park. Yesterday Julie moved to the school. "
+            ("This morning Julie went to the park. Yesterday Julie moved to the school. "
              "Where was Julie before the park?", "school"),
             ("Fred travelled to the cinema this afternoon. This morning Fred journeyed to the "
              "office. Where was Fred before the cinema?", "office")), _PLACE),
