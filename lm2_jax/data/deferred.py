@@ -45,7 +45,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
 
     Args:
       points: the first so many are taken, a number from 1 to all of them, at most MOST_POINTS a
-        segment: the smaller of two even draws, since samples with few facts are learnt first.
+        segment: the larger of two even draws, since what few facts say is soon guessed.
       num_segments: at least 2.
     """
     T = segment_length
@@ -55,7 +55,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     if not seats:
         return None
     seats = np.repeat(np.arange(rng.integers(1, S)), min(seats, MOST_POINTS))
-    count = 1 + int(rng.integers(min(len(points), len(seats)), size=2).min())
+    count = 1 + int(rng.integers(min(len(points), len(seats)), size=2).max())
     told_in = [*np.sort(rng.choice(seats, count, replace=False)).tolist(), S - 1]
     facts: list[list[Piece]] = [[] for _ in range(S)]
     questions: list[list[Piece]] = [[] for _ in range(S)]
