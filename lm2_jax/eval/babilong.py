@@ -1,9 +1,10 @@
 """BABILong evaluation: accuracy over tasks and context lengths, the memory carried or wiped."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,8 +14,11 @@ from lm2_jax.data.asking import Asking
 from lm2_jax.data.corpus import Corpus
 from lm2_jax.data.samples import Prompt
 from lm2_jax.eval import metrics
+from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.eval.stream import Streamer
+
+Cells = dict[tuple[str, str], list[Prompt]]  # by task and length
 
 
 class Prediction(NamedTuple):
@@ -25,17 +29,24 @@ class Prediction(NamedTuple):
     question: str
 
 
+def digest(prompts: Cells) -> str:
+    """A fingerprint of what is asked."""
+    hashed = hashlib.sha256()
+    for key, cell in prompts.items():
+        hashed.update(repr((key, [(len(p.tokens), p.question, p.target) for p in cell])).encode())
+    return hashed.hexdigest()[:16]
+
+
 def asks_whole_file(config: EvalConfig) -> bool:
     """Whether the samples are those of a file, whatever tasks, lengths and number are set."""
     return bool(config.samples) and not Path(config.samples).is_dir()
 
 
-def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int
-          ) -> dict[tuple[str, str], list[Prompt]]:
+def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
     """The prompts of each (task, length): from the sample file, the published set, or drawn."""
     e = config.eval
     if asks_whole_file(e):
-        found: dict[tuple[str, str], list[Prompt]] = {}
+        found: Cells = {}
         for prompt in samples.read_file(e.samples, asking):
             found.setdefault((prompt.task, prompt.length), []).append(prompt)
         return found
@@ -48,31 +59,52 @@ def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int
         for source in corpus.sources for length in e.lengths}
 
 
-def evaluate(streamer: Streamer, prompts: dict[tuple[str, str], list[Prompt]], config: Config,
-             decode: Callable[[Iterable[int]], str], modes: Sequence[str],
-             progress: Callable[..., None] | None = None
+class Progress(Protocol):
+    """Called as an evaluation goes on."""
+
+    def __call__(self, task: str, length: str, memory: str, *, tokens: int, done: int, hits: int
+                 ) -> None:
+        """So many tokens more were read; prompts of the cell that are answered, and right."""
+
+
+def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
+             decode: Callable[[Iterable[int]], str], modes: Sequence[str], *,
+             progress: Progress | None = None, journal: Journal | None = None
              ) -> Iterator[tuple[Row, list[Prediction]]]:
     """Asks every prompt; yields a row and its predictions for each task, length and mode.
 
     Args:
       decode: ids to text.
       modes: of "carried" and "reset" (the memory wiped at every segment).
-      progress: called with task, length, memory, done, hits after each batch.
+      journal: of the answers given before, which are not asked for again.
     """
+    B, T = config.batch_size, streamer.model.config.segment_length
     for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
-        predictions: list[Prediction] = []
-        for start in range(0, len(cell), config.eval.batch_size):
-            batch = cell[start:start + config.eval.batch_size]
-            # A short last batch is filled up, so that one compilation serves all.
-            tokens = [p.tokens for p in batch]
-            tokens += tokens[-1:] * (config.eval.batch_size - len(batch))
-            answers = streamer.answer(tokens, config.eval.max_new_tokens, wipe=mode == "reset")
-            predictions += [Prediction(p.target, decode(ids).strip(), p.question)
-                            for p, ids in zip(batch, answers, strict=False)]
-            hits = sum(metrics.exact_match(p.target, p.output) for p in predictions)
+        key = task, length, mode
+        outputs = journal.answers(key) if journal else []
+        hits = sum(metrics.exact_match(p.target, o) for p, o in zip(cell, outputs, strict=False))
+
+        def read(tokens: int, key=key, outputs=outputs, hits=hits) -> None:
             if progress:
-                progress(task=task, length=length, memory=mode, done=len(predictions), hits=hits)
-        yield _row(task, length, mode, cell, predictions, config.model.segment_length), predictions
+                progress(*key, tokens=tokens, done=len(outputs), hits=hits)
+
+        read(sum(len(p.tokens) for p in cell[:len(outputs)]))
+        while len(outputs) < len(cell):
+            batch = cell[len(outputs):len(outputs) + B]
+            # A short last batch is filled up, so that one compilation serves all.
+            tokens = [p.tokens for p in batch] + [batch[0].tokens[:1]] * (B - len(batch))
+            answers = streamer.answer(tokens, config.max_new_tokens, wipe=mode == "reset",
+                                      progress=read)
+            said = [decode(ids).strip() for _, ids in zip(batch, answers, strict=False)]
+            if journal:
+                journal.add(key, said)
+            outputs += said
+            hits = sum(metrics.exact_match(p.target, o) for p, o in zip(cell, outputs,
+                                                                        strict=False))
+            read(0)
+        predictions = [Prediction(p.target, output, p.question)
+                       for p, output in zip(cell, outputs, strict=True)]
+        yield _row(task, length, mode, cell, predictions, T), predictions
 
 
 def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: list[Prediction],

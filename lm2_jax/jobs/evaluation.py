@@ -1,5 +1,6 @@
 """`lm2 eval`, and the evaluations of a training run."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lm2_jax.data import asking, corpus
 from lm2_jax.data.samples import Prompt
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.eval import babilong
+from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row, write_predictions, write_results
 from lm2_jax.eval.stream import Streamer
 from lm2_jax.jobs import workdir as workdirs
@@ -41,27 +43,22 @@ class Evaluator:
                                                   num_samples)
         return self._prompts[count]
 
-    def run(self, params: Params, modes: Sequence[str], num_samples: int, bar: Bar | None = None
+    def run(self, params: Params, modes: Sequence[str], num_samples: int, **options
             ) -> Iterator[tuple[Row, list[babilong.Prediction]]]:
-        """Rows and predictions, one task, length and mode after another."""
+        """Rows and predictions, one task, length and mode after another; options as those of
+        `babilong.evaluate`."""
         streamer = Streamer(LanguageModel(self.config.model), params,
                             pad_id=self.tokens.pad_id, end_id=self.tokens.end_id)
-        finished = 0
-
-        def progress(task: str, length: str, memory: str, done: int, hits: int) -> None:
-            bar.update(finished + done, f"{task} {length} {memory}: {hits / done:.3f}")
-
         with jax.set_mesh(self.mesh):
-            for row, predictions in babilong.evaluate(
-                    streamer, self.prompts(num_samples), self.config, self.tokens.decode, modes,
-                    progress if bar else None):
-                finished += row.n
-                yield row, predictions
+            yield from babilong.evaluate(streamer, self.prompts(num_samples), self.config.eval,
+                                         self.tokens.decode, modes, **options)
 
-    def total(self, modes: Sequence[str]) -> int:
-        """How many answers `run` gives with the configured number of samples."""
-        cells = self.prompts(self.config.eval.num_samples)
-        return len(modes) * sum(map(len, cells.values()))
+    def journal(self, folder: Path, step: int) -> Journal:
+        """Of an evaluation of this step with the configured number of samples."""
+        config = config_file.to_dict(self.config)
+        identity = [step, config["model"], config["eval"],
+                    babilong.digest(self.prompts(self.config.eval.num_samples))]
+        return Journal(folder / "unfinished.jsonl", json.dumps(identity))
 
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
@@ -84,15 +81,26 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
            console: Console) -> list[Row]:
     """Evaluates, writes `workdir/eval`, prints the table and where the plots are."""
     folder, config = Path(workdir) / "eval", evaluator.config
-    rows = []
-    bar = Bar("eval", evaluator.total(config.eval.memory), console=console)
+    rows, read = [], 0
+    prompts = evaluator.prompts(config.eval.num_samples)
+    total = sum(len(prompt.tokens) for cell in prompts.values() for prompt in cell)
+    bar = Bar("eval", total * len(config.eval.memory), console=console, unit="tokens")
+
+    def progress(task: str, length: str, memory: str, *, tokens: int, done: int, hits: int):
+        nonlocal read
+        read += tokens
+        right = f": {hits / done:.3f} of {done}" if done else ""
+        bar.update(read, f"{task} {length} {memory}{right}")
+
+    journal = evaluator.journal(folder, step)
     for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
-                                          bar):
+                                          progress=progress, journal=journal):
         rows.append(row)
         write_predictions(folder, row.task, row.length, row.memory, predictions,
                           evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
         write_results(folder, rows)
     bar.close()
+    journal.close(finished=True)
     provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)

@@ -9,20 +9,23 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Bar:
-    """Progress over `total` units, with a text that changes.
+    """Progress over `total` units, with a text that changes; `unit` names them.
 
     On a terminal a bar with the time left; into a file or pipe a plain line every 15 s.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None):
+    def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None,
+                 unit: str = ""):
         self.console = console or Console()
         self._title, self._total, self._first = title, total, done
+        self._unit = f" {unit}" if unit else ""
         self._begun = self._printed = time.perf_counter()
         self._bar = None
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"), TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn(self._unit.strip()), TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
                 console=self.console)
             self._task = self._bar.add_task(title, total=total, completed=done, text="")
             self._bar.start()
@@ -36,8 +39,9 @@ class Bar:
             self._printed = now
             rate = (done - self._first) / max(now - self._begun, 1e-9)
             left = f"{(self._total - done) / rate:.0f} s left" if rate else ""
-            self.console.print(f"{self._title} {done}/{self._total}  {text}  {left}".rstrip(),
-                               highlight=False, soft_wrap=True)
+            where = f"{self._title} {done}/{self._total}{self._unit}"
+            self.console.print(f"{where}  {text}  {left}".rstrip(), highlight=False,
+                               soft_wrap=True)
 
     def close(self) -> None:
         if self._bar:

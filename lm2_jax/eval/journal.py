@@ -1,0 +1,43 @@
+"""What an evaluation has answered so far, so that one that was stopped goes on where it was."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+Key = tuple[str, str, str]  # task, length, memory
+
+
+class Journal:
+    """Answers in the order of the prompts, in a file that is there until all are given.
+
+    Args:
+      path: of the file; its folder is made if need be.
+      identity: of model, samples and settings: answers of another evaluation do not count.
+    """
+
+    def __init__(self, path: str | Path, identity: str):
+        self._path = Path(path)
+        self._answers: dict[Key, list[str]] = defaultdict(list)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._path.read_text("utf-8").split("\n")[:-1] if self._path.exists() else []
+        if not whole or json.loads(whole[0]) != identity:
+            whole = [json.dumps(identity)]
+        for line in whole[1:]:
+            *key, answers = json.loads(line)
+            self._answers[tuple(key)] += answers
+        # Written anew, so that a line cut short by a crash is gone before others follow it.
+        self._path.write_text("".join(line + "\n" for line in whole), "utf-8")
+        self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+
+    def answers(self, key: Key) -> list[str]:
+        """Those given so far."""
+        return list(self._answers[key])
+
+    def add(self, key: Key, answers: Iterable[str]) -> None:
+        self._file.write(json.dumps([*key, list(answers)]) + "\n")
+
+    def close(self, *, finished: bool) -> None:
+        self._file.close()
+        if finished:
+            self._path.unlink()

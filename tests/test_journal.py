@@ -1,0 +1,100 @@
+"""An evaluation that is stopped goes on where it was, and only there."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lm2_jax.config import EvalConfig
+from lm2_jax.data.samples import Prompt
+from lm2_jax.eval import babilong
+from lm2_jax.eval.journal import Journal
+
+B = 3
+CONFIG = EvalConfig(batch_size=B, max_new_tokens=4)
+
+
+class Stopped(Exception):
+    pass
+
+
+class Oracle:
+    """Answers each prompt with its first token; stops when asked once too often."""
+
+    model = SimpleNamespace(config=SimpleNamespace(segment_length=5))
+
+    def __init__(self, patience=1000):
+        self.asked, self.patience = 0, patience
+
+    def answer(self, prompts, max_new_tokens, *, wipe, progress):
+        if not self.patience:
+            raise Stopped
+        self.patience -= 1
+        self.asked += len(prompts)
+        progress(sum(map(len, prompts)))
+        return [[int(tokens[:1][0]) + wipe] for tokens in prompts]
+
+
+def cells():
+    rng = np.random.default_rng(0)
+    return {("qa1", length): [
+        Prompt("qa1", length, rng.integers(0, 50, 5 + i, np.int32), f"Where is {i}?", str(i))
+        for i in range(7)] for length in ("1k", "2k")}
+
+
+def run(folder, identity="one", patience=1000):
+    oracle, seen, journal = Oracle(patience), [], Journal(folder / "j.jsonl", identity)
+
+    def progress(task, length, memory, *, tokens, done, hits):
+        seen.append(tokens)
+
+    results = []
+    try:
+        for result in babilong.evaluate(oracle, cells(), CONFIG, lambda ids: f"{ids[0]} ",
+                                        ("carried", "reset"), progress=progress,
+                                        journal=journal):
+            results.append(result)
+        journal.close(finished=True)
+    except Stopped:
+        journal.close(finished=False)
+    return results, oracle.asked, sum(seen)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    results, asked, _ = run(folder)
+    assert len(results) == 4 and asked == 4 * 3 * B  # of 7, the last batch filled up
+    assert not (folder / "j.jsonl").exists()
+    return results
+
+
+@pytest.mark.parametrize("stops", [1, 2, 3, 4, 8, 11])
+def test_nothing_is_asked_twice(tmp_path, whole, stops):
+    _, before, _ = run(tmp_path, patience=stops)
+    results, after, read = run(tmp_path)
+    assert results == whole and before == stops * B and before + after == 12 * B
+    tokens = 2 * sum(len(p.tokens) for cell in cells().values() for p in cell)
+    assert tokens <= read <= tokens + 4 * B  # what was read before counts; fillers have a token
+
+
+def test_a_line_cut_short_is_asked_again(tmp_path, whole):
+    run(tmp_path, patience=3)
+    path = tmp_path / "j.jsonl"
+    path.write_text(path.read_text()[:-4])
+    results, asked, _ = run(tmp_path)
+    assert results == whole and asked == 10 * B
+
+
+def test_answers_of_another_evaluation_do_not_count(tmp_path, whole):
+    run(tmp_path, patience=5)
+    assert len((tmp_path / "j.jsonl").read_text().splitlines()) == 6
+    results, asked, _ = run(tmp_path, identity="other")
+    assert results == whole and asked == 12 * B
+
+
+def test_the_digest_is_that_of_what_is_asked():
+    assert babilong.digest(cells()) == babilong.digest(cells())
+    other = cells()
+    other["qa1", "2k"][3] = other["qa1", "2k"][2]
+    assert babilong.digest(other) != babilong.digest(cells())
