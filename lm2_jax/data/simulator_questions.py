@@ -7,16 +7,15 @@ distributed as in the real files.
 
 from collections.abc import Iterator
 
-from lm2_jax.data.simulator_world import OPPOSITE, Listener, World
+from lm2_jax.data.simulator_world import OPPOSITE, PRONOUNS, Asked, Listener, World
 
 _NUMBERS = ("none", "one", "two", "three")
-
-Asked = tuple[str, str, tuple[int, ...]]  # question, answer, support
 
 
 def where_person(known: Listener, person: str, world: World) -> Iterator[Asked]:
     index, event = known.where[person]
-    yield f"Where is {person}?", event.what, (index,)
+    support = (index - 1, index) if event.kind in PRONOUNS else (index,)
+    yield f"Where is {person}?", event.what, support
 
 
 def where_object(known: Listener, thing: str, world: World) -> Iterator[Asked]:

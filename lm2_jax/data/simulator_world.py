@@ -2,12 +2,18 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 NORTH, SOUTH, EAST, WEST = "north", "south", "east", "west"
 STEPS = {NORTH: (0, 1), SOUTH: (0, -1), EAST: (1, 0), WEST: (-1, 0)}
 OPPOSITE = {NORTH: SOUTH, SOUTH: NORTH, EAST: WEST, WEST: EAST}
+
+PRONOUN = {"Mary": "she", "Sandra": "she", "John": "he", "Daniel": "he"}
+PRONOUNS = ("he", "she", "they")
+
+Asked = tuple[str, str, tuple[int, ...]]  # question, answer, support
+Point = tuple[list[str], Iterator[Asked]]  # facts, and what can be asked when they are told
 
 
 class Event(NamedTuple):
@@ -16,7 +22,7 @@ class Event(NamedTuple):
     kind: str
     who: str
     what: str  # an object or a place; in "either" the true place
-    other: str = ""  # the receiver of "give", the second place of "either"
+    other: str = ""  # the receiver of "give", the second place of "either", the second person
 
 
 class Dice:
@@ -48,6 +54,7 @@ class World:
         self.place = {person: dice.pick(places) for person in persons}
         self.lies = {thing: dice.pick(places) for thing in objects}  # of those nobody holds
         self.holder: dict[str, str] = {}
+        self.moving: tuple[str, ...] = ()  # who moves on, in stories of two moves one after another
         self.atlas = Atlas(dice, places) if not persons else None
 
     def holds(self, person: str) -> list[str]:
@@ -103,6 +110,43 @@ def _go(world: World) -> tuple[str, str, str] | None:
 def move(world: World) -> Event | None:
     gone = _go(world)
     return gone and Event("move", gone[0], gone[2])
+
+
+def move_both(world: World) -> Event | None:
+    first, second = world.dice.shuffled(world.persons)[:2]
+    place = _go_on(world, (first, second))
+    return place and Event("both", first, place, second)
+
+
+def _go_on(world: World, persons: tuple[str, ...]) -> str | None:
+    """Moves persons to one place; returns it, None if one of them is there already."""
+    place = world.dice.pick(world.places)
+    if any(world.place[person] == place for person in persons):
+        return None
+    world.place.update(dict.fromkeys(persons, place))
+    return place
+
+
+def move_twice(world: World) -> Event | None:
+    return _twice(world, move)
+
+
+def move_both_twice(world: World) -> Event | None:
+    return _twice(world, move_both)
+
+
+def _twice(world: World, first: "Act") -> Event | None:
+    """A move, or the second one of those who have just moved, told with a pronoun."""
+    if not world.moving:
+        event = first(world)
+        world.moving = (event.who, event.other) if event else ()
+        return event
+    who, other = world.moving
+    place = _go_on(world, (who, other) if other else (who,))
+    if not place:
+        return None
+    world.moving = ()
+    return Event("they" if other else PRONOUN[who], who, place, other)
 
 
 def be(world: World) -> Event | None:
@@ -188,6 +232,8 @@ class Listener:
             for thing, holder in self.holder.items():
                 if holder == who:
                     self.route[thing].append(told)
+        elif kind in ("both", *PRONOUNS):
+            self.where[who] = self.where[other or who] = told
         elif kind in ("get", "drop", "give"):
             self.handled[what] = told
             self._touch(who, what, told.index)

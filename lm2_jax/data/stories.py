@@ -21,8 +21,8 @@ class StorySource:
     Attributes:
       task: "qa1".
       draw: (rng, points, per_point) -> Story; asks the simulator for so many question points
-        (None = as many as a bAbI story has) and questions at each (1 by default); a file's
-        stories are as they are.
+        and questions at each (None = as many as a bAbI story has); a file's stories are as they
+        are.
       asked: what sample 0, 1, 2, ... asks, as a story and the number of its question; () = any.
     """
 
@@ -38,7 +38,8 @@ def simulated(task: str, seed: int, *, persons: int = 0, turns: float = 0.0) -> 
       persons: the first so many of the task's; 0 = all.
       turns: share of the stories in which nobody acts again before all others have.
     """
-    def draw(rng: np.random.Generator, points: int | None = None, per_point: int = 1) -> Story:
+    def draw(rng: np.random.Generator, points: int | None = None,
+             per_point: int | None = None) -> Story:
         return simulator.simulate(task, seed, int(rng.integers(MAX_INDEX)), points=points,
                                   per_point=per_point, persons=persons or None,
                                   turns=turns > 0 and rng.random() < turns)
