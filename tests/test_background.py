@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solver import _PATTERNS, TASKS
 
 from lm2_jax.data import background, prose
 from lm2_jax.data.prose_forms import fix_articles, ing, participle, past, plural, third
 from lm2_jax.data.prose_nouns import NOUNS
 from lm2_jax.data.prose_words import WORDS
+from lm2_jax.data.simulator import simulate
 
 DATA = os.environ.get("LM2_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
@@ -75,7 +77,8 @@ def test_prose_has_no_word_of_a_babi_fact(generated):
 
 def test_prose_has_no_sentence_of_a_babi_form(generated):
     moves = re.compile(r"\w+ \w+ (back )?to the \w+( \w+)?\.|.*\b(is|was|were) (in|at) the \w+\.")
-    assert not [s for s in generated if moves.fullmatch(s)]
+    facts = [_PATTERNS[form] for form in {form for _, forms, _ in TASKS.values() for form in forms}]
+    assert not [s for s in generated if any(form.fullmatch(s) for form in (moves, *facts))]
 
 
 def test_prose_is_well_formed(generated):
@@ -127,6 +130,14 @@ def test_forbidden_words_are_all_that_babi_has():
     files = sorted(Path(DATA, "babi", "en-10k").glob("qa*.txt"))
     assert len(files) == 40
     found = {word for file in files for word in re.findall("[a-z]+", file.read_text().lower())}
+    assert found == FORBIDDEN | FUNCTION_WORDS
+
+
+def test_forbidden_words_are_all_that_the_simulator_has():
+    found = set()
+    for story in (simulate(task, 0, index) for task in TASKS for index in range(200)):
+        asked = (text for q in story.questions for text in (q.text, q.answer))
+        found |= set(re.findall("[a-z]+", " ".join((*story.facts, *asked)).lower()))
     assert found == FORBIDDEN | FUNCTION_WORDS
 
 
