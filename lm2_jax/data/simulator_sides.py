@@ -51,8 +51,8 @@ def tell_rooms(dice: Dice, persons: Sequence[str]) -> Iterator[Point]:
 
     for room, side in zip((start, goal), dice.shuffled(tuple(OPPOSITE)), strict=False):
         join(middle, side, room)
-    free = [(room, side) for room in (start, middle, goal) for side in OPPOSITE
-            if side not in doors[room]]  # fmt: skip
+    on_the_way = (start, middle, goal)
+    free = [(room, side) for room in on_the_way for side in OPPOSITE if side not in doors[room]]
     for other, (room, side) in zip(others, dice.shuffled(free), strict=False):
         join(room, side, other)
 

@@ -6,7 +6,8 @@ one of the last five, and there is none where no question about those has an ans
 two persons counts as two.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lm2_jax.data import simulator_questions as ask
@@ -101,11 +102,11 @@ class Town:
             ways = self.questions(known, subjects, world)
             first = next(ways, None)
             if first:
-                yield facts, _with_first(first, ways)
+                yield facts, itertools.chain([first], ways)
                 facts = []
 
     def questions(
-        self, known: Listener, subjects: Sequence[Subject], world: World
+        self, known: Listener, subjects: Iterable[Subject], world: World
     ) -> Iterator[Asked]:
         """What can be asked now, the first about one of the last facts."""
         recent = self.recent(known)
@@ -144,11 +145,6 @@ class Town:
             event = world.dice.pick(self.happens)(world)
             if event:
                 return event
-
-
-def _with_first(first: Asked, ways: Iterator[Asked]) -> Iterator[Asked]:
-    yield first
-    yield from ways
 
 
 _MOVING = (acts.move,)
