@@ -28,6 +28,7 @@ setup(
         "tokenizers>=0.22",
         "matplotlib>=3.10",
         "rich>=14.0",
+        "bm25s>=0.3.16",
         "tensorboardX>=2.6",
     ],
     extras_require={

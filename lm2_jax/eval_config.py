@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from lm2_jax.checks import at_least, one_of, require
 
 ASKING = ("tuned", "prompted")
+RETRIEVE_ORDERS = ("document", "similarity")
 NEW_TOKENS = {"tuned": 8, "prompted": 20}  # 20 is the benchmark's
 PROMPT_BUDGET = 300  # tokens of a length that the benchmark keeps for what is not context
 
@@ -28,14 +29,18 @@ class EvalConfig:
     use_instruction: bool = True
     use_examples: bool = True
     use_post_prompt: bool = True
+    retrieve: int = 0  # sentences of the context that the model is given, by BM25; 0 = all
+    retrieve_order: str = "document"  # or similarity, as the benchmark's own baseline
     memory: tuple[str, ...] = ("carried", "reset")
     max_new_tokens: int = 0  # 0 = 8, or 20 if prompted
     seed: int = 1  # of the held-out samples
 
     def __post_init__(self):
         at_least(self, "eval", 1, "num_samples", "batch_size")
-        at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens")
+        at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens",
+                 "retrieve")
         one_of(self, "eval", "asking", ASKING)
+        one_of(self, "eval", "retrieve_order", RETRIEVE_ORDERS)
         for mode in self.memory:
             require(mode in ("carried", "reset"), "eval.memory", self.memory,
                     "a tuple of carried, reset")

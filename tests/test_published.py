@@ -100,7 +100,7 @@ def test_only_what_is_asked_for_is_read(tmp_path, layout):
     for (task, length), prompts in found.items():
         for number, prompt in enumerate(prompts):
             text = " ".join(sample(task, length, number)["input"].split())
-            assert decode(prompt.tokens) == f" {text} Where is Mary?"
+            assert decode(prompt.tokens[:]) == f" {text} Where is Mary?"
             assert (prompt.task, prompt.length) == (task, length)
             assert (prompt.question, prompt.target) == ("Where is Mary?", "kitchen")
         assert len(prompts) == 2

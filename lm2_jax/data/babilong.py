@@ -5,7 +5,9 @@ between background sentences; sentences are tokenized one by one; the length in 
 exactly. Everything random comes from the generator that is passed in.
 """
 
-from collections.abc import Sequence
+import collections
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -190,12 +192,46 @@ class Mixture:
         tokens[~prose] = self._told[i:j]
         return tokens
 
+    def sentences(self) -> Iterator[np.ndarray]:
+        """The sentences of the prose, which is a passage, and the pieces, in order; int32 each."""
+        borders = self.noise.borders(np.arange(self.noise.sentences_before(len(self.noise)) + 1))
+        pieces = collections.deque(zip(self.cuts.tolist(), self.pieces, strict=True))
+        for begin, end in itertools.pairwise(borders.tolist()):
+            while pieces and pieces[0][0] <= begin:
+                yield pieces.popleft()[1].tokens
+            yield self.noise[begin:end]
+        yield from (piece.tokens for _, piece in pieces)
+
     def sample(self) -> Sample:
         """All of it, and where the answers are."""
         first_answers = np.cumsum(self._sizes) - self._sizes + [p.answer for p in self.pieces]
         answer = np.zeros(len(self), bool)
         answer[self._places] = np.arange(len(self._told)) >= np.repeat(first_answers, self._sizes)
         return Sample(self[:], answer)
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Sentences that are there as a whole.
+
+    Attributes:
+      parts: int32 tokens of each.
+    """
+
+    parts: Sequence[np.ndarray]
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        return np.concatenate([np.empty(0, np.int32), *self.parts])
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self._tokens[part]
+
+    def sentences(self) -> Iterator[np.ndarray]:
+        return iter(self.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +242,7 @@ class Joined:
       parts: int32 tokens.
     """
 
-    parts: tuple[np.ndarray | Mixture, ...]
+    parts: tuple[np.ndarray | Mixture | Text, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

@@ -14,7 +14,7 @@ from lm2_jax.config import EvalConfig, parse_length
 from lm2_jax.data import babilong, published
 from lm2_jax.data.asking import Asking
 from lm2_jax.data.babi import Story
-from lm2_jax.data.babilong import Encoder, Joined, sentence_ids
+from lm2_jax.data.babilong import Encoder, Joined, Text, sentence_ids
 from lm2_jax.data.background import TokenizedBackground, split_sentences
 from lm2_jax.data.stories import StorySource
 
@@ -28,16 +28,18 @@ class Prompt:
 
     Attributes:
       task, length: "qa1", "4k".
-      tokens: int32, the context and what `data.asking` puts before and behind it: an array, or what
-        gives it by slices.
+      tokens: int32, made by slices: what `data.asking` puts before the context, the context and
+        what it puts behind.
       question, target: as texts; target as the tokenizer writes it.
+      whole: tokens of the sample that this is a part of; 0 = all of it is here.
     """
 
     task: str
     length: str
-    tokens: np.ndarray | Joined
+    tokens: Joined
     question: str
     target: str
+    whole: int = 0
 
 
 def draw(source: StorySource, length: str, index: int, config: EvalConfig, asking: Asking,
@@ -123,9 +125,9 @@ def prompt_of(sample: Mapping[str, str], where: str, asking: Asking) -> Prompt:
                          + ", ".join(KEYS))
     sentences = sentence_ids(asking.encoder.tokenizer, split_sentences(sample["input"]))
     question = sample["question"].strip()
-    context = np.fromiter(itertools.chain.from_iterable(sentences), np.int32)
-    tokens = np.concatenate([asking.before(sample["task"]), context,
-                             asking.behind(sample["task"], question)])
+    context = Text([np.asarray(sentence, np.int32) for sentence in sentences])
+    tokens = Joined((asking.before(sample["task"]), context,
+                     asking.behind(sample["task"], question)))
     return Prompt(sample["task"], sample["length"], tokens, question,
                   _as_written(sample["target"], asking.encoder, where))
 

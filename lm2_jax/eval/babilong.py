@@ -13,7 +13,7 @@ from lm2_jax.data import samples
 from lm2_jax.data.asking import Asking
 from lm2_jax.data.corpus import Corpus
 from lm2_jax.data.samples import Prompt
-from lm2_jax.eval import metrics
+from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.eval.stream import Streamer
@@ -43,7 +43,16 @@ def asks_whole_file(config: EvalConfig) -> bool:
 
 
 def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
-    """The prompts of each (task, length): from the sample file, the published set, or drawn."""
+    """The prompts of each (task, length): from the sample file, the published set, or drawn; with
+    the sentences retrieved alone, if so configured."""
+    found, e = _cells(config, corpus, asking, num_samples), config.eval
+    if not e.retrieve:
+        return found
+    return {key: [rag.retrieve(p, np.asarray(asking.encoder.text(p.question)), e.retrieve,
+                               e.retrieve_order) for p in cell] for key, cell in found.items()}
+
+
+def _cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
     e = config.eval
     if asks_whole_file(e):
         found: Cells = {}
@@ -109,10 +118,11 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
 
 def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: list[Prediction],
          segment_length: int) -> Row:
-    tokens = np.array([len(p.tokens) for p in cell])
+    tokens = np.array([p.whole or len(p.tokens) for p in cell])
+    segments = np.ceil(np.array([len(p.tokens) for p in cell]) / segment_length)
     return Row(
-        task=task, length=length, tokens=float(tokens.mean()),
-        segments=float(np.ceil(tokens / segment_length).mean()), memory=mode, n=len(cell),
+        task=task, length=length, tokens=float(tokens.mean()), segments=float(segments.mean()),
+        memory=mode, n=len(cell),
         exact_match=float(np.mean([metrics.exact_match(p.target, p.output)
                                    for p in predictions])),
         accuracy=float(np.mean([metrics.babilong_correct(task, p.target, p.output, p.question)
