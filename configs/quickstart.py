@@ -14,10 +14,10 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=256,
-        segment_length=24, rope_theta=10.0, scan_unroll=3,
+        segment_length=24, attention_window=8, rope_theta=10.0, scan_unroll=3,
         memory=dict(num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0))
     config.data = dict(
-        tasks=("qa1",), tokenizer_vocab_size=512, turns=1.0, points_per_segment=1.0,
+        tasks=("qa1",), tokenizer_vocab_size=512, turns_up_to=2, points_per_segment=1.0,
         questions_per_point=4, deferred=True, bare_fraction=0.5, vary_length=False,
         curriculum=((0, 1, 30), (600, 2, 20), (1500, 4, 12), (1900, 8, 8)))
     config.train = dict(

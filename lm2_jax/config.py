@@ -133,7 +133,7 @@ class DataConfig:
     tokenizer: str = "word"  # word | bpe: trained on the data; or a tokenizer.json
     tokenizer_vocab_size: int = 4096  # at most, for a trained one
     persons: int = 0  # simulator: the first so many persons of the task; 0 = all
-    turns: float = 0.0  # simulator: share of training stories in which persons act in turns
+    turns_up_to: int = 0  # simulator: samples of so many segments have persons act in turns
     points_per_segment: float = 0.0  # simulator: question points a segment; 0 = a bAbI story
     questions_per_point: int = 1  # simulator: questions asked at each point, if deferred
     dense: bool = True  # ask each question where the story does; else one, at the end
@@ -149,13 +149,12 @@ class DataConfig:
     def __post_init__(self):
         _require(len(self.tasks) > 0, "data.tasks", self.tasks, "at least one task")
         _at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
-                  "num_workers")
+                  "num_workers", "turns_up_to")
         _at_least(self, "data", 1, "questions_per_point", "background_sentences",
                   "min_sentence_tokens", "num_threads")
         _at_least(self, "data", 8, "tokenizer_vocab_size")
-        for name in ("bare_fraction", "turns"):
-            _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name),
-                     "in [0, 1]")
+        _require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
+                 "in [0, 1]")
         _require(all(len(stage) in (2, 3) and min(stage[1:]) >= 1 for stage in self.curriculum)
                  and [s[0] for s in self.curriculum[:1]] == [0]
                  and all(a[0] < b[0] for a, b in itertools.pairwise(self.curriculum)),

@@ -1,12 +1,13 @@
 """Stories in which persons act in turns: a training aid, never in evaluation."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from lm2_jax.config import Config, DataConfig, EvalConfig
-from lm2_jax.data import corpus, stories
+from lm2_jax.config import Config, DataConfig
+from lm2_jax.data import corpus, pipeline, stories
 from lm2_jax.data.simulator import simulate
 
 
@@ -30,18 +31,22 @@ def test_stories_without_turns_or_persons_are_what_they_were():
         assert (simulate(task, 0, index, points=6, turns=True) == plain) == (task == "qa4")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_share_of_stories_told_in_turns(share):
-    source, rng = stories.simulated("qa1", 0, turns=share), np.random.default_rng(0)
-    in_turns = [len(set(actors(source.draw(rng, 2)))) == 4 for _ in range(1000)]
-    by_chance = 24 / 4**4
-    assert np.mean(in_turns) == pytest.approx(share + (1 - share) * by_chance, abs=0.05)
+@pytest.mark.parametrize("up_to", [0, 1, 2, 3])
+def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
+    config = Config(data=DataConfig(turns_up_to=up_to, background_sentences=50, deferred=True))
+    drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, 0))
+    asked = []
+    source = dataclasses.replace(drawn_from.sources[0], draw=lambda rng, *options: (
+        asked.append(options[2]) or drawn_from.sources[0].draw(rng, *options)))
+    maker = pipeline.SampleMaker(config.data, dataclasses.replace(drawn_from, sources=(source,)), 40)
+    for segments in (1, 2, 3, 4):
+        asked.clear()
+        maker.draw(segments, np.random.default_rng(0))
+        assert set(asked) == {segments <= up_to}
 
 
-def test_held_out_stories_are_never_told_in_turns():
-    config = Config(data=DataConfig(turns=1.0, background_sentences=50), eval=EvalConfig())
-    tokens = corpus.make_tokenizer(config.data, 0)
-    for made, wanted in ((corpus.training, 1.0), (corpus.held_out, 24 / 4**4)):
-        source, rng = made(config, tokens).sources[0], np.random.default_rng(0)
-        told = [len(set(actors(source.draw(rng, 2)))) == 4 for _ in range(300)]
-        assert np.mean(told) == pytest.approx(wanted, abs=0.06)
+def test_stories_are_told_in_turns_if_asked_for():
+    source, rng = stories.simulated("qa1", 0), np.random.default_rng(0)
+    for turns, wanted in ((True, 1.0), (False, 24 / 4**4)):
+        all_four = [len(set(actors(source.draw(rng, 2, None, turns)))) == 4 for _ in range(500)]
+        assert np.mean(all_four) == pytest.approx(wanted, abs=0.05)

@@ -1,6 +1,5 @@
 """All that samples are drawn from: tokenizer, stories, background; for training and held out."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,8 +49,7 @@ def held_out(config: Config, tokens: Tokenizer) -> Corpus:
     if e.indices:
         sources = _asked_in_turn(e, tasks, folder)
     else:
-        natural = dataclasses.replace(d, turns=0.0)
-        sources = _sources(natural, tasks, folder, "test", seed)
+        sources = _sources(d, tasks, folder, "test", seed)
     return _corpus(d, sources, e.background or d.background, seed, tokens)
 
 
@@ -73,8 +71,7 @@ def _sources(config: DataConfig, tasks: Iterable[str], folder: str, split: str, 
              ) -> tuple[StorySource, ...]:
     if folder:
         return tuple(stories.from_files(task, folder, split) for task in tasks)
-    return tuple(stories.simulated(task, seed, persons=config.persons, turns=config.turns)
-                 for task in tasks)
+    return tuple(stories.simulated(task, seed, persons=config.persons) for task in tasks)
 
 
 def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, seed: int,

@@ -42,7 +42,8 @@ class SampleMaker:
         points = max(1, round(c.points_per_segment * segments)) if c.points_per_segment else None
         for _ in range(ATTEMPTS):
             source = corpus.sources[int(rng.integers(len(corpus.sources)))]
-            story = source.draw(rng, points, c.questions_per_point if deferring else None)
+            story = source.draw(rng, points, c.questions_per_point if deferring else None,
+                                segments <= c.turns_up_to)
             if deferring:
                 sample = deferred.mix(deferred.points_of(story, corpus.encoder), segments,
                                       self.segment_length, corpus.background, rng)

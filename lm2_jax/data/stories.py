@@ -20,9 +20,9 @@ class StorySource:
 
     Attributes:
       task: "qa1".
-      draw: (rng, points, per_point) -> Story; asks the simulator for so many question points
-        and questions at each (None = as many as a bAbI story has); a file's stories are as they
-        are.
+      draw: (rng, points, per_point, turns) -> Story; asks the simulator for so many question points
+        and questions at each (None = as many as a bAbI story has), and for persons who act in
+        turns; a file's stories are as they are.
       asked: what sample 0, 1, 2, ... asks, as a story and the number of its question; () = any.
     """
 
@@ -31,18 +31,13 @@ class StorySource:
     asked: tuple[tuple[Story, int], ...] = ()
 
 
-def simulated(task: str, seed: int, *, persons: int = 0, turns: float = 0.0) -> StorySource:
-    """The simulator's stories of a seed.
-
-    Args:
-      persons: the first so many of the task's; 0 = all.
-      turns: share of the stories in which nobody acts again before all others have.
-    """
+def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
+    """The simulator's stories of a seed, with the first `persons` of the task's; 0 = all."""
     def draw(rng: np.random.Generator, points: int | None = None,
-             per_point: int | None = None) -> Story:
+             per_point: int | None = None, turns: bool = False) -> Story:
         return simulator.simulate(task, seed, int(rng.integers(MAX_INDEX)), points=points,
                                   per_point=per_point, persons=persons or None,
-                                  turns=turns > 0 and rng.random() < turns)
+                                  turns=turns)
 
     return StorySource(task, draw)
 
