@@ -36,9 +36,11 @@ def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
     config = Config(data=DataConfig(turns_up_to=up_to, background_sentences=50, deferred=True))
     drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, 0))
     asked = []
-    source = dataclasses.replace(drawn_from.sources[0], draw=lambda rng, *options: (
-        asked.append(options[2]) or drawn_from.sources[0].draw(rng, *options)))
-    maker = pipeline.SampleMaker(config.data, dataclasses.replace(drawn_from, sources=(source,)), 40)
+    draw = drawn_from.sources[0].draw
+    source = stories.StorySource("qa1", lambda rng, *options: (
+        asked.append(options[2]) or draw(rng, *options)))
+    drawn_from = dataclasses.replace(drawn_from, sources=(source,))
+    maker = pipeline.SampleMaker(config.data, drawn_from, 40)
     for segments in (1, 2, 3, 4):
         asked.clear()
         maker.draw(segments, np.random.default_rng(0))
