@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=256,
-        segment_length=24, attention_window=8, rope_theta=10.0, scan_unroll=3,
+        segment_length=24, rope_theta=10.0, scan_unroll=3,
         memory=dict(num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0))
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, turns_up_to=2, points_per_segment=1.0,
