@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
         tokenizer_vocab_size=256, background_sentences=2000, persons=2, points_per_segment=1.0,
         questions_per_point=2, curriculum=((0, 1), (35, 2)))
     config.train = dict(num_steps=40, batch_size=8, learning_rate=5e-3, warmup_steps=10,
-                        remat_segments=False, advance_accuracy=0.05, advance_window=5,
+                        remat_segments=False, advance_accuracy=0.05, advance_every=5,
                         eval_every_steps=20)
     config.checkpoint = dict(every_steps=10)
     config.eval = dict(lengths=("96", "192"), num_samples=20, during_training=10,

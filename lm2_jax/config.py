@@ -178,8 +178,10 @@ class DataConfig:
 class TrainConfig:
     num_steps: int = 1000
     batch_size: int = 32  # rows over all devices, where data.curriculum names none
-    advance_accuracy: float = 0.0  # of training answers, at which a stage ends early; 0 = never
-    advance_window: int = 25  # steps over which it is taken, and after which it is looked at
+    advance_accuracy: float = 0.0  # of held-out answers, at which a stage ends early; 0 = never
+    advance_patience: int = 0  # looks without a rise of it, after which a stage ends; 0 = never
+    advance_every: int = 25  # steps between looks
+    advance_batches: int = 4  # held-out batches of the stage in a look
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
     warmup_steps: int = 100
@@ -196,11 +198,11 @@ class TrainConfig:
 
     def __post_init__(self):
         _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
-                  "segment_unroll", "advance_window")
+                  "segment_unroll", "advance_every", "advance_batches")
         _require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                  self.advance_accuracy, "in [0, 1]")
         _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
-                  "eval_every_steps", "final_learning_rate")
+                  "eval_every_steps", "final_learning_rate", "advance_patience")
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
         for name in ("beta1", "beta2"):

@@ -7,48 +7,52 @@ import pytest
 from lm2_jax.train.curriculum import Curriculum
 
 STAGES = ((0, 1), (20, 2, 8), (50, 4))
+EVERY = 5
 
 
 def follow(curriculum, accuracies, first=0):
-    """The steps after which a stage ended."""
+    """The steps after which a stage ended; `accuracies` are those of looks, every fifth step."""
     ended = []
-    for step, accuracy in enumerate(accuracies, first + 1):
-        curriculum.record(step, accuracy)
-        if curriculum.ends_at(step):
+    for look, accuracy in enumerate(accuracies, first + 1):
+        step = look * EVERY
+        if curriculum.looks_at(step) and curriculum.ends_at(step, accuracy):
             ended.append(step)
     return ended
 
 
-def test_without_a_bound_the_stages_keep_their_steps():
-    curriculum = Curriculum(STAGES, 0.0, 5)
-    assert follow(curriculum, [1.0] * 100) == [] and curriculum.stages == STAGES
-    assert [curriculum.segments_at(step) for step in (0, 19, 20, 49, 50, 99)] == [1, 1, 2, 2, 4, 4]
+def test_without_bound_and_patience_the_stages_keep_their_steps():
+    curriculum = Curriculum(STAGES, 0.0, 0)
+    assert follow(curriculum, [1.0] * 20) == [] and curriculum.stages == STAGES
+    assert [curriculum.stage_at(step) for step in (0, 19, 20, 49, 50, 99)] == [
+        STAGES[0], STAGES[0], STAGES[1], STAGES[1], STAGES[2], STAGES[2]]
 
 
-@pytest.mark.parametrize("accuracies,ended,stages", [
-    ([0.9] * 100, [5, 10], ((0, 1), (5, 2, 8), (10, 4))),
-    ([0.5] * 100, [], STAGES),
-    # The mean over five steps counts, looked at every fifth: not at 8, where it first holds.
-    ([0.0] * 3 + [1.0] * 7 + [0.0] * 90, [10], ((0, 1), (10, 2, 8), (40, 4))),
-    # The stage of two segments begins at 20; the accuracy of the one before does not count.
-    ([0.5] * 15 + [0.9, 0.9, 0.9, 0.9, 0.5] + [0.0] * 4 + [1.0] * 6, [30],
-     ((0, 1), (20, 2, 8), (30, 4))),
-    # A stage that is right as its steps are over takes nothing from the next one.
-    ([0.5] * 15 + [1.0] * 5 + [0.5] * 80, [], STAGES),
-    # The last stage never ends.
-    ([0.0] * 50 + [1.0] * 50, [], STAGES),
+@pytest.mark.parametrize("bound,patience,accuracies,ended,stages", [
+    (0.9, 0, [0.9] * 20, [5, 10], ((0, 1), (5, 2, 8), (10, 4))),
+    (0.9, 0, [0.5] * 20, [], STAGES),
+    (0.9, 0, [0.0, 0.95] + [0.0] * 18, [10], ((0, 1), (10, 2, 8), (40, 4))),
+    # At a stage's own end and in the last stage nothing is looked at.
+    (0.9, 0, [0.5] * 3 + [1.0] + [0.5] * 5 + [1.0] * 11, [], STAGES),
+    # Two looks without a rise: 0.6, then 0.6 and 0.5; a stage starts anew, with its first look.
+    (0.0, 2, [0.5, 0.6, 0.6, 0.5] + [0.1] * 16, [35], ((0, 1), (20, 2, 8), (35, 4))),
+    (0.0, 2, [0.6, 0.6, 0.5, 0.1, 0.1, 0.1] + [0.0] * 14, [15, 30],
+     ((0, 1), (15, 2, 8), (30, 4))),
+    (0.0, 2, [0.1 * n for n in range(20)], [], STAGES),
+    # Whichever comes first.
+    (0.9, 3, [0.5, 0.4, 0.95, 0.5, 0.4, 0.3, 0.2] + [0.0] * 13, [15, 35],
+     ((0, 1), (15, 2, 8), (35, 4))),
 ])
-def test_a_stage_ends_once_its_accuracy_reaches_the_bound(accuracies, ended, stages):
-    curriculum = Curriculum(STAGES, 0.9 - 1e-9, 5)
+def test_a_stage_ends_at_the_bound_or_without_a_rise(bound, patience, accuracies, ended, stages):
+    curriculum = Curriculum(STAGES, bound, patience)
     assert follow(curriculum, accuracies) == ended and curriculum.stages == stages
 
 
-@pytest.mark.parametrize("cut", range(1, 30))
+@pytest.mark.parametrize("cut", range(1, 12))
 def test_a_restored_position_goes_on_alike(cut):
-    accuracies = [0.0] * 7 + [1.0] * 93
-    whole, before, after = (Curriculum(STAGES, 0.8, 5) for _ in range(3))
+    accuracies = [0.5, 0.6, 0.5, 0.2, 0.3, 0.2, 0.1, 0.9, 0.9] + [0.3] * 11
+    whole, before, after = (Curriculum(((0, 1), (40, 2, 8), (90, 4)), 0.8, 3) for _ in range(3))
     wanted = follow(whole, accuracies)
     ended = follow(before, accuracies[:cut])
     after.restore(json.loads(json.dumps(before.to_dict())))
-    assert ended + follow(after, accuracies[cut:], cut) == wanted
+    assert ended + follow(after, accuracies[cut:], cut) == wanted == [25, 40]
     assert after.stages == whole.stages != STAGES

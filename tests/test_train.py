@@ -342,7 +342,8 @@ class Calls(loop.Hooks):
     def metrics(self, step, values):
         self.log.append(("metrics", step))
 
-    def stage_ends(self, step):
+    def stage_ends(self, step, state):
+        assert state == step
         self.log.append(("check", step))
         return step in self.ends
 

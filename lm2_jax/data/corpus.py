@@ -1,5 +1,6 @@
 """All that samples are drawn from: tokenizer, stories, background; for training and held out."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ def training(config: Config, tokens: Tokenizer) -> Corpus:
     d = config.data
     sources = _sources(d, d.tasks, d.babi, "train", config.seed)
     return _corpus(d, sources, d.background, config.seed, tokens)
+
+
+def validation(config: Config, training: Corpus) -> Corpus:
+    """Stories that training does not see, in its prose, for what training decides by them: of a
+    file's train split those that are kept back, simulated ones of another seed."""
+    sources = _sources(config.data, config.data.tasks, config.data.babi, "validation",
+                       HELD_OUT - 1)
+    return dataclasses.replace(training, sources=sources)
 
 
 def held_out(config: Config, tokens: Tokenizer) -> Corpus:

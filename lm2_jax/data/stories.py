@@ -12,6 +12,7 @@ from lm2_jax.data import babi, simulator
 from lm2_jax.data.babi import Story
 
 MAX_INDEX = 2**62
+KEPT_BACK = 20
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,17 @@ def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
 
 
 def from_files(task: str, folder: str, split: str) -> StorySource:
-    """The stories of a bAbI file; `split` is "train" or "test"."""
-    stories = _parse(str(babi.find_file(folder, task, split)))
+    """The stories of a bAbI file.
+
+    Args:
+      split: "train" or "test"; "validation" for those of the train file that "train" leaves out,
+        one in KEPT_BACK (of a file of fewer stories none is left out).
+    """
+    name = "train" if split == "validation" else split
+    stories = _parse(str(babi.find_file(folder, task, name)))
+    if split != "test" and len(stories) >= KEPT_BACK:
+        stories = [story for number, story in enumerate(stories)
+                   if (number % KEPT_BACK == 0) == (split == "validation")]
     return StorySource(task, lambda rng, *_: stories[int(rng.integers(len(stories)))])
 
 

@@ -1,9 +1,11 @@
 """`lm2 train`."""
 
 import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from lm2_jax import config_file, partition
@@ -21,7 +23,8 @@ from lm2_jax.report.writers import JsonLines, MetricsWriter, read_lines
 from lm2_jax.train import loop, optimizer
 from lm2_jax.train import state as train_state
 from lm2_jax.train.curriculum import Curriculum
-from lm2_jax.train.step import make_train_step
+from lm2_jax.train.step import make_accuracy, make_train_step
+from lm2_jax.types import Batch, Params
 
 
 def train(config: Config, workdir: str | Path, console: Console | None = None) -> list[Row]:
@@ -35,8 +38,8 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
 
     sharding = partition.named(mesh, "act_batch", None)
     rows = {size: feed.local_rows(sharding, size) for size in config.batch_sizes()}
-    maker = pipeline.SampleMaker(config.data, corpus.training(config, tokens),
-                                 config.model.segment_length)
+    drawn_from = corpus.training(config, tokens)
+    maker = pipeline.SampleMaker(config.data, drawn_from, config.model.segment_length)
     source = pipeline.BatchSource(maker, config.seed, config.train.batch_size,
                                   config.train.num_steps, rows)
     source.row(0, 0)  # what cannot be drawn is said here, before anything binds the workdir
@@ -48,8 +51,11 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     checkpointer = Checkpointer(workdir, config.checkpoint)
     meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
             "config": config_file.to_dict(config)}
-    curriculum = Curriculum(config.data.curriculum, config.train.advance_accuracy,
-                            config.train.advance_window)
+    t = config.train
+    curriculum = Curriculum(config.data.curriculum, t.advance_accuracy, t.advance_patience)
+    examiner = Examiner(config, pipeline.SampleMaker(
+        config.data, corpus.validation(config, drawn_from), config.model.segment_length), rows,
+        sharding, make_accuracy(model, t, mesh, shardings.params))
     first_step = max(checkpointer.steps(), default=0)
     if first_step:
         state, position = workdirs.restore_training(checkpointer, first_step, state, meta)
@@ -58,8 +64,8 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
 
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)
-        hooks = Recorder(config, workdir, first_step, curriculum, evaluator, checkpointer, meta,
-                         console)
+        hooks = Recorder(config, workdir, first_step, curriculum, examiner, evaluator,
+                         checkpointer, meta, console)
         stack.callback(hooks.close)
         stack.enter_context(jax.set_mesh(mesh))
         train_step = make_train_step(model, config.train, mesh, shardings)
@@ -73,7 +79,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
                 first_step=first_step, num_steps=config.train.num_steps,
                 save_every=config.checkpoint.every_steps,
                 evaluate_every=config.train.eval_every_steps,
-                check_every=config.train.advance_accuracy and config.train.advance_window,
+                check_every=(t.advance_accuracy or t.advance_patience) and t.advance_every,
                 hooks=hooks)
         checkpointer.wait()
     lines = read_lines(workdir / "metrics.jsonl")
@@ -83,14 +89,43 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     return evaluation.report(evaluator, state.params, config.train.num_steps, workdir, console)
 
 
+class Examiner:
+    """The accuracy on held-out batches of a stage: the same ones at every look."""
+
+    def __init__(self, config: Config, maker: pipeline.SampleMaker, rows: Mapping, sharding,
+                 accuracy: Callable):
+        self._config, self._maker, self._rows = config, maker, rows
+        self._sharding, self._accuracy = sharding, accuracy
+        self._batches: dict[tuple[int, ...], list[Batch]] = {}
+
+    def look(self, params: Params, stage: tuple[int, ...]) -> float:
+        shape = stage[1:]
+        if shape not in self._batches:
+            self._batches = {shape: self._made(shape)}  # those of one stage at a time
+        found = [self._accuracy(params, batch) for batch in self._batches[shape]]
+        hits, answers = np.sum(jax.device_get(found), axis=0)
+        return float(hits / max(answers, 1))
+
+    def _made(self, shape: tuple[int, ...]) -> list[Batch]:
+        t = self._config.train
+        source = pipeline.BatchSource(self._maker, corpus.HELD_OUT + self._config.seed,
+                                      t.batch_size, t.advance_batches, self._rows)
+        source = source.with_curriculum(((0, *shape),))
+        size = source.rows_at(0)
+        return [feed.to_devices(source[number], self._rows[size], size, self._sharding)
+                for number in range(t.advance_batches)]
+
+
 class Recorder(loop.Hooks):
     """What the loop reports: to the metrics files, the progress bar and the checkpoints."""
 
     def __init__(self, config: Config, workdir: Path, first_step: int, curriculum: Curriculum,
-                 evaluator: evaluation.Evaluator, checkpointer: Checkpointer, meta: dict,
-                 console: Console):
+                 examiner: Examiner, evaluator: evaluation.Evaluator,
+                 checkpointer: Checkpointer, meta: dict, console: Console):
         self._config, self._evaluator, self._console = config, evaluator, console
-        self._checkpointer, self._meta, self._curriculum = checkpointer, meta, curriculum
+        self._checkpointer, self._meta = checkpointer, meta
+        self._curriculum, self._examiner = curriculum, examiner
+        self._looks = JsonLines(workdir / "curriculum.jsonl", first_step)
         self._writer = MetricsWriter(workdir, first_step, config.train.tensorboard)
         self._history = JsonLines(workdir / "eval" / "history.jsonl", first_step)
         self._clock = Clock(config.model, jax.devices())
@@ -98,8 +133,7 @@ class Recorder(loop.Hooks):
         self._segments = 0
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        segments = self._curriculum.segments_at(step - 1)
-        self._curriculum.record(step, values["answer_accuracy"])
+        segments = self._curriculum.stage_at(step - 1)[1]
         if segments != self._segments:  # another shape, so this step was compiled
             self._clock.restart()
         self._segments = segments
@@ -110,8 +144,16 @@ class Recorder(loop.Hooks):
                                f"{values['answer_accuracy']:.3f}  segments {segments}"
                          + (f"  {rate:,.0f} tokens/s" if rate else ""))
 
-    def stage_ends(self, step: int) -> bool:
-        return self._curriculum.ends_at(step)
+    def stage_ends(self, step: int, state: train_state.TrainState) -> bool:
+        if not self._curriculum.looks_at(step):
+            return False
+        stage = self._curriculum.stage_at(step - 1)
+        accuracy = self._examiner.look(state.params, stage)
+        ends = self._curriculum.ends_at(step, accuracy)
+        self._looks.write({"step": step, "segments": stage[1], "held_out_accuracy": accuracy,
+                           "stage_ends": ends})
+        self._clock.restart()
+        return ends
 
     def save(self, step: int, state: train_state.TrainState) -> None:
         self._checkpointer.save(step, state.params, workdirs.training_part(state),
@@ -132,5 +174,5 @@ class Recorder(loop.Hooks):
         self._clock.restart()
 
     def close(self) -> None:
-        for part in (self._writer, self._history, self._bar):
+        for part in (self._writer, self._history, self._looks, self._bar):
             part.close()

@@ -20,7 +20,7 @@ class Hooks(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Once for each step, in order."""
 
-    def stage_ends(self, step: int) -> bool:
+    def stage_ends(self, step: int, state: TrainState) -> bool:
         """After every `check_every` steps, if not 0: whether other batches come next."""
 
     def save(self, step: int, state: TrainState) -> None:
@@ -59,7 +59,7 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         if save or evaluate or check:
             report(*pending, hooks)
             pending = None
-        ended = check and hooks.stage_ends(step)
+        ended = check and hooks.stage_ends(step, state)
         if evaluate:
             hooks.evaluate(step, state)
         if save:

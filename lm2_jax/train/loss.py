@@ -32,7 +32,8 @@ class LossSums:
 
 
 def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array, *,
-              bptt_segments: int, remat_segments: bool, segment_unroll: int = 1) -> LossSums:
+              bptt_segments: int, remat_segments: bool, segment_unroll: int = 1,
+              deterministic: bool = False) -> LossSums:
     """The loss over all segments of a batch, from the initial state.
 
     Args:
@@ -40,17 +41,18 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
       bptt_segments: segments that the gradient goes back through; 0 = all.
       remat_segments: compute each segment again in the backward pass.
       segment_unroll: segments in one step of the loop over them.
+      deterministic: without dropout.
     """
     c = model.config
-    S = batch.reset_BS.shape[1]
+    S, dropout = batch.reset_BS.shape[1], c.dropout > 0 and not deterministic
     fields = (batch.tokens_BL, batch.targets_BL, batch.loss_weight_BL, batch.valid_BL)
     segments = tuple(split_segments(x_BL, c.segment_length) for x_BL in fields)
 
     def step(state, x):
         tokens_BT, targets_BT, weight_BT, valid_BT, reset_B, number = x
-        rngs = {"dropout": jax.random.fold_in(key, number)} if c.dropout else None
+        rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
         out = model.apply(params, tokens_BT, state, valid_BT, reset_B,
-                          deterministic=not c.dropout, rngs=rngs)
+                          deterministic=not dropout, rngs=rngs)
         loss_BT = optax.softmax_cross_entropy_with_integer_labels(out.logits, targets_BT)
         hits, answers = count_answers(out.logits.argmax(axis=-1) == targets_BT,
                                       weight_BT == 1.0)

@@ -13,7 +13,7 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.train import optimizer as optimizers
 from lm2_jax.train.loss import loss_sums
 from lm2_jax.train.state import TrainState
-from lm2_jax.types import Batch
+from lm2_jax.types import Batch, Params
 
 
 def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config: TrainConfig,
@@ -77,6 +77,19 @@ def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,
 
     return jax.jit(step, in_shardings=(state_shardings, rows),
                    out_shardings=(state_shardings, partition.named(mesh)), donate_argnums=(0,))
+
+
+def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
+                  params_shardings: Params) -> Callable:
+    """(params, batch) -> (answers that are right, answers), compiled for the mesh."""
+    def accuracy(params: Params, batch: Batch):
+        sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
+                         remat_segments=False, segment_unroll=config.segment_unroll,
+                         deterministic=True)
+        return sums.hits, sums.answers
+
+    return jax.jit(accuracy, out_shardings=partition.named(mesh), in_shardings=(
+        params_shardings, partition.named(mesh, "act_batch", None)))
 
 
 def _micro_batches(x_B: jax.Array, count: int) -> jax.Array:
