@@ -19,12 +19,12 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=1024, deferred=True, bare_fraction=0.5,
         vary_length=False,
-        curriculum=((0, 1, 40), (800, 2, 30), (2000, 4, 16), (2500, 8, 10), (2900, 32, 4)))
+        curriculum=((0, 1, 40), (800, 2, 30), (3000, 4, 16), (4500, 8, 10), (5500, 32, 4)))
     config.train = dict(
-        num_steps=3300, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
+        num_steps=7500, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.96,
         eval_every_steps=800)
     config.checkpoint = dict(every_steps=100)
-    config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=200, during_training=50,
+    config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=500, during_training=50,
                        batch_size=50)
     return config

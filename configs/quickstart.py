@@ -17,11 +17,12 @@ def get_config() -> ConfigDict:
         segment_length=24, rope_theta=10.0, scan_unroll=3,
         memory=dict(num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0))
     config.data = dict(
-        tasks=("qa1",), tokenizer_vocab_size=512, turns_up_to=2, points_per_segment=1.0,
-        questions_per_point=4, deferred=True, bare_fraction=0.5, vary_length=False,
-        curriculum=((0, 1, 30), (600, 2, 20), (1500, 4, 12), (1900, 8, 8)))
+        tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
+        points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
+        vary_length=False,
+        curriculum=((0, 1, 30), (400, 2, 20), (1400, 4, 12), (1800, 8, 8)))
     config.train = dict(
-        num_steps=2500, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=2400, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.97,
         eval_every_steps=500)
     config.checkpoint = dict(every_steps=300)
