@@ -126,6 +126,7 @@ class DataConfig:
     """What the samples are made of, and how long they are."""
 
     tasks: tuple[str, ...] = ("qa1",)
+    task_weights: tuple[float, ...] = ()  # how often a sample is of each task; () = evenly
     babi: str = ""  # folder of bAbI files; "" = the simulator
     background: str = "generated"  # folder of books, .txt, .jsonl, .parquet; or the generator
     background_sentences: int = 20_000  # how many the generator makes
@@ -148,6 +149,9 @@ class DataConfig:
 
     def __post_init__(self):
         _require(len(self.tasks) > 0, "data.tasks", self.tasks, "at least one task")
+        _require(len(self.task_weights) in (0, len(self.tasks))
+                 and all(weight > 0 for weight in self.task_weights), "data.task_weights",
+                 self.task_weights, "a number above 0 for each of data.tasks, or ()")
         _at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
                   "num_workers", "turns_up_to")
         _at_least(self, "data", 1, "questions_per_point", "background_sentences",

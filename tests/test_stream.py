@@ -1,6 +1,7 @@
 """Answers against a model that reads everything again for each new token (float64 NumPy)."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -117,3 +118,38 @@ def test_evaluating_again_compiles_nothing():
     for wipe in (True, False):
         answers(name, ROWS, wipe)
     assert sizes == [f._cache_size() for f in (stream._read, stream._advance, stream._choose)]
+
+
+class Endless:
+    """So many tokens, made as they are asked for."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, part):
+        first, stop, _ = part.indices(self.length)
+        return np.arange(first, max(first, stop), dtype=np.int32) * 7 % V
+
+
+def resident_pages(progress):
+    """The most pages in memory while a context of so many tokens is read."""
+    seen = []
+    with open("/proc/self/statm", encoding="ascii") as file:
+        def look(tokens):
+            file.seek(0)
+            seen.append(int(file.read().split()[1]))
+
+        progress(look)
+    return max(seen)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_memory_does_not_grow_with_the_context():
+    name = "memory in all blocks"
+    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, end_id=NEVER)
+    short, long = (resident_pages(lambda look, length=length: streamer.answer(
+        [Endless(length)], 1, progress=look)) for length in (2**14, 2**19))
+    assert long < 1.05 * short

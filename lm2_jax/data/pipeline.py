@@ -26,8 +26,8 @@ class SampleMaker:
 
     Attributes:
       config: what they are made of.
-      corpus: what they are drawn from; the task is drawn uniformly, again if the story is too
-        long, so that a short sample is more often of a task with short stories.
+      corpus: what they are drawn from; the task is drawn evenly or by weight, again if the story is
+        too long, so that a short sample is more often of a task with short stories.
       segment_length: tokens.
     """
 
@@ -41,7 +41,7 @@ class SampleMaker:
         corpus, deferring = self.corpus, c.deferred and segments > 1
         points = max(1, round(c.points_per_segment * segments)) if c.points_per_segment else None
         for _ in range(ATTEMPTS):
-            source = corpus.sources[int(rng.integers(len(corpus.sources)))]
+            source = corpus.sources[self._task(rng)]
             story = source.draw(rng, points, c.questions_per_point if deferring else None,
                                 segments <= c.turns_up_to)
             if deferring:
@@ -59,6 +59,12 @@ class SampleMaker:
                                     rng, last_at_end=not c.dense).sample()
         raise ValueError(f"no story of {', '.join(c.tasks)} in {ATTEMPTS} fits {length} tokens; "
                          "raise model.segment_length or the segments of data.curriculum")
+
+    def _task(self, rng: np.random.Generator) -> int:
+        count, weights = len(self.corpus.sources), np.array(self.config.task_weights)
+        if not len(weights):
+            return int(rng.integers(count))
+        return int(rng.choice(count, p=weights / weights.sum()))
 
 
 @dataclass(frozen=True)
