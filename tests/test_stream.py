@@ -151,5 +151,5 @@ def test_memory_does_not_grow_with_the_context():
     name = "memory in all blocks"
     streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, end_id=NEVER)
     short, long = (resident_pages(lambda look, length=length: streamer.answer(
-        [Endless(length)], 1, progress=look)) for length in (2**14, 2**19))
+        [Endless(length)], 1, progress=look)) for length in (2**13, 2**17))
     assert long < 1.05 * short
