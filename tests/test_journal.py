@@ -38,8 +38,8 @@ class Oracle:
 def cells():
     rng = np.random.default_rng(0)
     return {("qa1", length): [
-        Prompt("qa1", length, rng.integers(0, 50, 5 + i, np.int32), f"Where is {i}?", str(i))
-        for i in range(7)] for length in ("1k", "2k")}
+        Prompt("qa1", length, np.array([i, *rng.integers(0, 50, 4 + i)], np.int32),
+               f"Where is {i}?", str(i + i % 2)) for i in range(7)] for length in ("1k", "2k")}
 
 
 def run(folder, identity="one", patience=1000):
@@ -47,6 +47,9 @@ def run(folder, identity="one", patience=1000):
 
     def progress(task, length, memory, *, tokens, done, hits):
         seen.append(tokens)
+        known = [p.target == str(int(p.tokens[0]) + (memory == "reset"))
+                 for p in cells()["qa1", length][:done]]
+        assert hits == sum(known)
 
     results = []
     try:

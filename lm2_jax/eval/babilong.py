@@ -91,11 +91,13 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
     for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
         key = task, length, mode
         outputs = journal.answers(key) if journal else []
-        hits = sum(metrics.exact_match(p.target, o) for p, o in zip(cell, outputs, strict=False))
+        right: list[bool] = []
 
-        def read(tokens: int, key=key, outputs=outputs, hits=hits) -> None:
+        def read(tokens: int, key=key, cell=cell, outputs=outputs, right=right) -> None:
+            right += [metrics.exact_match(p.target, output) for p, output in
+                      zip(cell[len(right):], outputs[len(right):], strict=False)]
             if progress:
-                progress(*key, tokens=tokens, done=len(outputs), hits=hits)
+                progress(*key, tokens=tokens, done=len(right), hits=sum(right))
 
         read(sum(len(p.tokens) for p in cell[:len(outputs)]))
         while len(outputs) < len(cell):
@@ -108,8 +110,6 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
             if journal:
                 journal.add(key, said)
             outputs += said
-            hits = sum(metrics.exact_match(p.target, o) for p, o in zip(cell, outputs,
-                                                                        strict=False))
             read(0)
         predictions = [Prediction(p.target, output, p.question)
                        for p, output in zip(cell, outputs, strict=True)]
