@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PARQUET = ["pyarrow>=17.0"]
-TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", *PARQUET]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", *PARQUET]
 
 setup(
     name="lm2_jax",

@@ -144,8 +144,8 @@ def test_metrics_of_every_step(finished):
 
 def test_files_of_a_run(finished):
     assert {path.name for path in finished.iterdir()} == {
-        "config.json", "metrics.jsonl", "tokenizer.json", "tensorboard", "checkpoints", "eval",
-        "training.png"}
+        "config.json", "metrics.jsonl", "curriculum.jsonl", "tokenizer.json", "tensorboard",
+        "checkpoints", "eval", "training.png"}
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
         "32", "36", "40"]
     events, = (finished / "tensorboard").glob("events.out.tfevents.*")
@@ -200,8 +200,8 @@ def test_history_of_evaluations(finished):
 
 def test_what_a_run_prints(finished):
     printed = (finished.parent / "finished.txt").read_text()
-    for text in ("checkpoint.every_steps", "train 40/40  loss ", "eval 32/32", "qa1", "192",
-                 str(finished / "eval" / "results.json")):
+    for text in ("checkpoint.every_steps", "train 40/40  loss ", " tokens  qa1 192 reset: ", "qa1",
+                 "192", str(finished / "eval" / "results.json")):
         assert text in printed
     assert max(map(len, printed.splitlines())) <= 100 + len(str(finished))
 

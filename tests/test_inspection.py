@@ -63,7 +63,7 @@ def test_facts_questions_and_answers_are_told_apart():
     for index in range(20):
         rng = np.random.default_rng(index)
         pieces = babilong.pieces_of(data.sources[0].draw(rng, 6), data.encoder, 5, dense=True)
-        sample = babilong.mix(pieces, 300, data.background, rng, last_at_end=False)
+        sample = babilong.mix(pieces, 300, data.background, rng, last_at_end=False).sample()
         kinds = inspection._kinds(sample.tokens, data.encoder)
         for kind, parts in {
                 inspection.FACT: [p.tokens for p in pieces if p.answer == len(p.tokens)],
