@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lm2_jax.data import prose
+from lm2_jax.data import parquet, prose
 
 GENERATED = "generated"
 _SENTENCES_PER_DOCUMENT = 100
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _ENCODE_BATCH = 4096
+_PARQUET_ROWS = 65_536  # read at once
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 # An end mark with the closing quotes after it, a blank, and what a sentence may begin with.
@@ -77,25 +78,6 @@ def _jsonl_texts(path: Path) -> Iterator[str]:
             yield text
 
 
-def _parquet_texts(path: Path) -> Iterator[str]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError(f"reading {path} needs the package pyarrow") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            strings = (pyarrow.string(), pyarrow.large_string())
-            if "text" not in schema.names or schema.field("text").type not in strings:
-                raise ValueError(f"{path} has no column 'text' of strings, only {schema.names}")
-            for batch in file.iter_batches(columns=["text"]):
-                yield from filter(None, batch.column(0).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable parquet file: {reason}") from None
-
-
 def _texts(path: Path) -> Iterator[str]:
     """The texts of one file, one a document."""
     try:
@@ -104,7 +86,8 @@ def _texts(path: Path) -> Iterator[str]:
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
             yield from _jsonl_texts(path)
         else:
-            yield from _parquet_texts(path)
+            rows = parquet.rows(path, ("text",), _PARQUET_ROWS)
+            yield from filter(None, (row["text"] for row in rows))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:

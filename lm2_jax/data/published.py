@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from lm2_jax.data import parquet
+
 COLUMNS = ("input", "question", "target")
 _SUFFIXES = (".json", ".jsonl", ".parquet")
 _PARQUET_ROWS = 8  # read at once; a sample may have 40 MB
@@ -32,7 +34,8 @@ def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict
             if file.read(len(_POINTER)) == _POINTER.encode():
                 raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; fetch it "
                                  "with git lfs pull")
-        samples = _rows(path) if path.suffix == ".parquet" else _objects(path)
+        samples = _objects(path) if path.suffix != ".parquet" else (
+            parquet.rows(path, COLUMNS, _PARQUET_ROWS))
         for number, sample in enumerate(samples, 1):
             yield f"{path}, sample {number}", sample
 
@@ -64,27 +67,6 @@ def _cells(folder: Path) -> dict[tuple[str, str], list[Path]]:
             if task.startswith("qa"):
                 found.setdefault((task, length), []).append(path)
     return found
-
-
-def _rows(path: Path) -> Iterator[dict]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError(f"reading {path} needs the package pyarrow") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            strings = (pyarrow.string(), pyarrow.large_string())
-            for name in COLUMNS:
-                if name not in schema.names or schema.field(name).type not in strings:
-                    raise ValueError(f"{path} has no column {name!r} of strings, only "
-                                     f"{schema.names}")
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=list(COLUMNS)):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable parquet file: {reason}") from None
 
 
 def _objects(path: Path) -> Iterator[dict]:
