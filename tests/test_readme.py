@@ -6,6 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lm2_jax.eval import results
+from lm2_jax.eval.metrics import wilson
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -35,3 +38,17 @@ def test_every_config_that_is_named_exists():
     named = set(re.findall(r"configs/\w+\.py", README))
     assert len(named) >= 4
     assert all((ROOT / name).is_file() for name in named)
+
+
+def test_its_results_are_those_of_the_files():
+    """Every accuracy of a committed result, and its two controls, stand in one line of a table."""
+    for name in ("quickstart", "babilong_real"):
+        grid = results.cells(results.read_results(ROOT / "configs" / "results" / name))
+        for cell in grid:
+            low, high = wilson(cell.carried.exact_match * cell.carried.n, cell.carried.n)
+            wanted = (f"{cell.any.segments:.1f}".removesuffix(".0") if cell.any.segments < 100
+                      else f"{cell.any.segments:.0f}")
+            wanted += (f" | {cell.carried.exact_match:.3f} ({low:.3f}-{high:.3f}) | "
+                       f"{cell.reset.exact_match:.3f} | {cell.any.constant_answer:.3f} | "
+                       f"{cell.any.n} |")
+            assert wanted in README, wanted

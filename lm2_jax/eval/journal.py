@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from lm2_jax.eval.results import replacing
+
 Key = tuple[str, str, str]  # task, length, memory
 
 
@@ -19,7 +21,6 @@ class Journal:
     def __init__(self, path: str | Path, identity: str):
         self._path = Path(path)
         self._answers: dict[Key, list[str]] = defaultdict(list)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._path.read_text("utf-8").split("\n")[:-1] if self._path.exists() else []
         if not whole or json.loads(whole[0]) != identity:
             whole = [json.dumps(identity)]
@@ -27,7 +28,8 @@ class Journal:
             *key, answers = json.loads(line)
             self._answers[tuple(key)] += answers
         # Written anew, so that a line cut short by a crash is gone before others follow it.
-        self._path.write_text("".join(line + "\n" for line in whole), "utf-8")
+        with replacing(self._path) as partial:
+            partial.write_text("".join(line + "\n" for line in whole), "utf-8")
         self._file = open(self._path, "a", encoding="utf-8", buffering=1)
 
     def answers(self, key: Key) -> list[str]:
