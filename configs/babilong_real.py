@@ -19,9 +19,9 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=1024, deferred=True, bare_fraction=0.5,
         vary_length=False,
-        curriculum=((0, 1, 40), (800, 2, 30), (3000, 4, 16), (4500, 8, 10), (5500, 32, 4)))
+        curriculum=((0, 1, 40), (700, 2, 30), (2500, 4, 16), (3800, 8, 10), (4700, 32, 4)))
     config.train = dict(
-        num_steps=7500, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
+        num_steps=6500, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.96,
         eval_every_steps=800)
     config.checkpoint = dict(every_steps=100)
