@@ -1,5 +1,6 @@
 """The bAbI reader, and the simulator: against the real files where LM2_TEST_DATA holds them."""
 
+import collections
 import os
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ from templates import template
 
 from lm2_jax.data import babi
 from lm2_jax.data.simulator import TASKS, simulate
-from lm2_jax.data.simulator_town import TOWNS
+from lm2_jax.data.simulator_town import TOWNS, WINDOW
 from lm2_jax.data.simulator_world import Dice, Event, Listener, World
 
 DATA = os.environ.get("LM2_TEST_DATA")
@@ -128,15 +129,18 @@ def test_real_stories_are_asked_when_and_what_the_simulator_would_ask(task):
     timely, known_answers = [], []
     for story in real(task)[:150]:
         listener, questions = Listener(), {q.num_facts: q for q in story.questions}
+        recent = collections.deque(maxlen=WINDOW)
         for count, fact in enumerate(story.facts, start=1):
-            listener.hear(event_of(fact, listener.told[-1] if listener.told else None))
+            event = event_of(fact, listener.told[-1] if listener.told else None)
+            recent.extend(town.subjects(count - 1, event) or (None,))
+            listener.hear(event)
             q = questions.get(count)
             if count % 2 == 0:
-                asked = next(town.questions(listener, (), world), None)
+                asked = next(town.questions(listener, (), recent, world), None)
                 timely.append(bool(asked) == bool(q))
             if q:
-                recent = set(town.recent(listener))
-                possible = [asked for who in recent for asked in town.ask(listener, who, world)]
+                possible = [asked for who in set(recent) - {None}
+                            for asked in town.ask(listener, who, world)]
                 known_answers.append((q.text, q.answer, q.support) in possible)
     assert np.mean(timely) >= 0.99 and np.mean(known_answers) >= 0.99
 

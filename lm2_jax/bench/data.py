@@ -37,8 +37,9 @@ def run(config: Config, seconds: float, console: Console | None = None) -> list[
     drawn_from = corpus.training(config, corpus.make_tokenizer(data, config.seed))
     rates = []
     for kind, changes in (("as configured", {}),
-                          ("one question a row", {"vary_length": False, "dense": False,
-                                                  "deferred": False})):
+                          ("a bAbI story a row",
+                           {"vary_length": False, "dense": False, "deferred": False,
+                            "points_per_segment": 0.0})):
         made_of = dataclasses.replace(data, curriculum=((0, segments),), **changes)
         source = pipeline.BatchSource(pipeline.SampleMaker(made_of, drawn_from, T), config.seed,
                                       config.train.batch_size, 2**31)

@@ -6,6 +6,7 @@ one of the last five, and there is none where no question about those has an ans
 two persons counts as two.
 """
 
+import collections
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from lm2_jax.data import simulator_world as acts
 from lm2_jax.data.simulator_world import Act, Asked, Dice, Event, Listener, Point, World
 
 _FACTS_PER_POINT = 2
-_WINDOW = 5
+WINDOW = 5
 
 _DROPS = [f"{{0}} {verb} the {{1}}" for verb in ("left", "discarded", "dropped", "put down")]
 GETS = [f"{{0}} {verb} the {{1}}" for verb in ("got", "took", "grabbed", "picked up")]
@@ -45,6 +46,7 @@ _WORDS = {
 }
 
 Subject = str | int
+Recent = collections.deque[Subject | None]  # of the last facts; None for what is not asked about
 
 
 def _who(index: int, event: Event) -> tuple[Subject, ...]:
@@ -77,14 +79,12 @@ class Town:
     words: dict[str, list[str]] = field(default_factory=lambda: _WORDS)
     actors: int = 1  # persons in a fact
 
-    def who(self, event: Event) -> tuple[str, ...]:
-        return (event.who, event.other)[:self.actors]
-
     def tell(self, dice: Dice, persons: Sequence[str], turns: bool = False) -> Iterator[Point]:
         """Points without end; with `turns` nobody acts again while enough others have not."""
         world = World(dice, persons, self.places, self.objects)
         known = Listener()
         subjects: dict[Subject, None] = {}  # all that can be asked about, in the order of telling
+        recent: Recent = collections.deque(maxlen=WINDOW)
         facts: list[str] = []
         acted: set[str] = set()
         while True:
@@ -94,29 +94,36 @@ class Town:
                         acted.clear()
                     world.persons = [person for person in persons if person not in acted]
                 event = self._happen(world)
-                acted.update(self.who(event))
-                subjects.update(dict.fromkeys(self._subjects(len(known.told), event)))
+                if turns:
+                    acted.update((event.who, event.other)[:self.actors])
+                told = self.subjects(len(known.told), event)
+                subjects.update(dict.fromkeys(told))
+                recent.extend(told or (None,))
                 known.hear(event)
                 facts.append(dice.pick(self.words[event.kind]).format(*event[1:]))
             world.persons = persons
-            ways = self.questions(known, subjects, world)
+            ways = self.questions(known, subjects, recent, world)
             first = next(ways, None)
             if first:
                 yield facts, itertools.chain([first], ways)
                 facts = []
 
+    def subjects(self, index: int, event: Event) -> tuple[Subject, ...]:
+        """What of a fact is asked about."""
+        return self.about(index, event) if event.kind in self.kinds else ()
+
     def questions(
-        self, known: Listener, subjects: Iterable[Subject], world: World
+        self, known: Listener, subjects: Iterable[Subject], recent: Recent, world: World
     ) -> Iterator[Asked]:
         """What can be asked now, the first about one of the last facts."""
-        recent = self.recent(known)
-        while recent:
-            first = world.dice.pick(recent)
+        left = [subject for subject in recent if subject is not None]
+        while left:
+            first = world.dice.pick(left)
             ways = self.ask(known, first, world)
             question = next(ways, None)
             if question:
                 break
-            recent = [subject for subject in recent if subject != first]
+            left = [subject for subject in left if subject != first]
         else:
             return
         yield question
@@ -129,16 +136,6 @@ class Town:
             if question:
                 yield question
                 queue.append(ways)
-
-    def recent(self, known: Listener) -> list[Subject]:
-        """What the last facts are about."""
-        start = max(0, len(known.told) - _WINDOW)
-        told = enumerate(known.told[start:], start)
-        subjects = [s for i, event in told for s in self._subjects(i, event) or (None,)]
-        return [subject for subject in subjects[-_WINDOW:] if subject is not None]
-
-    def _subjects(self, index: int, event: Event) -> tuple[Subject, ...]:
-        return self.about(index, event) if event.kind in self.kinds else ()
 
     def _happen(self, world: World) -> Event:
         while True:
