@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import json
 import types
 import typing
@@ -18,14 +19,18 @@ def load_config(path: str | Path, overrides: dict[str, object] | None = None) ->
     """The config that `get_config()` of a Python file returns, with overrides.
 
     Args:
-      path: a file that defines `get_config() -> ml_collections.ConfigDict`. Keys that it does
-        not set have the defaults of `lm2_jax.config`.
+      path: a file that defines `get_config() -> ml_collections.ConfigDict`, or FILE:WORD for
+        what its `get_config("WORD")` returns. Keys that it does not set have the defaults of
+        `lm2_jax.config`.
       overrides: {"train.num_steps": 20}; strings are parsed as the key's type asks.
 
     Raises:
       FileNotFoundError, ValueError: in one line, with the key, its value and what is right.
     """
-    path = Path(path)
+    path, given = Path(path), ()
+    if not path.is_file() and ".py:" in path.name:
+        name, _, word = path.name.partition(":")
+        path, given = path.with_name(name), (word,)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise FileNotFoundError(f"no config file {path}; in its folder: {', '.join(near) or '-'}")
@@ -34,7 +39,13 @@ def load_config(path: str | Path, overrides: dict[str, object] | None = None) ->
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"{path} has no get_config(); a config file defines it")
-    config = module.get_config()
+    try:
+        inspect.signature(module.get_config).bind(*given)
+    except TypeError:
+        wrong = f"takes no word, and was given {given[0]}" if given else \
+            "needs a word: give the config as FILE:WORD"
+        raise ValueError(f"{path}: get_config {wrong}") from None
+    config = module.get_config(*given)
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{path}: get_config() returned {type(config).__name__}, "
                          "not an ml_collections.ConfigDict")

@@ -6,11 +6,14 @@ import json
 import typing
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from lm2_jax import config_file
 from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, with_vocab_size
 from lm2_jax.config_file import differences, from_dict, load_config, to_dict
+from lm2_jax.model.lm import LanguageModel, init_state
 
 FOLDER = Path(__file__).parents[1] / "configs"
 TINY = FOLDER / "tiny.py"
@@ -80,6 +83,36 @@ def test_a_file_that_cannot_be_used(tmp_path, source, wanted):
     path = tmp_path / "own.py"
     path.write_text(source)
     assert wanted in refusal({}, path)
+
+
+def test_a_word_behind_the_file_is_given_to_it(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("from ml_collections import ConfigDict\n\n\ndef get_config(number='1'):\n"
+                    "    return ConfigDict(dict(seed=int(number)))\n")
+    assert load_config(path).seed == 1 and load_config(f"{path}:7").seed == 7
+    assert "takes no word, and was given 7" in refusal({}, f"{TINY}:7")
+    path.write_text("def get_config(number):\n    return {}\n")
+    assert "needs a word" in refusal({}, path)
+    with pytest.raises(FileNotFoundError, match="tiny.py"):
+        load_config(FOLDER / "tyni.py:7")
+
+
+RIVALS = FOLDER / "rivals.py"
+
+
+def test_rivals_differ_in_the_memory_alone():
+    """And in the width of the MLP, so that all have as many parameters within 1 %."""
+    configs = {name: load_config(f"{RIVALS}:{name}") for name in
+               ("lm2", "rmt", "armt", "llama", "full")}
+    sizes = []
+    for config in configs.values():
+        model = dataclasses.replace(config.model, vocab_size=512)
+        shapes = jax.eval_shape(lambda model=model: LanguageModel(model).init(
+            jax.random.key(0), jnp.zeros((1, 1), jnp.int32), init_state(model, 1)))
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+        assert config.data == configs["lm2"].data and config.train == configs["lm2"].train
+    assert max(sizes) <= 1.01 * min(sizes)
+    assert "has no model lm3; it has lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
 
 
 def test_a_missing_file_names_those_beside_it(tmp_path):

@@ -13,6 +13,8 @@ from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments, scan_segments, split_segments
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def make_config(T, P, window):
     return ModelConfig(vocab_size=19, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,

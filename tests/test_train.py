@@ -19,6 +19,8 @@ from lm2_jax.train.loss import count_answers, loss_sums
 from lm2_jax.train.step import make_train_step
 from lm2_jax.types import Batch
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 B, T, S = 8, 4, 3
 MODEL = ModelConfig(vocab_size=24, embed_dim=16, num_layers=1, num_heads=4, num_kv_heads=2,
                     mlp_dim=24, segment_length=T,

@@ -1,0 +1,56 @@
+"""lm2 train --config=configs/rivals.py:lm2 --workdir=runs/rivals/lm2_seed0
+
+The memories compared by the same code, with parameters equal within 1 %, the same batches step for
+step (no stage ends early) and the same held-out samples. The word after the colon names the model:
+
+  lm2    a bank of 16 slots beside each of the three blocks
+  rmt    16 memory tokens at both ends of a segment
+  armt   16 memory tokens that write to an associative memory in each block
+  llama  attention within the segment alone
+  full   attention over all that was read; RoPE base 1000, since it looks further back
+
+qa1 with all its persons; trained on up to 8 segments of 24 tokens, asked at 0k to 4k tokens. With
+--config.seed=0, 1 and 2 for each; and for RAG (five sentences of the context, found by BM25):
+
+  cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
+  lm2 eval --config=configs/rivals.py:rag --workdir=runs/rivals/rag_seed0
+"""
+
+from ml_collections import ConfigDict
+
+# An MLP as wide as makes up for what a memory has of parameters.
+MODELS = {
+    "lm2": dict(mlp_dim=256, memory=dict(kind="lm2")),
+    "rmt": dict(mlp_dim=600, memory=dict(kind="rmt")),
+    "armt": dict(mlp_dim=536, memory=dict(kind="armt", key_dim=32)),
+    "llama": dict(mlp_dim=600, memory=dict(num_layers=0)),
+    "full": dict(mlp_dim=600, memory=dict(num_layers=0), attention_window=4096, rope_theta=1000.0),
+}
+MODELS["rag"] = MODELS["full"]
+
+
+def get_config(name: str = "lm2") -> ConfigDict:
+    if name not in MODELS:
+        raise ValueError(f"configs/rivals.py has no model {name}; it has {', '.join(MODELS)}")
+    config = ConfigDict()
+    config.seed = 0
+    config.model = dict(
+        embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, segment_length=24,
+        rope_theta=10.0, scan_unroll=3) | MODELS[name]
+    config.model.memory = dict(
+        num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0) | MODELS[name]["memory"]
+    config.data = dict(
+        tasks=("qa1",), tokenizer_vocab_size=512, deferred=True, bare_fraction=0.5,
+        vary_length=False,
+        curriculum=((0, 1, 40), (500, 2, 30), (1100, 4, 16), (1600, 8, 8)))
+    config.train = dict(
+        num_steps=2100, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        weight_decay=0.01, remat_segments=False, segment_unroll=8)
+    config.checkpoint = dict(every_steps=300)
+    config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=300, batch_size=50)
+    if MODELS[name].get("attention_window"):
+        config.eval.batch_size = 10  # each row has the keys and values of 4096 tokens
+        config.eval.memory = ("carried",)
+    if name == "rag":
+        config.eval.retrieve = 5
+    return config
