@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import time
 
 import jax
 import kill_train
@@ -52,6 +55,31 @@ def test_a_finished_run_can_be_made_longer_and_evaluated_otherwise(finished, cop
     assert step == first + 6
     assert all(np.any(np.asarray(a) != b) for a, b in zip(jax.tree.leaves(old),
                                                           jax.tree.leaves(new), strict=True))
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(finished, tmp_path):
+    alone, killed = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "killed"))
+    asked = "--config.eval.num_samples=24", "--config.eval.lengths=96,8k"
+    assert runs.lm2("eval", alone, *asked).returncode == 0
+    journal = killed / "eval" / "unfinished.jsonl"
+    process = runs.start("eval", killed, *asked, stdout=subprocess.DEVNULL)
+    while process.poll() is None and answered(journal) < 4:  # in the second cell
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and 4 <= answered(journal) < 12
+    before = journal.read_text().splitlines()
+    process = runs.start("eval", killed, *asked, stdout=subprocess.DEVNULL)
+    while journal.exists() and process.poll() is None:
+        last = journal.read_text().splitlines()
+        assert not last or last[:len(before)] == before[:len(last)]  # taken over, not asked again
+        time.sleep(0.01)
+    assert process.wait() == 0 and not journal.exists()
+    assert contents(killed / "eval") == contents(alone / "eval")
+
+
+def answered(journal):
+    """Batches."""
+    return max(0, journal.read_text().count("\n") - 1) if journal.exists() else 0
 
 
 def contents(folder):
