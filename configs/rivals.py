@@ -42,9 +42,9 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, deferred=True, bare_fraction=0.5,
         vary_length=False,
-        curriculum=((0, 1, 40), (500, 2, 30), (1100, 4, 16), (1600, 8, 8)))
+        curriculum=((0, 1, 40), (500, 2, 20), (1500, 4, 12), (1900, 8, 8)))
     config.train = dict(
-        num_steps=2100, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=2400, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=300, batch_size=50)
