@@ -9,8 +9,8 @@ step (no stage ends early) and the same held-out samples. The word after the col
   llama  attention within the segment alone
   full   attention over all that was read; RoPE base 1000, since it looks further back
 
-qa1 with all its persons; trained on up to 8 segments of 24 tokens, asked at 0k to 4k tokens. With
---config.seed=0, 1 and 2 for each; and for RAG (five sentences of the context, found by BM25):
+qa1 with two persons, as in quickstart.py; trained on up to 8 segments of 24 tokens, asked at 0k to
+4k. With --config.seed=0, 1 and 2 for each; and for RAG (five sentences of the context, by BM25):
 
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
   lm2 eval --config=configs/rivals.py:rag --workdir=runs/rivals/rag_seed0
@@ -40,11 +40,12 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.model.memory = dict(
         num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0) | MODELS[name]["memory"]
     config.data = dict(
-        tasks=("qa1",), tokenizer_vocab_size=512, deferred=True, bare_fraction=0.5,
+        tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
+        points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
         vary_length=False,
-        curriculum=((0, 1, 40), (500, 2, 20), (1500, 4, 12), (1900, 8, 8)))
+        curriculum=((0, 1, 30), (300, 2, 20), (700, 4, 12), (1200, 8, 8)))
     config.train = dict(
-        num_steps=2400, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=1800, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=300, batch_size=50)
