@@ -9,7 +9,7 @@ step (no stage ends early) and the same held-out samples. The word after the col
   llama  attention within the segment alone
   full   attention over all that was read; RoPE base 1000, since it looks further back
 
-qa1 with two persons, as in quickstart.py; trained on up to 8 segments of 24 tokens, asked at 0k to
+qa1 with two persons, as in quickstart.py; trained on up to 192 tokens, asked at 0k to
 4k. With --config.seed=0, 1 and 2 for each; and for RAG (five sentences of the context, by BM25):
 
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
@@ -48,7 +48,8 @@ def get_config(name: str = "lm2") -> ConfigDict:
         num_steps=1800, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8)
     config.checkpoint = dict(every_steps=300)
-    config.eval = dict(lengths=("0k", "1k", "2k", "4k"), num_samples=300, batch_size=50)
+    config.eval = dict(lengths=("0k", "192", "512", "1k", "2k", "4k"), num_samples=300,
+                       batch_size=50)
     if MODELS[name].get("attention_window"):
         config.eval.batch_size = 10  # each row has the keys and values of 4096 tokens
         config.eval.memory = ("carried",)
