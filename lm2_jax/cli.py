@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("eval", "Evaluate a checkpoint: table, results.json, plots.", _eval)
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
+    gates = command("gates", "Show what a trained LM2's gates do: table, gates.png.", _gates)
+    gates.add_argument("--workdir", required=True, help="folder of the run")
+    gates.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
+    gates.add_argument("--samples", type=int, default=20,
+                       help="held-out samples of each task and length (%(default)s)")
     report = bare_command("report", "Compare evaluated workdirs: report.md, plots.", _report,
                           REPORT_HELP)
     report.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="folders of evaluated runs")
@@ -120,6 +125,14 @@ def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.jobs.evaluation import evaluate
 
     evaluate(load_config(args.config, overrides), args.workdir, args.step)
+    return 0
+
+
+def _gates(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.config_file import load_config
+    from lm2_jax.jobs.gates import show
+
+    show(load_config(args.config, overrides), args.workdir, args.step, args.samples)
     return 0
 
 

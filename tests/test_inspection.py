@@ -10,6 +10,7 @@ from rich.console import Console
 from lm2_jax.bench import data as bench
 from lm2_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from lm2_jax.data import babilong, corpus
+from lm2_jax.data.kinds import ANSWER, FACT, QUESTION, kinds_of
 from lm2_jax.data.pipeline import BatchSource, SampleMaker
 from lm2_jax.jobs import inspection
 
@@ -64,12 +65,12 @@ def test_facts_questions_and_answers_are_told_apart():
         rng = np.random.default_rng(index)
         pieces = babilong.pieces_of(data.sources[0].draw(rng, 6), data.encoder, 5, dense=True)
         sample = babilong.mix(pieces, 300, data.background, rng, last_at_end=False).sample()
-        kinds = inspection._kinds(sample.tokens, data.encoder)
+        kinds = kinds_of(sample.tokens, data.encoder)
         for kind, parts in {
-                inspection.FACT: [p.tokens for p in pieces if p.answer == len(p.tokens)],
-                inspection.QUESTION: [p.tokens[:p.answer] for p in pieces
+                FACT: [p.tokens for p in pieces if p.answer == len(p.tokens)],
+                QUESTION: [p.tokens[:p.answer] for p in pieces
                                       if p.answer < len(p.tokens)],
-                inspection.ANSWER: [p.tokens[p.answer:] for p in pieces]}.items():
+                ANSWER: [p.tokens[p.answer:] for p in pieces]}.items():
             np.testing.assert_array_equal(sample.tokens[kinds == kind], np.concatenate(parts))
 
 

@@ -238,20 +238,23 @@ def test_micro_batches_give_the_same_step(accumulate_steps):
             np.testing.assert_allclose(values[name], same[name], rtol=1e-5, err_msg=name)
 
 
-MESHES = [dict(data=8), dict(data=1, fsdp=4, tensor=2), pytest.param(
-    dict(data=2, fsdp=2, tensor=2), marks=pytest.mark.xfail(
-        reason="known fault: three axes at once give other gradients than one device"))]
+MESHES = [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=4), dict(data=1, fsdp=4, tensor=2),
+          dict(data=2, fsdp=2, tensor=2)]
+KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
+         "llama": MemoryConfig()}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", MESHES, ids=str)
-def test_a_mesh_of_devices_gives_the_same_parameters(shape):
-    mesh = partition.make_mesh(shape)
-    run = train(mesh=mesh)
-    assert furthest(run.before, plain().before) == 0
-    assert furthest(run.after, plain().after) < 1e-5
+def test_a_mesh_of_devices_gives_the_same_parameters(shape, kind):
+    model = dataclasses.replace(MODEL, memory=KINDS[kind])
+    run, alone = train(model=model, mesh=partition.make_mesh(shape)), plain(model=model)
+    assert furthest(run.before, alone.before) == 0
+    assert furthest(run.after, alone.after) < 1e-5
     np.testing.assert_allclose([values["loss"] for values in run.metrics],
-                               [values["loss"] for values in plain().metrics], rtol=1e-6)
-    kernel = run.state.params["params"]["memory_blocks"]["mlp"]["up_proj"]["kernel"]
+                               [values["loss"] for values in alone.metrics], rtol=1e-6)
+    blocks = run.state.params["params"]["memory_blocks" if kind == "lm2" else "blocks"]
+    kernel = blocks["mlp"]["up_proj"]["kernel"]
     ways = shape.get("fsdp", 1) * shape.get("tensor", 1)
     assert kernel.addressable_shards[0].data.size * ways == kernel.size
     for leaf, moment in zip(jax.tree.leaves(run.state.params),

@@ -65,6 +65,14 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
              console: Console | None = None) -> list[Row]:
     """Evaluates a checkpoint of a workdir under `config.eval`; returns the results."""
     console = console or Console()
+    evaluator, params, step = open_workdir(config, workdir, step)
+    console.print(f"evaluating {workdir} at step {step}", highlight=False)
+    return report(evaluator, params, step, workdir, console)
+
+
+def open_workdir(config: Config, workdir: str | Path, step: int | None = None
+                 ) -> tuple[Evaluator, Params, int]:
+    """An evaluator of a workdir's model under `config.eval`, its variables and their step."""
     stored = workdirs.stored_config(workdir)
     config = with_vocab_size(config, stored.model.vocab_size)
     workdirs.refuse([line for line in config_file.differences(stored, config,
@@ -72,9 +80,7 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
                      if line.startswith("model.")], workdir)
     mesh = workdirs.mesh_of(config.mesh, config.eval.batch_size)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
-    console.print(f"evaluating {workdir} at step {step}", highlight=False)
-    return report(Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step,
-                  workdir, console)
+    return Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step
 
 
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,

@@ -8,9 +8,9 @@ from rich.text import Text
 from lm2_jax.config import Config
 from lm2_jax.data import corpus, pipeline
 from lm2_jax.data.babilong import Encoder
+from lm2_jax.data.kinds import kinds_of
 from lm2_jax.types import Batch
 
-PROSE, FACT, QUESTION, ANSWER = range(4)
 STYLES = ("dim", "cyan", "yellow", "bold green")
 LEGEND = ("prose", "fact", "question", "answer")
 UNKNOWN = "◌"
@@ -39,7 +39,7 @@ def _row(row: int, batch: Batch, encoder: Encoder) -> Table:
     """A line for each segment; a bullet where a sample begins."""
     S = batch.reset_BS.shape[1]
     tokens, valid = batch.tokens_BL[row], batch.valid_BL[row]
-    kinds = _kinds(tokens, encoder)
+    kinds = kinds_of(tokens, encoder)
     weights = np.roll(batch.loss_weight_BL[row], 1)  # of predicting the token, not the next
     weights[0] = 0
     table = Table(title=f"row {row}", title_justify="left", title_style="bold", show_header=False,
@@ -55,20 +55,6 @@ def _row(row: int, batch: Batch, encoder: Encoder) -> Table:
         table.add_row(Text(f"{'● ' if begins else ''}{segment}", "bold" if begins else ""), text,
                       end_section=True)
     return table
-
-
-def _kinds(tokens: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Which tokens are of a fact, a question, an answer: found by the pieces encoded so far."""
-    kinds = np.full(len(tokens), PROSE)
-    known = {piece.tokens.tobytes(): (piece, kind) for kind, pieces in (
-        (FACT, encoder.facts), (QUESTION, encoder.questions)) for piece in pieces.values()}
-    for size in {len(piece.tokens) for piece, _ in known.values()}:
-        for start in range(len(tokens) - size + 1):
-            if found := known.get(tokens[start:start + size].tobytes()):
-                piece, kind = found
-                kinds[start:start + piece.answer] = kind
-                kinds[start + piece.answer:start + size] = ANSWER
-    return kinds
 
 
 def _text(tokens: np.ndarray, kinds: np.ndarray, loss: np.ndarray, encoder: Encoder) -> Text:

@@ -9,7 +9,7 @@ from lm2_jax.config import ModelConfig
 from lm2_jax.model import attention, rope
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
-from lm2_jax.model.linear import Linear, RMSNorm, partitioned
+from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
 from lm2_jax.partition import constrain
 from lm2_jax.types import Output, State, Window
 
@@ -49,7 +49,8 @@ class LanguageModel(nn.Module):
         init = nn.initializers.normal(c.embedding_std or c.embed_dim**-0.5)
         embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
                                   (c.vocab_size, c.embed_dim), jnp.float32)
-        x_BTD = embedding_VD.astype(c.dtype)[tokens_BT]
+        embedding_VD = gathered(embedding_VD.astype(c.dtype), ("vocab", "embed"))
+        x_BTD = embedding_VD[tokens_BT]
         kind = memories.of(c)
         ends = kind and kind.tokens and kind.tokens(c, name="memory_tokens")
         x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
@@ -62,7 +63,7 @@ class LanguageModel(nn.Module):
             x_BTD = ends.inner(x_BSD)
             state = state.replace(memory=ends.keep(x_BSD, state.memory, valid_BT))
         if c.tie_embeddings:
-            logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD.astype(c.dtype))
+            logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD)
         else:
             logits_BTV = Linear("BTD,DV->BTV", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
                                 dtype=c.dtype, name="lm_head")(x_BTD)
@@ -101,7 +102,7 @@ class LanguageModel(nn.Module):
         block = Block
         if c.remat != "none":
             block = nn.remat(Block, prevent_cse=False, policy=REMAT[c.remat])
-        return nn.scan(block, variable_axes={"params": 0},
+        return nn.scan(block, variable_axes={"params": 0, "intermediates": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
                        unroll=min(c.scan_unroll, count),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),

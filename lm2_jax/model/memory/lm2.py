@@ -55,6 +55,7 @@ class LM2Memory(BlockMemory):
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.config.dtype)
         E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
         g_BTD = nn.sigmoid(self.output_gate(E_BTD))
+        self.sow("intermediates", "output", g_BTD)
         return g_BTD * E_BTD
 
     def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
@@ -72,6 +73,8 @@ class LM2Memory(BlockMemory):
         S_BMD = S_BMNH.reshape(bank_BMD.shape)
         i_BMD = nn.sigmoid(self.input_gate(S_BMD)).astype(jnp.float32)
         f_BMD = nn.sigmoid(self.forget_gate(S_BMD)).astype(jnp.float32)
+        self.sow("intermediates", "input", i_BMD)
+        self.sow("intermediates", "forget", f_BMD)
         new_BMD = i_BMD * jnp.tanh(S_BMD.astype(jnp.float32)) + f_BMD * bank_BMD
         new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
         return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
