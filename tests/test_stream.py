@@ -24,7 +24,8 @@ def make_config(memory_layers, window=0):
 
 
 CONFIGS = {"memory in all blocks": make_config(2), "no memory": make_config(0),
-           "memory and window": make_config(1, window=7)}
+           "memory and window": make_config(1, window=7),
+           "window on all that was read": make_config(0, window=500)}
 
 
 @functools.cache

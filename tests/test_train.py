@@ -244,8 +244,8 @@ KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_l
          "llama": MemoryConfig()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", MESHES, ids=str)
+@pytest.mark.parametrize("shape,kind", [*((shape, "lm2") for shape in MESHES),
+                                        (MESHES[-1], "rmt"), (MESHES[-1], "llama")], ids=str)
 def test_a_mesh_of_devices_gives_the_same_parameters(shape, kind):
     model = dataclasses.replace(MODEL, memory=KINDS[kind])
     run, alone = train(model=model, mesh=partition.make_mesh(shape)), plain(model=model)

@@ -38,7 +38,10 @@ class Streamer:
         T, B = self.model.config.segment_length, len(prompts)
         full_B = [(len(prompt) - 1) // T for prompt in prompts]
         reset_B = np.full(B, wipe)
-        state = _first_state(self.model.config, B)
+        # No more places for earlier tokens than there will be; a power of two of segments, so
+        # that few are compiled.
+        most = 1 << (max(full_B) + -(-max_new_tokens // T)).bit_length()
+        state = _first_state(self.model.config, B, most * T)
         s = 0
         while s < max(full_B):
             count = CHUNK if s + CHUNK <= max(full_B) else 1
@@ -80,7 +83,7 @@ class Streamer:
 
 # Outside the class, so that every Streamer of a model shares what is compiled.
 
-_first_state = jax.jit(init_state, static_argnums=(0, 1))
+_first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
 _choose = jax.jit(select_rows)
 
 
