@@ -1,5 +1,6 @@
 """What `lm2 gates` says is what the gates do."""
 
+import functools
 import json
 import math
 
@@ -63,11 +64,13 @@ def test_gates_are_those_of_the_segments_and_tokens_named(params):
     tokens, kinds = sample(4 * T + 2, [T, T + 1], 2)
     found = gates.measure(MODEL, params, [(tokens, kinds)], pad_id=0)
     state, outputs, inputs, forgets = init_state(CONFIG, 1), [], [], []
+    plain, watched = jax.jit(MODEL.apply), jax.jit(
+        functools.partial(MODEL.apply, mutable="intermediates"))
     for start in range(0, len(tokens), T):
         part = tokens[None, start:start + T]
-        out, sown = MODEL.apply(params, part, state, mutable="intermediates")
-        same = MODEL.apply(params, part, state)
-        np.testing.assert_array_equal(out.logits, same.logits)
+        out, sown = watched(params, part, state)
+        np.testing.assert_allclose(out.logits, plain(params, part, state).logits, rtol=1e-5,
+                                   atol=1e-5)  # another program, so to rounding
         state = out.state
         g = {name: np.asarray(value[0][:, 0], np.float64) for name, value in
              sown["intermediates"]["memory_blocks"]["memory"].items()}
