@@ -52,3 +52,15 @@ def test_its_results_are_those_of_the_files():
                        f"{cell.reset.exact_match:.3f} | {cell.any.constant_answer:.3f} | "
                        f"{cell.any.n} |")
             assert wanted in README, wanted
+
+
+def test_its_comparison_is_that_of_the_files():
+    folder = ROOT / "configs" / "results" / "rivals"
+    columns = [results.cells(results.read_results(folder / f"{name}_seed0"))
+               for name in ("lm2", "rmt", "armt", "llama", "full", "rag")]
+    assert len(columns[0]) == 6
+    for row in zip(*columns, strict=True):
+        rates = [cell.carried.exact_match for cell in row] + [row[0].any.constant_answer]
+        assert len({cell.any.length for cell in row}) == 1
+        wanted = " | ".join(f"{100 * rate:.1f}".replace("100.0", "100") for rate in rates)
+        assert f" | {wanted} |" in README, wanted
