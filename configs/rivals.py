@@ -9,11 +9,15 @@ step (no stage ends early) and the same held-out samples. The word after the col
   llama  attention within the segment alone
   full   attention over all that was read; RoPE base 1000, since it looks further back
 
-qa1 with two persons, as in quickstart.py; trained on up to 192 tokens, asked at 0k to
-4k. With --config.seed=0, 1 and 2 for each; and for RAG (five sentences of the context, by BM25):
+qa1 with two persons, as in quickstart.py; trained on up to 192 tokens, asked at 0k to 4k. With
+--config.seed=0, 1 and 2 for each; then RAG (five sentences of the context, by BM25), the report and
+the gates:
 
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
   lm2 eval --config=configs/rivals.py:rag --workdir=runs/rivals/rag_seed0
+  lm2 report runs/rivals/{lm2,rmt,armt,llama,full,rag}_seed0 --out=runs/rivals_report \\
+      --names="LM2,RMT,ARMT,Llama of one segment,Llama with full attention,the same with RAG"
+  lm2 gates --config=configs/rivals.py:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
 """
 
 from ml_collections import ConfigDict

@@ -241,11 +241,13 @@ def test_micro_batches_give_the_same_step(accumulate_steps):
 MESHES = [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=4), dict(data=1, fsdp=4, tensor=2),
           dict(data=2, fsdp=2, tensor=2)]
 KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
+         "armt": MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
          "llama": MemoryConfig()}
 
 
 @pytest.mark.parametrize("shape,kind", [*((shape, "lm2") for shape in MESHES),
-                                        (MESHES[-1], "rmt"), (MESHES[-1], "llama")], ids=str)
+                                        *((MESHES[-1], kind) for kind in KINDS if kind != "lm2")],
+                         ids=str)
 def test_a_mesh_of_devices_gives_the_same_parameters(shape, kind):
     model = dataclasses.replace(MODEL, memory=KINDS[kind])
     run, alone = train(model=model, mesh=partition.make_mesh(shape)), plain(model=model)
@@ -253,7 +255,7 @@ def test_a_mesh_of_devices_gives_the_same_parameters(shape, kind):
     assert furthest(run.after, alone.after) < 1e-5
     np.testing.assert_allclose([values["loss"] for values in run.metrics],
                                [values["loss"] for values in alone.metrics], rtol=1e-6)
-    blocks = run.state.params["params"]["memory_blocks" if kind == "lm2" else "blocks"]
+    blocks = run.state.params["params"]["memory_blocks" if kind in ("lm2", "armt") else "blocks"]
     kernel = blocks["mlp"]["up_proj"]["kernel"]
     ways = shape.get("fsdp", 1) * shape.get("tensor", 1)
     assert kernel.addressable_shards[0].data.size * ways == kernel.size

@@ -51,9 +51,9 @@ def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, longest: float,
         low, middle, high = (0.5 ** (tokens / half_life) for half_life in g.half_life)
         shade = str(0.65 * g.block / max(1, len(gates) - 1))
         axes.plot(tokens, middle, _STYLES[g.block % len(_STYLES)], color=shade, linewidth=1.8,
-                  label=f"block {g.block}: median dimension of a slot")
+                  label=f"block {g.block}: the median dimension of a slot")
         axes.plot(tokens, high, _STYLES[g.block % len(_STYLES)], color=shade, linewidth=0.9,
-                  label=f"block {g.block}: its forget gate at {QUANTILES[-1]:.0%}")
+                  label=f"block {g.block}: one that {QUANTILES[-1]:.0%} forget faster than")
     axes.set_xscale("log")
     axes.set_xlabel("tokens of prose read since (log scale)")
     axes.set_ylabel("share that is left (0 to 1)")
