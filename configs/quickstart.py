@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
         points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
         vary_length=False,
-        curriculum=((0, 1, 30), (400, 2, 20), (1400, 4, 12), (1800, 8, 8)))
+        curriculum=((0, 1, 30), (400, 2, 20), (900, 4, 12), (1200, 8, 8)))
     config.train = dict(
-        num_steps=2400, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=1700, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.97,
-        eval_every_steps=500)
+        eval_every_steps=600)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(lengths=("96", "192", "384"), num_samples=1000, during_training=100,
                        batch_size=100, min_distance=1)
