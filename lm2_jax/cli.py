@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
                        help="held-out samples of each task and length (%(default)s)")
     report = bare_command("report", "Compare evaluated workdirs: report.md, plots.", _report,
                           REPORT_HELP)
-    report.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="folders of evaluated runs")
+    report.add_argument("workdirs", nargs="+", metavar="WORKDIR",
+                        help="folders of evaluated runs, or copies of their eval folders")
     report.add_argument("--out", default="report", metavar="FOLDER",
                         help="where the report goes (%(default)s)")
     report.add_argument("--metric", default="exact_match", choices=("exact_match", "accuracy"),

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 import struct
 
 import numpy as np
@@ -198,6 +199,21 @@ def test_the_evaluation_counts_as_it_was_made(tmp_path, run):
     assert (runs["a"]["step"], runs["a"]["parameters"]) == ("20", "1,234,567")
     assert (runs["c"]["step"], runs["d"]["step"], runs["d"]["parameters"]) == ("30", "-", "-")
     assert table_of(text, "key") == [{"key": "eval.num_samples", "a": "7", "c": "7", "d": "100"}]
+
+
+def test_a_copied_eval_folder_is_read_like_its_workdir(tmp_path, run):
+    """As configs/results/ has them: what was trained stands in provenance.json."""
+    kept = []
+    for seed in (0, 1):
+        config = {"seed": seed, "train": {"learning_rate": 0.5}, "model": {"vocab_size": 50}}
+        folder = run(f"a{seed}", **config, provenance={
+            "step": 20, "parameters": 9, "config": config | {"eval": {"num_samples": 7}}})
+        kept.append(tmp_path / f"kept{seed}")
+        shutil.copytree(folder / "eval", kept[-1])
+    whole, _ = report(tmp_path, tmp_path / "a0", tmp_path / "a1", names=["a"])
+    assert report(tmp_path, *kept, names=["a"])[0] == whole.replace(
+        str(tmp_path / "a"), str(tmp_path / "kept"))
+    assert report(tmp_path, tmp_path / "a0", kept[1], names=["a"])[0].count("| a |") == 4
 
 
 def test_what_differs_is_listed_by_key(tmp_path, run):
@@ -408,12 +424,17 @@ def break_config(folder):
     (folder / "config.json").write_text('{"sed": 3}')
 
 
+def move_results(folder):
+    (folder / "eval" / "results.json").rename(folder / "results.json")
+
+
 @pytest.mark.parametrize("spoil,wanted", [
     (lambda folder: (folder / "config.json").unlink(), ["holds no run", "lm2 train --config="]),
     (lambda folder: (folder / "eval" / "results.json").unlink(), ["not evaluated", "lm2 eval "]),
     (break_results, ["no results with the memory carried", "lm2 eval --config="]),
     (break_provenance, ["provenance.json does not say", "lm2 eval --config="]),
-    (break_config, ["config.json is not a config", "did you mean seed?"])])
+    (break_config, ["config.json is not a config", "did you mean seed?"]),
+    (move_results, ["has results.json and no provenance.json"])])
 def test_a_workdir_that_cannot_be_read_is_one_line(tmp_path, run, capsys, spoil, wanted):
     folder = run("spoilt")
     spoil(folder)

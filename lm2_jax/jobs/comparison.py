@@ -28,6 +28,9 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
            ) -> Comparison:
     """Compares evaluated workdirs: prints the table, writes `out`/report.md and its PNGs.
 
+    A folder that holds results.json and provenance.json themselves, as configs/results/ does, is
+    read like the workdir that they are of.
+
     Args:
       metric: "exact_match", or "accuracy" for the benchmark's own.
       names: of the groups of seeds, in order of their first workdirs; () = the workdirs' names.
@@ -57,30 +60,33 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
     return comparison
 
 
-def read_run(workdir: str | Path) -> Run:
-    """The config and the results of an evaluated workdir."""
-    config = workdirs.stored_config(workdir)
-    folder = Path(workdir) / "eval"
-    command = f"lm2 eval --config=... --workdir={shlex.quote(str(workdir))}"
-    if not (folder / "results.json").exists():
-        raise FileNotFoundError(f"{workdir} is not evaluated (no eval/results.json); run: "
+def read_run(folder: str | Path) -> Run:
+    """The config and the results of an evaluated workdir, or of a copy of its `eval` folder."""
+    command = f"lm2 eval --config=... --workdir={shlex.quote(str(folder))}"
+    alone = (Path(folder) / "results.json").exists()
+    results = Path(folder) if alone else Path(folder) / "eval"
+    config = None if alone else workdirs.stored_config(folder)
+    if not (results / "results.json").exists():
+        raise FileNotFoundError(f"{folder} is not evaluated (no eval/results.json); run: "
                                 f"{command}")
-    rows = tuple(read_results(folder))
+    rows = tuple(read_results(results))
     if not any(row.memory == "carried" for row in rows):
-        raise ValueError(f"{workdir} has no results with the memory carried; run: {command} "
+        raise ValueError(f"{folder} has no results with the memory carried; run: {command} "
                          "--config.eval.memory=carried,reset")
-    run = Run(str(workdir), config, rows)
-    path = folder / "provenance.json"
+    path = results / "provenance.json"
+    if not path.exists() and config:
+        return Run(str(folder), config, rows)
     if not path.exists():
-        return run
+        raise FileNotFoundError(f"{folder} has results.json and no provenance.json; copy that "
+                                "beside it")
     try:
         facts = json.loads(path.read_text("utf-8"))
-        evaluated = config_file.from_dict({"eval": facts["config"]["eval"]})
+        evaluated = config_file.from_dict(facts["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say how the results were made ({error}); run: "
                          f"{command}") from error
-    return dataclasses.replace(run, config=dataclasses.replace(config, eval=evaluated.eval),
-                               step=facts.get("step"), parameters=facts.get("parameters"))
+    config = dataclasses.replace(config or evaluated, eval=evaluated.eval)
+    return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"))
 
 
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
