@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 DESCRIPTION = "Memory-augmented language models in JAX."
@@ -13,6 +14,11 @@ their configs), accuracy.png and capabilities.png. Runs that differ in the seed 
 model: their mean stands with the lowest and the highest. The best constant answer stands beside
 every accuracy. Example: lm2 report runs/lm2_seed0 runs/lm2_seed1 runs/llama --names=lm2,llama
 --out=runs/report"""
+
+
+HOSTS_HELP = """Several processes: --coordinator, --num-processes and --process-id, or
+LM2_COORDINATOR, LM2_NUM_PROCESSES and LM2_PROCESS_ID; SLURM, a TPU pod and GKE are recognised
+(LM2_DISTRIBUTED=1 insists, 0 forbids). LM2_CONNECT_TIMEOUT, LM2_HEARTBEAT_TIMEOUT: seconds."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,12 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("LM2_TRACEBACK"):
             raise
-        print(f"lm2 {args.command}: {error}", file=sys.stderr)
-        return 2
+        return _failed(args, str(error), 2)
+    except Exception as error:
+        if not _several(args):
+            raise
+        traceback.print_exc()
+        return _failed(args, f"{type(error).__name__}: {error}".split("\n")[0], 1)
     except KeyboardInterrupt:
         print(f"lm2 {args.command}: interrupted; the same command goes on from the last "
               "checkpoint", file=sys.stderr)
         return 130
+
+
+def _failed(args: argparse.Namespace, reason: str, status: int) -> int:
+    print(f"lm2 {args.command}: {reason}", file=sys.stderr)
+    if _several(args):
+        from lm2_jax import distributed
+
+        distributed.fail(reason, status)
+    return status
+
+
+def _several(args: argparse.Namespace) -> bool:
+    return "coordinator" in args and "lm2_jax.distributed" in sys.modules
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,11 +81,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config", required=True, help="a Python file with get_config()")
         return sub
 
+    def on_hosts(sub: argparse.ArgumentParser) -> None:
+        sub.epilog += "\n" + HOSTS_HELP
+        sub.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs")
+        sub.add_argument("--num-processes", type=int, metavar="N", help="processes of the run")
+        sub.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0")
+
     train = command("train", "Train in a workdir (or go on there), then evaluate.", _train)
     train.add_argument("--workdir", required=True, help="folder of the run; made if need be")
+    train.add_argument("--profile", metavar="START:END", help="trace these steps to W/profile")
+    on_hosts(train)
     evaluate = command("eval", "Evaluate a checkpoint: table, results.json, plots.", _eval)
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
+    on_hosts(evaluate)
     gates = command("gates", "Show what a trained LM2's gates do: table, gates.png.", _gates)
     gates.add_argument("--workdir", required=True, help="folder of the run")
     gates.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
@@ -108,25 +140,48 @@ def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.config_file import load_config
-    from lm2_jax.jobs.training import train
-    from lm2_jax.train.loop import NonFiniteError
 
     config = load_config(args.config, overrides)
+    finish = _join(args)
+    from lm2_jax.jobs.training import Options, train
+    from lm2_jax.report import profile
+    from lm2_jax.train.loop import NonFiniteError
+
+    options = Options(profile=profile.parse(args.profile) if args.profile else None)
     try:
-        train(config, args.workdir)
+        train(config, args.workdir, options=options)
     except NonFiniteError as error:
-        print(f"lm2 train: {error}. Stopped; the checkpoints in {args.workdir} are from before.",
-              file=sys.stderr)
-        return 1
+        return _failed(args, f"{error}. Stopped; the checkpoints in {args.workdir} are from "
+                             "before.", 1)
+    finish()
     return 0
 
 
 def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.config_file import load_config
+
+    config = load_config(args.config, overrides)
+    finish = _join(args)
     from lm2_jax.jobs.evaluation import evaluate
 
-    evaluate(load_config(args.config, overrides), args.workdir, args.step)
+    evaluate(config, args.workdir, args.step)
+    finish()
     return 0
+
+
+def _join(args: argparse.Namespace):
+    """Joins the processes of the run, if there are several; returns what to call at the end.
+
+    What computes is imported after it: some libraries touch the devices as they are loaded.
+    """
+    from lm2_jax import distributed
+
+    place = distributed.find_place(args.coordinator, args.num_processes, args.process_id)
+    timeouts = {name: float(os.environ[variable]) for name, variable in
+                (("connect_timeout", "LM2_CONNECT_TIMEOUT"),
+                 ("heartbeat_timeout", "LM2_HEARTBEAT_TIMEOUT")) if os.environ.get(variable)}
+    distributed.initialize(place, command=f"lm2 {args.command}", **timeouts)
+    return distributed.finish
 
 
 def _gates(args: argparse.Namespace, overrides: dict[str, str]) -> int:

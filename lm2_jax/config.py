@@ -198,6 +198,7 @@ class TrainConfig:
     remat_segments: bool = True  # recompute each segment in the backward pass
     segment_unroll: int = 1  # segments in one step of the scan over them; on a CPU take all
     eval_every_steps: int = 0  # 0 = only at the end
+    stall_seconds: float = 600.0  # in one phase, after which the watchdog speaks; 0 = never
     tensorboard: bool = True
 
     def __post_init__(self):
@@ -206,7 +207,7 @@ class TrainConfig:
         _require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                  self.advance_accuracy, "in [0, 1]")
         _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
-                  "eval_every_steps", "final_learning_rate", "advance_patience")
+                  "eval_every_steps", "final_learning_rate", "advance_patience", "stall_seconds")
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
         for name in ("beta1", "beta2"):

@@ -25,7 +25,7 @@ KINDS = ("save", "step", "save", "start")  # where to kill, in turn
 STEPS = 16  # of the run, and so many more for each kill:
 STEPS_A_KILL = 8
 TMP = ".orbax-checkpoint-tmp"  # how orbax names a save until it is done
-SPEED = ("tokens_per_second", "mfu")  # all else in the metrics must repeat
+SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # all else in the metrics must repeat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ def compare(kills: list[Kill], alone: Path, killed: Path, steps: int) -> Report:
                       for path, leaf in leaves]
 
     def metrics(workdir: Path):
-        return [{key: value for key, value in line.items() if key not in SPEED}
+        return [{key: value for key, value in line.items() if not key.startswith(SPEED)}
                 for line in lines(workdir)]
 
     def results(workdir: Path):

@@ -145,7 +145,7 @@ def test_metrics_of_every_step(finished):
 def test_files_of_a_run(finished):
     assert {path.name for path in finished.iterdir()} == {
         "config.json", "metrics.jsonl", "curriculum.jsonl", "tokenizer.json", "tensorboard",
-        "checkpoints", "eval", "training.png"}
+        "checkpoints", "eval", "training.png", "time.json", ".lock"}
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
         "32", "36", "40"]
     events, = (finished / "tensorboard").glob("events.out.tfevents.*")
@@ -154,7 +154,7 @@ def test_files_of_a_run(finished):
                    for suffix in (".csv", ".json")}
     assert {path.name for path in (finished / "eval").iterdir()} == {
         "results.json", "provenance.json", "history.jsonl", "accuracy.png", "heat_map.png",
-        "reset", *predictions}
+        "reset", ".lock", *predictions}
     assert {path.name for path in (finished / "eval" / "reset").iterdir()} == predictions
     for path in finished.rglob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000

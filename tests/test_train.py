@@ -13,7 +13,7 @@ from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig, TrainConfig
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
-from lm2_jax.train import loop, optimizer
+from lm2_jax.train import optimizer
 from lm2_jax.train import state as train_state
 from lm2_jax.train.loss import count_answers, loss_sums
 from lm2_jax.train.step import make_train_step
@@ -336,92 +336,3 @@ def test_the_rate_of_each_step_is_on_record():
     rates = optimizer.learning_rate(CONFIG)(np.arange(3))
     assert len(set(rates.tolist())) == 3
     np.testing.assert_allclose([values["learning_rate"] for values in plain().metrics], rates)
-
-
-# The loop.
-
-class Calls(loop.Hooks):
-    """Records what the loop calls."""
-
-    def __init__(self, ends):
-        self.log, self.ends = [], ends
-
-    def metrics(self, step, values):
-        self.log.append(("metrics", step))
-
-    def stage_ends(self, step, state):
-        assert state == step
-        self.log.append(("check", step))
-        return step in self.ends
-
-    def save(self, step, state):
-        self.log.append(("save", step))
-
-    def evaluate(self, step, state):
-        self.log.append(("evaluate", step))
-
-
-def run_loop(bad=None, ends=(), **options):
-    """A loop over steps that do nothing; `bad` is (step, metrics that are not finite), `ends`
-    the steps where a stage ends."""
-    def step(state, _):
-        good = {"loss": np.float32(1), "grad_norm": np.float32(1), "param_norm": np.float32(1),
-                "row_loss": np.ones(4, np.float32)}
-        return state + 1, good | (bad[1] if bad and state + 1 == bad[0] else {})
-
-    options = dict(first_step=0, num_steps=10, save_every=4, evaluate_every=0,
-                   check_every=3) | options
-    hooks = Calls(ends)
-    try:
-        state, done = loop.run(step, options["first_step"], iter(range(99)), hooks=hooks,
-                               **options)
-    except loop.NonFiniteError as error:
-        return hooks.log, str(error)
-    assert state == done == min([options["num_steps"], *ends])
-    return hooks.log, None
-
-
-@pytest.mark.parametrize("options", [{}, dict(first_step=4), dict(evaluate_every=3),
-                                     dict(evaluate_every=4), dict(evaluate_every=5),
-                                     dict(save_every=1), dict(first_step=9)], ids=str)
-def test_the_loop_reports_saves_and_evaluates(options):
-    log, _ = run_loop(**options)
-    first, every = options.get("first_step", 0), options.get("save_every", 4)
-    steps = range(first + 1, 11)
-    wanted = {"metrics": list(steps), "save": [n for n in steps if n % every == 0 or n == 10],
-              "evaluate": [n for n in steps if n % options.get("evaluate_every", 11) == 0
-                           and n < 10], "check": [n for n in steps if n % 3 == 0]}
-    for name, at in wanted.items():
-        assert [step for kind, step in log if kind == name] == at
-    for kind, step in log:
-        # What a step says is on record before it is saved; a save is the last of its step.
-        if kind != "metrics":
-            assert log.index(("metrics", step)) < log.index((kind, step))
-            assert ("metrics", step + 1) not in log[:log.index((kind, step))]
-        if ("save", step) in log:
-            assert log.index((kind, step)) <= log.index(("save", step))
-
-
-@pytest.mark.parametrize("end", [6, 8])
-def test_the_loop_stops_where_a_stage_ends_after_what_is_due_there(end):
-    log, _ = run_loop(ends=(end,), check_every=2, evaluate_every=3)
-    assert [step for kind, step in log if kind == "metrics"] == list(range(1, end + 1))
-    assert [entry for entry in log if entry[1] == end] == [
-        ("metrics", end), ("check", end), {6: ("evaluate", 6), 8: ("save", 8)}[end]]
-
-
-NAN, INF = np.float32(np.nan), np.float32(np.inf)
-
-
-@pytest.mark.parametrize("bad,rows", [
-    ({"loss": NAN, "row_loss": np.array([1, NAN, 1, INF])}, "1, 3"),
-    ({"grad_norm": INF}, "0, 1, 2, 3"),
-    ({"param_norm": NAN}, "0, 1, 2, 3"),
-])
-@pytest.mark.parametrize("at", [1, 3, 4, 10])
-def test_the_loop_stops_at_what_is_not_finite_and_does_not_save_it(bad, rows, at):
-    log, message = run_loop((at, bad))
-    assert message.startswith(f"step {at}: ") and "\n" not in message
-    assert message.endswith(f"(batch {at - 1}, rows {rows})")
-    assert [step for kind, step in log if kind == "metrics"] == list(range(1, at))
-    assert [step for kind, step in log if kind == "save"] == [n for n in (4, 8) if n < at]

@@ -16,10 +16,11 @@ class Journal:
     Args:
       path: of the file; its folder is made if need be.
       identity: of model, samples and settings: answers of another evaluation do not count.
+      adds: False = only to read what was given before, beside the process that writes.
     """
 
-    def __init__(self, path: str | Path, identity: str):
-        self._path = Path(path)
+    def __init__(self, path: str | Path, identity: str, adds: bool = True):
+        self._path, self._file = Path(path), None
         self._answers: dict[Key, list[str]] = defaultdict(list)
         whole = self._path.read_text("utf-8").split("\n")[:-1] if self._path.exists() else []
         if not whole or json.loads(whole[0]) != identity:
@@ -27,6 +28,8 @@ class Journal:
         for line in whole[1:]:
             *key, answers = json.loads(line)
             self._answers[tuple(key)] += answers
+        if not adds:
+            return
         # Written anew, so that a line cut short by a crash is gone before others follow it.
         with replacing(self._path) as partial:
             partial.write_text("".join(line + "\n" for line in whole), "utf-8")
@@ -37,9 +40,11 @@ class Journal:
         return list(self._answers[key])
 
     def add(self, key: Key, answers: Iterable[str]) -> None:
-        self._file.write(json.dumps([*key, list(answers)]) + "\n")
+        if self._file:
+            self._file.write(json.dumps([*key, list(answers)]) + "\n")
 
     def close(self, *, finished: bool) -> None:
-        self._file.close()
-        if finished:
+        if self._file:
+            self._file.close()
+        if self._file and finished:
             self._path.unlink()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm2_jax.model.lm import LanguageModel, init_state, select_rows
+from lm2_jax.partition import constrain
 from lm2_jax.types import Params, State
 
 CHUNK = 32  # segments that go to the device at once
@@ -102,4 +103,4 @@ def _read(model: LanguageModel, params: Params, state: State, tokens_BT, valid_B
     out = model.apply(params, tokens_BT, state, valid_BT, reset_B)
     last_B = jnp.maximum(jnp.sum(valid_BT, axis=1) - 1, 0)
     logits_BV = jnp.take_along_axis(out.logits, last_B[:, None, None], axis=1)[:, 0]
-    return out.state, jnp.argmax(logits_BV, axis=-1)
+    return out.state, constrain(jnp.argmax(logits_BV, axis=-1), None)  # whole on every host

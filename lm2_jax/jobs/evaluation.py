@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from lm2_jax import config_file
+from lm2_jax import config_file, distributed
 from lm2_jax.config import Config, with_vocab_size
 from lm2_jax.data import asking, corpus
 from lm2_jax.data.samples import Prompt
@@ -58,13 +58,15 @@ class Evaluator:
         config = config_file.to_dict(self.config)
         identity = [step, config["model"], config["eval"],
                     babilong.digest(self.prompts(self.config.eval.num_samples))]
-        return Journal(folder / "unfinished.jsonl", json.dumps(identity))
+        # All processes take over the same answers; one of them adds to the file.
+        return distributed.leader_first(lambda: Journal(
+            folder / "unfinished.jsonl", json.dumps(identity), adds=distributed.leads()))
 
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
              console: Console | None = None) -> list[Row]:
     """Evaluates a checkpoint of a workdir under `config.eval`; returns the results."""
-    console = console or Console()
+    console = console or Console(quiet=not distributed.leads())
     evaluator, params, step = open_workdir(config, workdir, step)
     console.print(f"evaluating {workdir} at step {step}", highlight=False)
     return report(evaluator, params, step, workdir, console)
@@ -86,6 +88,12 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
            console: Console) -> list[Row]:
     """Evaluates, writes `workdir/eval`, prints the table and where the plots are."""
+    with workdirs.locked(Path(workdir) / "eval", "an evaluation"):
+        return _report(evaluator, params, step, workdir, console)
+
+
+def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+            console: Console) -> list[Row]:
     folder, config = Path(workdir) / "eval", evaluator.config
     rows, read = [], 0
     prompts = evaluator.prompts(config.eval.num_samples)
@@ -102,11 +110,14 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
     for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
                                           progress=progress, journal=journal):
         rows.append(row)
-        write_predictions(folder, row.task, row.length, row.memory, predictions,
-                          evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
-        write_results(folder, rows)
+        if distributed.leads():
+            write_predictions(folder, row.task, row.length, row.memory, predictions,
+                              evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
+            write_results(folder, rows)
     bar.close()
     journal.close(finished=True)
+    if not distributed.leads():
+        return rows
     provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)

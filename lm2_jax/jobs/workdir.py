@@ -1,13 +1,19 @@
 """A workdir: its config, its tokenizer, its checkpoints."""
 
+import contextlib
+import fcntl
 import json
+import os
 import shlex
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from lm2_jax import config_file, partition
+from lm2_jax import config_file, distributed, partition
 from lm2_jax.checkpoint import Checkpointer, choose_step
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data import corpus
@@ -21,8 +27,51 @@ from lm2_jax.types import Params
 # (but for num_steps, over which the learning rate falls).
 MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_workers",
               "train.num_steps", "train.eval_every_steps", "train.tensorboard",
-              "train.remat_segments", "train.segment_unroll", "model.remat", "model.scan_unroll",
-              "model.attention_implementation")
+              "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
+              "model.remat", "model.scan_unroll", "model.attention_implementation")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other runs out of a folder; the lock goes with the process, however that ends.
+
+    Raises:
+      ValueError: another run holds it; says which.
+    """
+    if not distributed.leads():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
+                             "until that ends, or take another --workdir") from None
+        except OSError:
+            yield  # a file system without locks
+            return
+        file.truncate(0)
+        file.write(f"{what} on {socket.gethostname()}, pid {os.getpid()}, since "
+                   f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield
+
+
+def check_shared(workdir: Path) -> None:
+    """Raises a ValueError where a process does not see what the first one wrote."""
+    mark = distributed.from_leader(time.time_ns() % 2**31)
+    path = workdir / f".shared-{mark}"
+    if distributed.leads():
+        path.touch()
+    distributed.barrier("written")
+    if not path.exists():
+        raise ValueError(f"{workdir} is not shared: {path.name}, which process 0 wrote there, is "
+                         "not seen; the workdir must be on a file system that all hosts have")
+    distributed.barrier("seen")
+    if distributed.leads():
+        path.unlink()
 
 
 def prepare(config: Config, workdir: Path) -> tuple[Tokenizer, Config]:
@@ -89,7 +138,7 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
     """
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
-    step = choose_step(checkpointer.steps(), step, workdir)
+    step = distributed.from_leader(choose_step(checkpointer.steps(), step, workdir))
     mesh = mesh_of(MeshConfig()) if mesh is None else mesh
     abstract = train_state.abstract_params(LanguageModel(config.model), mesh)
     params = checkpointer.restore_params(step, abstract)

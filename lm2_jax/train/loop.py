@@ -1,6 +1,7 @@
 """The loop around the training step."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import jax
@@ -17,6 +18,16 @@ class NonFiniteError(RuntimeError):
 class Hooks(Protocol):
     """What the loop calls."""
 
+    def phase(self, name: str) -> AbstractContextManager:
+        """What the time goes to until it is left: "data", "compile" or "step"; a phase that is
+        entered in another one takes its time from there."""
+
+    def begins(self, step: int) -> None:
+        """Before a step goes to the device."""
+
+    def leaves(self, step: int, state: TrainState) -> bool:
+        """After every step: whether to save now and go no further."""
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Once for each step, in order."""
 
@@ -28,7 +39,8 @@ class Hooks(Protocol):
         a saved step calls for is done."""
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        """After every `evaluate_every` steps but the last."""
+        """After every `evaluate_every` steps but the last; what was evaluated once need not be
+        again."""
 
 
 def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, first_step: int,
@@ -40,31 +52,47 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
     save or a check are those of the step itself awaited, so that no state that is not finite, or
     came of a loss or gradient that is not, is ever saved.
 
+    Where `hooks.leaves` says so, the state is saved at once; an evaluation that was due there comes
+    first when the run goes on.
+
     Returns:
       The state, and the steps done.
 
     Raises:
       NonFiniteError: with the step and the samples.
     """
-    pending = None
+    def evaluation_is_due(step: int) -> bool:
+        return bool(evaluate_every) and 0 < step < num_steps and step % evaluate_every == 0
+
+    if evaluation_is_due(first_step):
+        hooks.evaluate(first_step, state)
+    pending, compiled = None, set()
     for step in range(first_step + 1, num_steps + 1):
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = train_step(state, next(batches))
-        if pending:
-            report(*pending, hooks)
-        pending = (step, metrics)
-        save = step % save_every == 0 or step == num_steps
-        evaluate = evaluate_every and step % evaluate_every == 0 and step < num_steps
-        check = check_every and step % check_every == 0
-        if save or evaluate or check:
-            report(*pending, hooks)
-            pending = None
+        with hooks.phase("data"):
+            batch = next(batches)
+        shape = batch.tokens_BL.shape
+        hooks.begins(step)
+        with (hooks.phase("step" if shape in compiled else "compile"),
+              jax.profiler.StepTraceAnnotation("train", step_num=step)):
+            state, metrics = train_step(state, batch)
+        compiled.add(shape)
+        with hooks.phase("step"):
+            if pending:
+                report(*pending, hooks)
+            pending = (step, metrics)
+            leave = hooks.leaves(step, state)
+            save = step % save_every == 0 or step == num_steps or leave
+            evaluate = evaluation_is_due(step) and not leave
+            check = check_every and step % check_every == 0
+            if save or evaluate or check:
+                report(*pending, hooks)
+                pending = None
         ended = check and hooks.stage_ends(step, state)
         if evaluate:
             hooks.evaluate(step, state)
         if save:
             hooks.save(step, state)
-        if ended:
+        if ended or leave:
             return state, step
     return state, num_steps
 
