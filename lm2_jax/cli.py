@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", "Train in a workdir (or go on there), then evaluate.", _train)
     train.add_argument("--workdir", required=True, help="folder of the run; made if need be")
     train.add_argument("--profile", metavar="START:END", help="trace these steps to W/profile")
+    train.add_argument("--accept-changes", action="store_true",
+                       help="go on although data, seed, batch size or optimizer differ")
+    train.add_argument("--init-from", default="", metavar="WORKDIR[:STEP]",
+                       help="begin a new run with the weights of another one")
     on_hosts(train)
     evaluate = command("eval", "Evaluate a checkpoint: table, results.json, plots.", _eval)
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
@@ -147,7 +151,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.report import profile
     from lm2_jax.train.loop import NonFiniteError
 
-    options = Options(profile=profile.parse(args.profile) if args.profile else None)
+    options = Options(profile.parse(args.profile) if args.profile else None,
+                      args.accept_changes, args.init_from)
     try:
         train(config, args.workdir, options=options)
     except NonFiniteError as error:

@@ -14,7 +14,7 @@ from lm2_jax.checkpoint import Checkpointer
 from lm2_jax.config import Config
 from lm2_jax.data import corpus, feed, pipeline
 from lm2_jax.eval.results import Row
-from lm2_jax.jobs import evaluation
+from lm2_jax.jobs import evaluation, transplant
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.jobs.recorder import Examiner, Recorder
 from lm2_jax.model.lm import LanguageModel
@@ -60,7 +60,10 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
 
 def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options: Options,
            begun: float) -> list[Row]:
-    tokens, config = distributed.leader_first(lambda: workdirs.prepare(config, workdir))
+    source_of_weights = options.init_from and transplant.split_source(options.init_from)[0]
+    tokens, config, changes = distributed.leader_first(lambda: workdirs.prepare(
+        config, workdir, options.accept_changes,
+        source_of_weights and source_of_weights / "tokenizer.json"))
     console.print(tables.config_table(
         f"{workdir}: what is not the default", config_file.changed(config)))
 
@@ -72,8 +75,9 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                                   config.train.num_steps, rows)
     source.row(0, 0)  # what cannot be drawn is said here, before anything binds the workdir
     evaluator = evaluation.Evaluator(config, tokens, mesh)
+    distributed.barrier("prepared")
     if distributed.leads():
-        workdirs.store_config(config, workdir)
+        workdirs.store_config(config, workdir, keep_old=bool(changes))
 
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
@@ -88,9 +92,20 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
         sharding, make_accuracy(model, t, mesh, shardings.params))
     first_step = distributed.from_leader(max(checkpointer.steps(), default=0))
     if first_step:
-        state, position = workdirs.restore_training(checkpointer, first_step, state, meta)
-        curriculum.restore(position)
+        state, position = workdirs.restore_training(checkpointer, first_step, state, meta,
+                                                    options.accept_changes)
+        if not any(line.startswith("data.curriculum") for line in changes):
+            curriculum.restore(position)
         console.print(f"resuming {workdir} after step {first_step}", highlight=False)
+    elif options.init_from:
+        params, lines = transplant.weights_from(options.init_from, workdir, state.params,
+                                                shardings.params, mesh)
+        state = state.replace(params=params)
+        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    if changes:
+        console.print(f"accepted after step {first_step}: {'; '.join(changes)}. Lost: no run from "
+                      "the start repeats this one; the steps until there are of the old config "
+                      f"({workdirs.OLD_CONFIG})", highlight=False, markup=False, soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
         stack.callback(checkpointer.close)

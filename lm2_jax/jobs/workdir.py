@@ -29,6 +29,9 @@ MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_wor
               "train.num_steps", "train.eval_every_steps", "train.tensorboard",
               "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
               "model.remat", "model.scan_unroll", "model.attention_implementation")
+# With other values of these the parameters would mean something else.
+OLD_CONFIG = "config.before.jsonl"  # of a run whose config was changed, the oldest first
+NEVER_CHANGES = ("model.", "data.tokenizer")
 
 
 @contextlib.contextmanager
@@ -74,24 +77,46 @@ def check_shared(workdir: Path) -> None:
         path.unlink()
 
 
-def prepare(config: Config, workdir: Path) -> tuple[Tokenizer, Config]:
+def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path | None = None
+            ) -> tuple[Tokenizer, Config, list[str]]:
     """Checks a workdir: its tokenizer, and the config with the vocabulary filled in.
+
+    Args:
+      accept: that the run goes on although its config differs in what `NEVER_CHANGES` does not
+        name.
+      tokenizer: a tokenizer.json for a new run, in the place of one of its own.
+
+    Returns:
+      The third part are the differences that were accepted.
 
     Raises:
       ValueError: if it holds a run of another config; one line names what differs.
     """
-    stored = stored_config(workdir) if (workdir / "config.json").exists() else None
-    if stored:
+    found: list[str] = []
+    if (workdir / "config.json").exists():
+        stored = stored_config(workdir)
         same_vocab = with_vocab_size(config, stored.model.vocab_size)
-        refuse(config_file.differences(stored, same_vocab, ignore=MAY_CHANGE), workdir)
+        found = config_file.differences(stored, same_vocab, ignore=MAY_CHANGE)
+        if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
+            refuse(never if accept else found, workdir)
+        refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
+               "says what is lost")
     else:  # a tokenizer that is there was left by a run that failed before it began
         (workdir / "tokenizer.json").unlink(missing_ok=True)
+        if tokenizer:
+            with replacing(workdir / "tokenizer.json") as partial:
+                partial.write_bytes(tokenizer.read_bytes())
     tokens = corpus.load_tokenizer(config, workdir)
-    return tokens, with_vocab_size(config, tokens.vocab_size)
+    return tokens, with_vocab_size(config, tokens.vocab_size), found
 
 
-def store_config(config: Config, workdir: Path) -> None:
-    """From here on the workdir is bound to the config."""
+def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:
+    """From here on the workdir is bound to the config; `keep_old` keeps the one before, if it has
+    another, with those before it."""
+    path = workdir / "config.json"
+    if keep_old:
+        with open(workdir / OLD_CONFIG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(json.loads(path.read_text("utf-8"))) + "\n")
     with replacing(workdir / "config.json") as partial:
         partial.write_text(json.dumps(config_file.to_dict(config), indent=2) + "\n", "utf-8")
 
@@ -108,12 +133,12 @@ def stored_config(workdir: str | Path) -> Config:
         raise ValueError(f"{path} is not a config of this version: {error}") from error
 
 
-def refuse(differences: list[str], workdir: str | Path) -> None:
+def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> None:
     """Raises a ValueError that names the differences, if there are any."""
     if differences:
         raise ValueError(f"{workdir} holds a run of another config (there -> here): "
                          + "; ".join(differences)
-                         + ". Take another --workdir, or the config of that run")
+                         + f". Take another --workdir, or the config of that run{advice}")
 
 
 def mesh_of(config: MeshConfig, *batch_sizes: int) -> Mesh:
@@ -147,9 +172,9 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
 
 
 def restore_training(checkpointer: Checkpointer, step: int, state: train_state.TrainState,
-                     meta: dict) -> tuple[train_state.TrainState, dict]:
-    """The whole training state of a step and its position in the curriculum, if data and
-    tokenizer are still the same."""
+                     meta: dict, accept: bool = False) -> tuple[train_state.TrainState, dict]:
+    """The whole training state of a step and its position in the curriculum, if the tokenizer is
+    still the same, and, unless changes are accepted, the data."""
     stored = checkpointer.meta(step)
     missing = {*meta, "next_step", "curriculum"} - stored.keys()
     if missing:
@@ -157,7 +182,7 @@ def restore_training(checkpointer: Checkpointer, step: int, state: train_state.T
                          f"lacks {', '.join(sorted(missing))}); go on with that version, or take "
                          "another --workdir")
     for key, what in (("tokenizer_digest", "tokenizer"), ("source_digest", "data")):
-        if stored[key] != meta[key]:
+        if stored[key] != meta[key] and not (accept and what == "data"):
             raise ValueError(f"{checkpointer.directory} was made with other {what} ({key} "
                              f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or take "
                              "another --workdir")
