@@ -75,15 +75,18 @@ class Meeting:
             while len(self._peers) < num_processes - 1:
                 server.settimeout(max(until - time.monotonic(), 0.001))
                 try:
-                    peer = _Peer(server.accept()[0])
-                    peer.socket.settimeout(10.0)
-                    peer.introduce(peer.receive())
+                    connection = server.accept()[0]
                 except TimeoutError:
                     missing = [i for i in range(1, num_processes) if i not in self._peers]
                     self._refuse(f"{_named(missing)} of {num_processes} did not connect to "
                                  f"{socket.gethostname()}:{port} within {timeout:g} s")
+                peer = _Peer(connection)
+                try:
+                    connection.settimeout(10.0)
+                    peer.introduce(peer.receive())
                 except (OSError, ValueError, KeyError, TypeError):
-                    continue  # not one of ours
+                    connection.close()  # not one of ours
+                    continue
                 if peer.num_processes != num_processes or peer.index in self._peers:
                     wrong = f"process {peer.index} of {peer.num_processes} on {peer.host}"
                     other = self._peers.get(peer.index)
@@ -99,6 +102,7 @@ class Meeting:
     def _refuse(self, line: str) -> None:
         for peer in self._peers.values():
             peer.send({"error": line})
+            peer.socket.close()
         raise MeetingError(line)
 
     def _join(self, host: str, port: int, num_processes: int, process_id: int, timeout: float
@@ -106,6 +110,7 @@ class Meeting:
         until = time.monotonic() + timeout
         nobody = f"process 0 did not answer at {host}:{port} within {timeout:g} s"
         while True:
+            peer = None
             try:
                 peer = _Peer(socket.create_connection((host, port), timeout=max(
                     until - time.monotonic(), 0.001)))
@@ -118,10 +123,13 @@ class Meeting:
                 reason = f"no host {host} ({error.strerror}) for process 0"
             except (OSError, ValueError):
                 reason = nobody
+            if peer:
+                peer.socket.close()
             if time.monotonic() >= until:
                 raise MeetingError(reason)
             time.sleep(RETRY_SECONDS)
         if "error" in answer:
+            peer.socket.close()
             raise MeetingError(answer["error"])
         peer.index, peer.host, peer.num_processes = 0, answer["go"], num_processes
         self._peers[0] = peer
@@ -144,6 +152,7 @@ class Meeting:
                         self._say(message["lost"])
                     else:
                         selector.unregister(peer.socket)
+                        peer.socket.close()
                         if message.get("leaves"):
                             self._say(f"{peer}: {message['leaves']}")
         self._gone.set()

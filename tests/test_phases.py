@@ -1,0 +1,149 @@
+"""Where the time went, who stands still, and traces."""
+
+import os
+import signal
+import time
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from lm2_jax.preemption import Preemption
+from lm2_jax.report import phases, profile
+from lm2_jax.report.phases import COMPILE, DATA, EVAL, LOST, PHASES, SAVE, START, STEP, Phases
+from lm2_jax.report.watchdog import Watchdog
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that go by only when they are told to."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def passes(seconds):
+        now[0] += seconds
+    return passes
+
+
+def whole(**seconds):
+    return dict.fromkeys(PHASES, 0.0) | seconds
+
+
+def test_every_second_belongs_to_one_phase(clock):
+    found = Phases(begun=90.0)
+    found.enter(STEP)
+    with found.within(EVAL):
+        clock(2)
+        with found.within(COMPILE):
+            clock(5)
+        clock(1)
+    clock(4)
+    assert found.seconds() == whole(start=10.0, eval=3.0, compile=5.0, step=4.0)
+    clock(1)
+    with pytest.raises(RuntimeError), found.within(SAVE):
+        clock(3)
+        raise RuntimeError
+    assert found.seconds() == whole(start=10.0, eval=3.0, compile=5.0, step=5.0, save=3.0)
+    assert found.now == STEP and phases.goodput(found.seconds()) == 5 / 26
+
+
+def test_a_later_run_goes_on_counting_and_loses_its_start(clock):
+    found = Phases(before=whole(step=50.0, lost=1.0))
+    clock(7)
+    found.enter(STEP)
+    clock(3)
+    assert found.seconds() == whole(step=53.0, lost=8.0)
+    assert found.metrics() == {"goodput": round(53 / 61, 4)} | {
+        f"seconds_{name}": value for name, value in whole(step=53.0, lost=8.0).items()}
+
+
+def line(number, /, **seconds):
+    return {"step": number} | {f"seconds_{name}": s for name, s in whole(**seconds).items()}
+
+
+LINES = [line(1, start=2.0, step=1.0), line(2, start=2.0, step=2.0),
+         line(3, start=2.0, step=3.0, save=1.0), line(4, start=2.0, step=4.0, save=1.0)]
+
+
+@pytest.mark.parametrize("lines,noted,first,wanted", [
+    ([], None, 0, None),
+    (LINES, None, 4, whole(start=2.0, step=4.0, save=1.0)),
+    # Step 4 is done again: its second, and the save after step 2, are lost with it.
+    (LINES, None, 2, whole(start=2.0, step=2.0, lost=3.0)),
+    (LINES, {"step": 2, "seconds": whole(start=2.0, step=2.0, save=1.0)}, 2,
+     whole(start=2.0, step=2.0, save=1.0, lost=2.0)),
+    # What came after the last step was noted.
+    (LINES, {"step": 4, "seconds": whole(start=2.0, step=4.0, save=1.5, eval=9.0)}, 4,
+     whole(start=2.0, step=4.0, save=1.5, eval=9.0)),
+    (LINES, {"step": 2, "seconds": whole(step=99.0)}, 4, whole(start=2.0, step=4.0, save=1.0)),
+    (LINES, None, 0, whole(lost=7.0)),  # killed before anything was saved
+    ([{"step": 1}, {"step": 2}], None, 2, whole())])  # of a version that did not count
+def test_what_earlier_runs_took(lines, noted, first, wanted):
+    assert phases.of_earlier_runs(lines, noted, first) == wanted
+
+
+def test_a_note_is_read_again(tmp_path, clock):
+    assert phases.read_note(tmp_path / "time.json") is None
+    found = Phases()
+    clock(1.25)
+    phases.note(tmp_path / "time.json", 7, found)
+    assert phases.read_note(tmp_path / "time.json") == {"step": 7, "seconds": whole(start=1.25)}
+    (tmp_path / "time.json").write_text("{")
+    assert phases.read_note(tmp_path / "time.json") is None
+
+
+def test_the_summary_names_what_took_time():
+    text = phases.summary(whole(step=60.0, compile=30.0, lost=10.0))
+    assert text == "100 s: compile 30.0%, step 60.0%, lost 10.0% (goodput: the steps' 60.0%)"
+    assert START not in text and DATA not in text
+
+
+def test_the_watchdog_names_host_and_phase(capfd):
+    found, said = Phases(), []
+    watchdog = Watchdog(found, 0.2, "process 1 of 2 (b)", said.append)
+    watchdog.step = 16
+    for _ in range(10):  # short phases are none of its business
+        found.enter(STEP)
+        time.sleep(0.05)
+    assert said == []
+    found.enter(DATA)
+    time.sleep(0.7)
+    watchdog.close()
+    assert 2 <= len(said) <= 3  # after 0.2 s, then after 0.4 s, hardly after 0.8 s
+    assert said[0].startswith("watchdog: process 1 of 2 (b) has been in phase 'data' for 0 s")
+    assert said[0].endswith("after step 16")
+    assert capfd.readouterr().err.count("most recent call first") >= 1  # where it stands
+    found.enter(LOST)
+    time.sleep(0.3)
+    assert len(said) <= 3
+
+
+def test_sigterm_asks_to_leave_and_ends_nothing():
+    before = signal.getsignal(signal.SIGTERM)
+    with Preemption() as preemption:
+        assert not preemption.reached(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        assert preemption.reached(2) and preemption.reached(3)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("text,steps", [("3:5", (3, 5)), ("2:2", (2, 2)), ("5:3", None),
+                                        ("0:2", None), ("3", None), ("a:b", None), ("-1:2", None)])
+def test_steps_to_trace(text, steps):
+    if steps:
+        assert profile.parse(text) == steps
+        return
+    with pytest.raises(ValueError, match="--profile is .* must be START:END"):
+        profile.parse(text)
+
+
+@pytest.mark.parametrize("last", [3, 9])  # 9: the run ends before
+def test_a_trace_is_written(tmp_path, last):
+    traced = profile.Profile(tmp_path, (2, last), Console(quiet=True))
+    for step in range(1, 6):
+        traced.begins(step)
+        traced.ended(step, jnp.ones(3) + step)
+        assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (step >= last)
+    traced.close()
+    assert list(tmp_path.rglob("*.xplane.pb"))
