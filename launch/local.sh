@@ -130,10 +130,12 @@ while ((${#running[@]})); do
   fi
   sleep 0.1
 done
-for _ in {1..20}; do  # the last lines; not for ever, should a child of a process still hold them
+# The last lines; not for ever, should a child of a process still hold the output open.
+for _ in {1..20}; do
   for reader in "${readers[@]}"; do
     alive "$reader" && sleep 0.1 && continue 2
   done
   break
 done
+kill -KILL "${readers[@]}" 2>/dev/null || true
 exit "$status"
