@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# One run of lm2 on a TPU slice of a GKE cluster: fills in gke.yaml and hands it to kubectl.
+set -euo pipefail
+
+usage() {
+  cat <<'HELP'
+launch/gke.sh [--dry-run] start COMMAND... | watch | status | stop
+
+  start   creates the JobSet of gke.yaml, which runs COMMAND on every host of the slice
+  watch   follows the output of host 0
+  status  the JobSet and its pods
+  stop    has the run save and end, and deletes the JobSet; start with the same COMMAND goes on
+
+--dry-run prints the JobSet and each command as it would be run, and runs nothing; what it prints
+for start may be piped into `kubectl create --dry-run=server -f -`, which asks the cluster too.
+For example:
+
+  export NAME=lm2-1b7 IMAGE=us-docker.pkg.dev/my-project/lm2/lm2 CLAIM=lm2-runs
+  launch/gke.sh start lm2 train --config=configs/lm2_1b7.py --workdir=/runs/lm2_1b7
+
+Environment:
+  NAME         of the JobSet: lower-case letters, digits and -
+  IMAGE        made of launch/Dockerfile, EXTRA=tpu
+  CLAIM        a ReadWriteMany PersistentVolumeClaim; seen at /runs, for the workdir
+  ACCELERATOR  label of the nodes (tpu-v5-lite-podslice)
+  TOPOLOGY     of the slice (4x4)
+  CHIPS        TPU chips of a host (4); the hosts are those of the topology's chips
+  NAMESPACE    of the cluster (default)
+HELP
+}
+
+fail() {
+  echo "gke.sh: $1" >&2
+  exit 2
+}
+
+needs() {  # VARIABLE...
+  local variable
+  for variable; do
+    [[ -n ${!variable:-} ]] || fail "$variable is not set (--help lists what is needed)"
+  done
+}
+
+run() {
+  local line
+  if [[ -z $dry_run ]]; then
+    "$@"
+  else
+    printf -v line '%q ' "$@"
+    echo "${line% }"
+  fi
+}
+
+rendered() {
+  # shellcheck disable=SC2034  # HOSTS is read by its name, as the others
+  local text word variable COMMAND='' HOSTS=$((${TOPOLOGY//x/*} / CHIPS))
+  for word; do
+    word=${word//\\/\\\\}
+    COMMAND+=", \"${word//\"/\\\"}\""
+  done
+  COMMAND="[${COMMAND:2}]"
+  text=$(<"$(dirname "$0")/gke.yaml")
+  for variable in NAME IMAGE CLAIM ACCELERATOR TOPOLOGY CHIPS HOSTS COMMAND; do
+    text=${text//"\${$variable}"/"${!variable}"}
+  done
+  printf '%s\n' "$text"
+}
+
+start() {
+  (($#)) || fail "no command; for example: start lm2 train --config=... --workdir=/runs/name"
+  needs IMAGE CLAIM
+  [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "TOPOLOGY is '$TOPOLOGY'; like 4x4"
+  [[ $CHIPS =~ ^[1-9][0-9]*$ ]] || fail "CHIPS is '$CHIPS'; it must be a number"
+  ((${TOPOLOGY//x/*} % CHIPS == 0)) || fail "TOPOLOGY $TOPOLOGY is no multiple of CHIPS $CHIPS"
+  [[ "$*" != *[[:cntrl:]]* ]] || fail "the command has a line break or another control character"
+  if [[ -n $dry_run ]]; then
+    rendered "$@"
+    echo "# is the input of: $(run "${kubectl[@]}" create -f -)"
+  else
+    rendered "$@" | run "${kubectl[@]}" create -f -
+  fi
+}
+
+dry_run=''
+if [[ ${1-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+command=${1-}
+case $command in
+  -h | --help | help) usage && exit ;;
+  start | watch | status | stop) shift ;;
+  '') fail "no command; one of start, watch, status, stop" ;;
+  *) fail "unknown command $command (--help lists them)" ;;
+esac
+[[ $command == start ]] || (($# == 0)) || fail "$command takes no $1"
+needs NAME
+[[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
+  fail "NAME is '$NAME'; up to 40 lower-case letters, digits and -, a letter first"
+ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice} TOPOLOGY=${TOPOLOGY:-4x4} CHIPS=${CHIPS:-4}
+kubectl=(kubectl "--namespace=${NAMESPACE:-default}")
+[[ -n $dry_run ]] || command -v kubectl >/dev/null || fail "no command kubectl"
+
+pods="--selector=jobset.sigs.k8s.io/jobset-name=$NAME"
+case $command in
+  start) start "$@" ;;
+  watch)
+    run "${kubectl[@]}" logs --container=lm2 --tail=100 --follow \
+      "$pods,batch.kubernetes.io/job-completion-index=0"
+    ;;
+  status)
+    run "${kubectl[@]}" get jobset "$NAME"
+    run "${kubectl[@]}" get pods --output=wide "$pods"
+    ;;
+  stop) run "${kubectl[@]}" delete jobset "$NAME" --cascade=foreground ;;
+esac

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# One run of lm2 on all the hosts of a TPU slice of Cloud TPU VMs.
+set -euo pipefail
+
+usage() {
+  cat <<'HELP'
+launch/tpu_pod.sh [--dry-run] create | setup | start COMMAND... | watch | status | stop |
+                              resume COMMAND... | delete
+
+  create   asks for the slice (a queued resource) and waits until it is there
+  setup    mounts SHARE, copies the last commit of this checkout to every host and installs it
+  start    starts COMMAND on every host, as the systemd unit `lm2`
+  watch    follows the output of host 0
+  status   the state of the slice, and of the run on every host
+  stop     has the run save and end; start with the same COMMAND goes on
+  resume   after a preemption: deletes what is left, then create, setup, start
+  delete   gives the slice back (and stops its costs); the workdir stays where it is
+
+--dry-run prints each command as it would be run, and runs nothing. For example:
+
+  export NAME=lm2 PROJECT=my-project ZONE=us-west4-a TYPE=v5litepod-16 \
+         VERSION=v2-alpha-tpuv5-lite SHARE=10.0.0.2:/lm2 SPOT=1
+  launch/tpu_pod.sh create && launch/tpu_pod.sh setup
+  launch/tpu_pod.sh start lm2 train --config=configs/lm2_1b7.py --workdir=/mnt/lm2/lm2_1b7
+
+Environment:
+  NAME     of the slice                     PROJECT, ZONE   where it is
+  TYPE     for example v5litepod-16         SPOT=1          cheaper; may be taken away at any time
+  VERSION  of the hosts' system: v2-alpha-tpuv5-lite (v5e), v2-alpha-tpuv5 (v5p),
+           v2-alpha-tpuv6e (v6e), tpu-ubuntu2204-base (v4)
+  SHARE    HOST:/PATH of an NFS share (Filestore) that setup mounts at /mnt/lm2. The workdir must
+           be on a file system that all hosts share; without SHARE, see to that yourself.
+  POLL     seconds between two looks while waiting (30)
+HELP
+}
+
+fail() {
+  echo "tpu_pod.sh: $1" >&2
+  exit 2
+}
+
+needs() {  # VARIABLE...
+  local variable
+  for variable; do
+    [[ -n ${!variable:-} ]] || fail "$variable is not set (--help lists what is needed)"
+  done
+}
+
+run() {
+  local word line=''
+  if [[ -z $dry_run ]]; then
+    "$@"
+    return
+  fi
+  for word; do
+    [[ $word =~ ^[[:alnum:]_./:=@%+,-]+$ ]] || word=${word@Q}
+    line+="$word "
+  done
+  echo "${line% }"
+}
+
+resource() {  # VERB [ARGUMENT...]
+  run gcloud compute tpus queued-resources "$1" "$NAME" "${place[@]}" "${@:2}"
+}
+
+on_hosts() {  # all|INDEX COMMAND
+  run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" "--worker=$1" "--command=$2"
+}
+
+state() {
+  resource describe '--format=value(state.state)'
+}
+
+create() {
+  needs TYPE VERSION
+  local spot=() now
+  [[ -z ${SPOT:-} ]] || spot=(--spot)
+  resource create "--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$VERSION" \
+    "${spot[@]}"
+  if [[ -n $dry_run ]]; then
+    state
+    return
+  fi
+  until now=$(state) && [[ $now == ACTIVE ]]; do
+    case $now in
+      FAILED | SUSPEND*) fail "$NAME is $now (gcloud's describe says why)" ;;
+    esac
+    echo "$NAME: ${now:-not known}; waiting"
+    sleep "${POLL:-30}"
+  done
+}
+
+setup() {
+  local archive=build/lm2_jax.tar.gz
+  [[ -z ${SHARE:-} ]] || on_hosts all "mountpoint -q /mnt/lm2 || { sudo apt-get -qq update &&\
+ sudo apt-get -qq install -y nfs-common && sudo mkdir -p /mnt/lm2 &&\
+ sudo mount -t nfs ${SHARE@Q} /mnt/lm2 && sudo chmod a+rwx /mnt/lm2; }"
+  run mkdir -p build
+  run git archive --format=tar.gz "--output=$archive" HEAD
+  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:lm2_jax.tar.gz" "${place[@]}" --worker=all
+  # The hosts' own Python is 3.10; uv brings one.
+  on_hosts all "mkdir -p lm2_jax && tar -xzf lm2_jax.tar.gz -C lm2_jax &&\
+ python3 -m pip install --quiet --user uv &&\
+ python3 -m uv venv --quiet --allow-existing --python=3.12 lm2_jax/.venv &&\
+ python3 -m uv pip install --quiet --python=lm2_jax/.venv/bin/python -e './lm2_jax[tpu]'"
+}
+
+start() {
+  (($#)) || fail "no command; for example: start lm2 train --config=... --workdir=/mnt/lm2/run"
+  local quoted=''
+  printf -v quoted '%q ' "$@"
+  # A unit of systemd: it gets SIGTERM when the host shuts down, and there is one at a time.
+  # shellcheck disable=SC2016  # the hosts expand these
+  on_hosts all 'sudo systemd-run --unit=lm2 --collect --uid="$(id -u)" --gid="$(id -g)"'\
+' --working-directory="$HOME/lm2_jax" --setenv=HOME="$HOME"'\
+' --setenv=PATH="$HOME/lm2_jax/.venv/bin:$PATH" --setenv=LM2_DISTRIBUTED=1'\
+' --setenv=PYTHONUNBUFFERED=1 --property=KillMode=mixed --property=TimeoutStopSec=600'\
+" --property=LimitMEMLOCK=infinity --property=LimitNOFILE=1048576 /usr/bin/env ${quoted% }"
+}
+
+resume() {
+  (($#)) || fail "no command; resume takes the one that start had"
+  needs TYPE VERSION
+  if [[ -z $dry_run && $(state) == ACTIVE ]]; then
+    fail "$NAME is still there; start goes on from the last checkpoint"
+  fi
+  [[ -z $dry_run ]] || state
+  resource delete --force --quiet
+  create
+  setup
+  start "$@"
+}
+
+dry_run=''
+if [[ ${1-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+command=${1-}
+case $command in
+  -h | --help | help) usage && exit ;;
+  create | setup | start | watch | status | stop | resume | delete) shift ;;
+  '') fail "no command; one of create, setup, start, watch, status, stop, resume, delete" ;;
+  *) fail "unknown command $command (--help lists them)" ;;
+esac
+needs NAME PROJECT ZONE
+[[ $command == start || $command == resume ]] || (($# == 0)) || fail "$command takes no $1"
+place=("--project=$PROJECT" "--zone=$ZONE")
+[[ -n $dry_run ]] || command -v gcloud >/dev/null || fail "no command gcloud (Google Cloud CLI)"
+cd "$(dirname "$0")/.."
+
+case $command in
+  watch) on_hosts 0 "sudo journalctl --unit=lm2 --output=cat --lines=100 --follow" ;;
+  status) state && on_hosts all "systemctl is-active lm2 || true" ;;
+  stop) on_hosts all "! systemctl is-active --quiet lm2 || sudo systemctl stop lm2" ;;
+  delete) resource delete --force --quiet ;;
+  *) "$command" "$@" ;;
+esac

@@ -1,0 +1,296 @@
+"""The launchers: linted, their dry runs true, and what they do with signals and statuses."""
+
+import copy
+import re
+import shlex
+import signal
+import subprocess
+
+import launch_schema
+import pytest
+import yaml
+from launchers import LAUNCH, ROOT, Machine, commands, tool, wait_for
+
+from lm2_jax import cli
+
+TRAIN = ["lm2", "train", "--config=configs/lm2_1b7.py", '--workdir=/mnt/a "b" \\c&d']
+POD = {"NAME": "pod", "PROJECT": "project", "ZONE": "zone-a", "TYPE": "v5litepod-16",
+       "VERSION": "v2-alpha-tpuv5-lite", "SHARE": "10.0.0.2:/lm2", "POLL": "0.01"}
+GKE = {"NAME": "run-1", "IMAGE": "example.com/lm2:1", "CLAIM": "lm2-runs"}
+SCRIPTS = ["local.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch"]
+
+
+def script(name):
+    return ["bash", str(LAUNCH / name)]
+
+
+def lint(name, *arguments, **options):
+    path = tool(name)
+    if path is None:
+        pytest.skip(f"no {name} here (it comes with the extra `test`)")
+    done = subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, **options)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def jobset(machine, *command, **environment):
+    status, out, err = machine.run(*script("gke.sh"), "--dry-run", "start", *command,
+                                   **GKE | environment)
+    assert status == 0 and not err and not re.search(r"\$\{[A-Z]", out)
+    return yaml.safe_load(out)
+
+
+# Linters, and what the files say.
+
+@pytest.mark.parametrize("path", [*(LAUNCH / name for name in SCRIPTS), ROOT / ".ci" / "run"],
+                         ids=lambda path: path.name)
+def test_shellcheck(path):
+    lint("shellcheck", path)
+
+
+def test_lint_of_the_image():
+    lint("hadolint", "--no-color", LAUNCH / "Dockerfile")
+
+
+def test_lint_of_the_yaml():
+    rules = "line-length: {max: 100}, document-start: disable, comments-indentation: disable"
+    lint("yamllint", "-d", f"{{extends: default, rules: {{{rules}, "
+         "comments: {min-spaces-from-content: 1}}}", LAUNCH / "gke.yaml")
+
+
+def test_every_command_line_is_one_of_lm2():
+    found = 0
+    for path in LAUNCH.iterdir():
+        for line in re.findall(r"\blm2 (?:train|eval)(?: --?\S+)+", path.read_text("utf-8")):
+            words = [word.rstrip('"') for word in line.split()[1:]]
+            args, rest = cli._parser().parse_known_args(words)
+            cli._overrides(args, rest)
+            assert args.config == "..." or (ROOT / args.config).is_file(), line
+            found += 1
+    assert found >= 8
+
+
+def test_the_environment_is_one_that_lm2_reads():
+    if not (ROOT / "lm2_jax" / "distributed.py").exists():
+        pytest.skip("lm2_jax/distributed.py is not there yet")
+    read = "".join(path.read_text("utf-8") for path in (ROOT / "lm2_jax").rglob("*.py"))
+    names = {name for path in LAUNCH.iterdir()
+             for name in re.findall(r"LM2_[A-Z_]+", path.read_text("utf-8"))}
+    assert names == {"LM2_COORDINATOR", "LM2_NUM_PROCESSES", "LM2_PROCESS_ID", "LM2_DISTRIBUTED"}
+    assert all(f'"{name}"' in read for name in names)
+
+
+def test_the_image_holds_what_it_copies_and_is_not_root():
+    text = (LAUNCH / "Dockerfile").read_text("utf-8")
+    lines = [line.split() for line in text.splitlines() if line and line[0] != "#"]
+    assert {line[0] for line in lines} <= {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER",
+                                           "ENTRYPOINT"}
+    copied = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
+    everything, *shown = (LAUNCH / "Dockerfile.dockerignore").read_text("utf-8").split()
+    assert everything == "*"
+    for name in copied:
+        assert (ROOT / name).exists() and f"!{name}" in shown, name
+    assert {"setup.py", "README.md", "lm2_jax", "configs"} <= set(copied)
+    setup = (ROOT / "setup.py").read_text("utf-8")
+    assert all(f'"{extra}": [' in setup for extra in ("tpu", "cuda"))
+    assert ["ARG", "EXTRA=tpu"] in lines and ["USER", "1000"] in lines
+    assert lines[-1] == ["ENTRYPOINT", '["lm2"]']
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help(name, tmp_path):
+    status, out, err = Machine(tmp_path).run(*script(name), "--help")
+    assert status == 0 and not err
+    assert f"launch/{name}" in out and "lm2 train --config=configs/" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name,arguments,wanted", [
+    ("local.sh", [], "no command"), ("local.sh", ["lm2"], "unknown argument lm2"),
+    ("local.sh", ["-n", "0", "--", "true"], "-n is '0'; it must be a number from 1 to 1024"),
+    ("local.sh", ["-n"], "-n needs a number"), ("local.sh", ["--", "no-such"], "no-such"),
+    ("tpu_pod.sh", [], "one of create, setup"), ("tpu_pod.sh", ["strat"], "unknown command strat"),
+    ("tpu_pod.sh", ["stop"], "NAME is not set"), ("gke.sh", ["start", "lm2"], "NAME is not set"),
+    ("gke.sh", ["watch", "0"], "watch takes no 0"), ("gke.sh", ["begin"], "begin"),
+    ("slurm.sbatch", [], "no command"), ("slurm.sbatch", TRAIN, "no Slurm job"),
+])
+def test_mistakes_are_one_line(name, arguments, wanted, tmp_path):
+    status, out, err = Machine(tmp_path).run(*script(name), *arguments)
+    line, = err.splitlines()
+    assert status == 2 and not out and line.startswith(f"{name}: ") and wanted in line
+
+
+@pytest.mark.parametrize("changed,wanted", [
+    ({"NAME": "Run_1"}, "NAME is 'Run_1'"), ({"CLAIM": ""}, "CLAIM is not set"),
+    ({"TOPOLOGY": "4 x 4"}, "TOPOLOGY is '4 x 4'"), ({"CHIPS": "3"}, "no multiple of CHIPS 3"),
+])
+def test_mistakes_in_the_environment_of_gke(changed, wanted, tmp_path):
+    status, out, err = Machine(tmp_path).run(*script("gke.sh"), "--dry-run", "start", *TRAIN,
+                                             **GKE | changed)
+    line, = err.splitlines()
+    assert status == 2 and not out and wanted in line
+
+
+# A TPU pod.
+
+@pytest.mark.parametrize("arguments", [["create"], ["setup"], ["start", *TRAIN], ["watch"],
+                                       ["status"], ["stop"], ["resume", *TRAIN], ["delete"]],
+                         ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize("spot", ["", "1"])
+def test_the_dry_run_of_a_pod_is_what_is_run(arguments, spot, tmp_path):
+    describes = "[[ $* != *describe* ]] || if [[ -e $FOLDER/there ]]; then echo ACTIVE; fi\n"
+    creates = '[[ $3 != queued-resources || $4 != create ]] || touch "$FOLDER/there"\n'
+    machine = Machine(tmp_path, gcloud=describes + creates, git="", mkdir="")
+    status, out, err = machine.run(*script("tpu_pod.sh"), "--dry-run", *arguments, SPOT=spot, **POD)
+    assert status == 0 and not err and not machine.calls()
+    printed = commands(out)
+    assert ("--spot" in sum(printed, [])) == bool(spot and arguments[0] in ("create", "resume"))
+    status, _, err = machine.run(*script("tpu_pod.sh"), *arguments, SPOT=spot, **POD)
+    assert status == 0 and not err and machine.calls() == printed
+
+
+def test_a_pod_runs_the_command_as_given(tmp_path):
+    _, out, _ = Machine(tmp_path).run(*script("tpu_pod.sh"), "--dry-run", "start", *TRAIN, **POD)
+    (*_, command), = commands(out)
+    on_host = shlex.split(command.removeprefix("--command="))
+    assert on_host[:2] == ["sudo", "systemd-run"] and on_host[-4:] == TRAIN
+    assert on_host[-5] == "/usr/bin/env" and "--setenv=LM2_DISTRIBUTED=1" in on_host
+
+
+def test_waiting_for_a_pod(tmp_path):
+    """It looks until the slice is there, gives up when it failed, and deletes none that runs."""
+    answers = tmp_path / "answers"
+    machine = Machine(tmp_path, gcloud='[[ $* != *describe* ]] || { head -n1 "$FOLDER/answers"; '
+                                       'sed -i 1d "$FOLDER/answers"; }\n')
+    answers.write_text("WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n")
+    status, out, _ = machine.run(*script("tpu_pod.sh"), "create", **POD)
+    assert status == 0 and len(machine.calls()) == 4
+    assert out.splitlines() == ["pod: WAITING_FOR_RESOURCES; waiting", "pod: PROVISIONING; waiting"]
+    answers.write_text("FAILED\n")
+    status, _, err = machine.run(*script("tpu_pod.sh"), "create", **POD)
+    assert status == 2 and "pod is FAILED" in err
+    machine.calls()
+    answers.write_text("ACTIVE\n")
+    status, _, err = machine.run(*script("tpu_pod.sh"), "resume", *TRAIN, **POD)
+    assert status == 2 and "start goes on" in err
+    assert [call[4] for call in machine.calls()] == ["describe"]
+
+
+# GKE.
+
+def test_the_dry_run_of_gke_is_what_is_run(tmp_path):
+    machine = Machine(tmp_path, kubectl='[[ $* != *"create -f -" ]] || cat > "$FOLDER/stdin"\n')
+    status, out, _ = machine.run(*script("gke.sh"), "--dry-run", "start", *TRAIN, **GKE)
+    *rendered, last = out.splitlines()
+    assert status == 0 and not machine.calls()
+    assert machine.run(*script("gke.sh"), "start", *TRAIN, **GKE)[0] == 0
+    assert (tmp_path / "stdin").read_text().splitlines() == rendered
+    assert machine.calls() == commands(last.partition(": ")[2])
+    for command in ("watch", "status", "stop"):
+        status, out, _ = machine.run(*script("gke.sh"), "--dry-run", command, **GKE)
+        assert status == 0 and out and not machine.calls()
+        assert machine.run(*script("gke.sh"), command, **GKE)[0] == 0
+        assert machine.calls() == commands(out)
+
+
+def test_a_jobset_by_its_schema(tmp_path):
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(launch_schema.JOBSET)
+    made = jobset(Machine(tmp_path), *TRAIN)
+    assert [error.message for error in validator.iter_errors(made)] == []
+    refused = 0
+    for path, key in keys(made):
+        if path and path[-1] in ("labels", "annotations", "nodeSelector"):
+            continue
+        wrong = copy.deepcopy(made)
+        at = wrong
+        for part in path:
+            at = at[part]
+        at[key + "s"] = at.pop(key)
+        assert not validator.is_valid(wrong), f"{path}: {key}s"
+        refused += 1
+    assert refused > 50
+
+
+def keys(node, path=()):
+    """Every key of every object, with the path to the object."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(node, dict):
+            yield path, key
+        if isinstance(value, (dict, list)):
+            yield from keys(value, (*path, key))
+
+
+@pytest.mark.parametrize("topology,chips,hosts", [("4x4", 4, 4), ("2x2x4", 4, 4), ("2x4", 8, 1)])
+def test_a_pod_for_each_host(topology, chips, hosts, tmp_path):
+    made = jobset(Machine(tmp_path), *TRAIN, TOPOLOGY=topology, CHIPS=str(chips))
+    job = made["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert (job["parallelism"], job["completions"]) == (hosts, hosts)
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
+    container, = pod["containers"]
+    assert container["resources"]["limits"]["google.com/tpu"] == chips
+    assert container["args"] == TRAIN and container["image"] == GKE["IMAGE"]
+    assert made["metadata"]["name"] == GKE["NAME"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+    assert volumes["runs"]["persistentVolumeClaim"]["claimName"] == GKE["CLAIM"]
+    for labels in (made["metadata"]["labels"], job["template"]["metadata"]["labels"]):
+        assert labels["xpk.google.com/workload"] == GKE["NAME"]
+
+
+@pytest.mark.parametrize("ends,signalled,wanted", [
+    ("exit 0", False, 0), ("exit 3", False, 3), ("exit 0", True, 75), ("exit 5", True, 5)])
+def test_the_status_of_a_pod(ends, signalled, wanted, tmp_path):
+    """One that was asked to leave does not count as done."""
+    job = jobset(Machine(tmp_path), *TRAIN)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = job["template"]["spec"]["containers"][0]["command"]
+    if tool("shellcheck"):
+        lint("shellcheck", "--shell=bash", "-", input=command[2])
+    waits = f"trap '{ends}' TERM; echo ready; while :; do sleep 0.02; done"
+    process = subprocess.Popen([*command, "bash", "-c", waits if signalled else ends],
+                               stdout=subprocess.PIPE, text=True)
+    if signalled:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == wanted
+
+
+# SLURM.
+
+SLURM = {"SLURM_JOB_ID": "77", "SRUN_ARGS": "--container-image=I --mpi=none",
+         "SLURM_CPUS_PER_TASK": "12"}
+
+
+def test_the_dry_run_of_slurm_is_what_is_run(tmp_path):
+    machine = Machine(tmp_path, srun="exit 4\n", scontrol="", scancel="")
+    status, out, _ = machine.run(*script("slurm.sbatch"), *TRAIN, DRY_RUN="1", **SLURM)
+    assert status == 0 and not machine.calls()
+    printed, = commands(out)
+    assert printed == ["srun", "--kill-on-bad-exit=1", "--label", "--container-image=I",
+                       "--mpi=none", "--cpus-per-task=12", *TRAIN]
+    assert machine.run(*script("slurm.sbatch"), *TRAIN, **SLURM)[0] == 4
+    assert machine.calls() == [printed]
+
+
+@pytest.mark.parametrize("number,requeued", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_job_that_is_to_leave_saves_first(number, requeued, tmp_path):
+    saves = 'until [[ -e $FOLDER/told ]]; do sleep 0.02; done; sleep 0.2; touch "$FOLDER/saved"\n'
+    machine = Machine(tmp_path, srun=saves, scancel='touch "$FOLDER/told"\n',
+                      scontrol='[[ -e $FOLDER/saved ]]\n')
+    process = machine.start(*script("slurm.sbatch"), *TRAIN, **SLURM)
+    wait_for(lambda: (tmp_path / "calls").stat().st_size)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0 and not err and (tmp_path / "saved").exists()
+    assert ("goes back into the queue" in out) == requeued
+    (srun, *_), *others = machine.calls()
+    assert srun == "srun" and others == [["scancel", "--signal=TERM", "77"]] + [
+        ["scontrol", "requeue", "77"]] * requeued
+
+
+def test_slurm_starts_a_task_for_each_gpu():
+    text = (LAUNCH / "slurm.sbatch").read_text("utf-8")
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, flags=re.MULTILINE))
+    assert options["ntasks-per-node"] == options["gpus-per-node"]
+    assert options["signal"].startswith("B:USR1@") and {"requeue", "open-mode"} <= options.keys()
+    assert not {"gpus-per-task", "gpu-bind"} & options.keys()
