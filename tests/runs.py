@@ -1,12 +1,15 @@
 """Real runs of configs/tiny.py, each in a process of its own."""
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import types
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,20 +29,51 @@ def compiled() -> str:
     return folder
 
 
-def start(command: str, workdir: Path, *overrides: str, **options) -> subprocess.Popen:
-    """Starts `lm2 COMMAND` on a workdir."""
-    arguments = [command, CONFIG, f"--workdir={workdir}", *SMALL, *overrides]
-    environment = os.environ | {"COLUMNS": "100", "JAX_COMPILATION_CACHE_DIR": compiled(),
-                                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
-    return subprocess.Popen([sys.executable, "-m", "lm2_jax.cli", *arguments], cwd=ROOT,
-                            env=environment, text=True, **options)
+def start(command: str, workdir: Path, *overrides: str, processes: int = 1, devices: int = 0,
+          environment: Mapping[str, str] = types.MappingProxyType({}), **options
+          ) -> subprocess.Popen:
+    """Starts `lm2 COMMAND` on a workdir, as several processes by the launcher that users have.
+
+    Args:
+      devices: virtual ones of each process; 0 = what there is.
+    """
+    arguments = [sys.executable, "-m", "lm2_jax.cli", command, CONFIG, f"--workdir={workdir}",
+                 *SMALL, *overrides]
+    variables = {"COLUMNS": "100", "JAX_COMPILATION_CACHE_DIR": compiled(),
+                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    if processes > 1:
+        arguments = ["launch/local.sh", "-n", str(processes), "-d", str(devices or 1), "--",
+                     *arguments]
+    elif devices:
+        variables["JAX_NUM_CPU_DEVICES"] = str(devices)
+    return subprocess.Popen(arguments, cwd=ROOT, env=os.environ | variables | environment,
+                            text=True, **options)
 
 
-def lm2(command: str, workdir: Path, *overrides: str) -> subprocess.CompletedProcess:
+def lm2(command: str, workdir: Path, *overrides: str, **options) -> subprocess.CompletedProcess:
     """Runs `lm2 COMMAND` on a workdir to its end."""
-    process = start(command, workdir, *overrides, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return ended(start(command, workdir, *overrides, **options, stdout=subprocess.PIPE,
+                       stderr=subprocess.PIPE))
+
+
+def ended(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """What it said, when it has ended."""
     out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def pids(workdir: Path) -> dict[int, int]:
+    """{index: pid} of the processes of a run that are alive now."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            index = [word for word in (folder / "environ").read_bytes().split(b"\0")
+                     if word.startswith(b"LM2_PROCESS_ID=")]
+            if (index and words[1:3] == [b"-m", b"lm2_jax.cli"]
+                    and f"--workdir={workdir}".encode() in words):
+                found[int(index[0].split(b"=")[1])] = int(folder.name)
+    return found
 
 
 @functools.cache
