@@ -107,6 +107,7 @@ def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.checkpoint import SaveError
     from lm2_jax.config_file import load_config
     from lm2_jax.jobs.training import train
     from lm2_jax.train.loop import NonFiniteError
@@ -117,6 +118,10 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     except NonFiniteError as error:
         print(f"lm2 train: {error}. Stopped; the checkpoints in {args.workdir} are from before.",
               file=sys.stderr)
+        return 1
+    except SaveError as error:
+        print(f"lm2 train: {error}. Once that is put right, the same command "
+              "goes on", file=sys.stderr)
         return 1
     return 0
 

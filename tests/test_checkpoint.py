@@ -10,11 +10,12 @@ import pytest
 
 import lm2_jax
 from lm2_jax import partition
-from lm2_jax.checkpoint import LAST_FILE, PARTS, Checkpointer, choose_step
+from lm2_jax.checkpoint import Checkpointer
+from lm2_jax.checkpoint_folder import LAST_FILE, PARTS
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.jobs import workdir as workdirs
 
-TMP = ".orbax-checkpoint-tmp"  # how orbax names a save until its rename
+TMP = ".orbax-checkpoint-tmp"  # how orbax names what it is writing
 MESHES = [partition.make_mesh(dict(data=2, fsdp=2, tensor=2)), partition.make_mesh(dict(fsdp=8))]
 
 
@@ -115,13 +116,16 @@ def test_the_newest_are_kept(tmp_path):
     again.close()
 
 
-def test_choosing_a_step(tmp_path):
-    assert choose_step([3, 5, 10], None, "w") == 10
-    assert choose_step([3, 5, 10], 5, "w") == 5
-    with pytest.raises(ValueError, match="^w has no checkpoint of step 4; it has 3, 5, 10$"):
-        choose_step([3, 5, 10], 4, "w")
-    with pytest.raises(FileNotFoundError, match="^w holds no checkpoint; train first: lm2 train "):
-        choose_step([], 5, "w")
+def test_choosing_a_step(one_step, tmp_path):
+    checkpointer = Checkpointer(one_step)
+    assert checkpointer.choose() == checkpointer.choose(2) == 2
+    with pytest.raises(ValueError, match=f"^{one_step} has no checkpoint of step 4; it has 2$"):
+        checkpointer.choose(4)
+    empty = Checkpointer(tmp_path)
+    assert empty.choose(required=False) == 0
+    for step in (None, 5):
+        with pytest.raises(FileNotFoundError, match=f"^{tmp_path} holds no checkpoint; train first"):
+            empty.choose(step)
 
 
 def files(folder):
@@ -132,14 +136,17 @@ def leave_half(workdir, kind):
     """What a crash or a copy cut short may leave behind, beside the checkpoint of step 2."""
     checkpoints = workdir / "checkpoints"
     whole = checkpoints / "2"
+    saving = checkpoints / f"6.saving{TMP}"
     if kind == "empty tmp":
-        (checkpoints / f"6{TMP}").mkdir()
+        saving.mkdir()
     elif kind == "full tmp":
-        shutil.copytree(whole, checkpoints / f"6{TMP}")
+        shutil.copytree(whole, saving)
     elif kind == "tmp part":
-        shutil.copytree(whole, checkpoints / f"6{TMP}")
-        (checkpoints / f"6{TMP}" / LAST_FILE).unlink()
-        shutil.move(checkpoints / f"6{TMP}" / "params", checkpoints / f"6{TMP}" / f"params{TMP}")
+        shutil.copytree(whole, saving)
+        (saving / LAST_FILE).unlink()
+        shutil.move(saving / "params", saving / f"params{TMP}")
+    elif kind in SUFFIXES:
+        shutil.copytree(whole, checkpoints / f"6{kind}")
     elif kind == "empty step":
         (checkpoints / "6").mkdir()
     else:
@@ -147,7 +154,8 @@ def leave_half(workdir, kind):
         (checkpoints / "6" / kind / LAST_FILE).unlink()
 
 
-HALVES = ["empty tmp", "full tmp", "tmp part", "empty step", ".", *PARTS]
+SUFFIXES = [".saving", ".deleting", TMP]
+HALVES = ["empty tmp", "full tmp", "tmp part", *SUFFIXES, "empty step", ".", *PARTS]
 
 
 @pytest.mark.parametrize("kind", HALVES)
@@ -164,7 +172,8 @@ def test_a_checkpoint_cut_short_is_never_chosen(workdir, kind):
     restored = writer.restore(6, *random_bits(0, MESHES[0]))
     assert bits(restored) == bits(random_bits(6, MESHES[0]))
     writer.close()
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["6"]
+    aside = ["6.damaged"] if kind in ("empty step", ".", *PARTS) else []
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["6", *aside]
 
 
 def test_other_folders_are_left_alone(workdir):

@@ -1,6 +1,7 @@
 """`lm2 train`."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
 
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
-    checkpointer = Checkpointer(workdir, config.checkpoint)
+    checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(
+        console.print, highlight=False, markup=False, soft_wrap=True))
     meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
             "config": config_file.to_dict(config)}
     t = config.train
@@ -56,9 +58,10 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     examiner = Examiner(config, pipeline.SampleMaker(
         config.data, corpus.validation(config, drawn_from), config.model.segment_length), rows,
         sharding, make_accuracy(model, t, mesh, shardings.params))
-    first_step = max(checkpointer.steps(), default=0)
+    first_step = checkpointer.choose(required=False)
     if first_step:
         state, position = workdirs.restore_training(checkpointer, first_step, state, meta)
+        checkpointer.set_aside_after(first_step)
         curriculum.restore(position)
         console.print(f"resuming {workdir} after step {first_step}", highlight=False)
 
@@ -137,6 +140,7 @@ class Recorder(loop.Hooks):
         if segments != self._segments:  # another shape, so this step was compiled
             self._clock.restart()
         self._segments = segments
+        self._checkpointer.poll()
         values = values | {"segments": segments} | self._clock.tick(values["tokens"])
         self._writer.write(step, values)
         rate = values["tokens_per_second"]

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from lm2_jax import config_file, partition
-from lm2_jax.checkpoint import Checkpointer, choose_step
+from lm2_jax.checkpoint import META, PARAMS, Checkpointer
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data import corpus
 from lm2_jax.data.tokenizer import Tokenizer
@@ -84,12 +84,12 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
     """The config, the variables and the step of a checkpoint.
 
     Args:
-      step: None = the newest.
+      step: None = the newest that is as it was written; the others are named on stderr.
       mesh: that the variables are laid out over; None = a copy on every device.
     """
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
-    step = choose_step(checkpointer.steps(), step, workdir)
+    step = checkpointer.choose(step, parts=(PARAMS, META))
     mesh = mesh_of(MeshConfig()) if mesh is None else mesh
     abstract = train_state.abstract_params(LanguageModel(config.model), mesh)
     params = checkpointer.restore_params(step, abstract)
