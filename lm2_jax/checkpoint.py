@@ -1,9 +1,11 @@
 """Checkpoints: the only file that imports orbax."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +47,7 @@ class Checkpointer(CheckpointFolder):
         self._failure: SaveError | None = None  # of the last save
         self._step = 0
         if config is not None:
+            _hush_orbax()
             self._orbax = _saver()
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,8 @@ class Checkpointer(CheckpointFolder):
             self._say(str(failure))
         if self._config is not None:
             self._orbax.close()
+            if jax.process_index() == 0:
+                self._clean()
 
     def _finish(self, step: int) -> None:
         try:
@@ -168,8 +173,7 @@ class Checkpointer(CheckpointFolder):
             self._orbax.close()
         self._orbax = _saver()
         if jax.process_index() == 0:
-            with contextlib.suppress(OSError):  # the next save, or run, tries again
-                self._clean()
+            self._clean()
         steps = self.steps()
         what = ("was saved, but older ones could not be removed" if self._step in steps else
                 "could not be saved")
@@ -188,7 +192,11 @@ class Checkpointer(CheckpointFolder):
         self._say(f"{failure}; training goes on")
 
 def _saver() -> ocp.AsyncCheckpointer:
-    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(*PARTS))
+    # Folders that cannot be made would be waited for; made in the call, they are refused there.
+    options = ocp.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(
+        *PARTS, composite_options=ocp.CompositeOptions(async_options=options)),
+        async_options=options)
 
 
 def _cause(error: BaseException) -> str:
@@ -218,9 +226,21 @@ def _differences(stored: dict[str, str], wanted: dict[str, str]) -> list[str]:
             for name in sorted(stored.keys() | wanted) if stored.get(name) != wanted.get(name)]
 
 
-def _orbax_is_quiet(record: logging.LogRecord) -> bool:
-    """Its errors reach the user as exceptions, in one line instead of two hundred."""
-    return "orbax" not in record.pathname or bool(os.environ.get("LM2_TRACEBACK"))
+@functools.cache  # once a process
+def _hush_orbax() -> None:
+    """A save that fails raises once; the hundreds of lines that come with it are left out."""
+    if os.environ.get("LM2_TRACEBACK"):
+        return
 
+    def keep(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname + record.getMessage()
 
-logging.getLogger("absl").addFilter(_orbax_is_quiet)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(keep)
+    others = sys.unraisablehook
+
+    def hook(unraisable) -> None:  # writes that were not waited for, as another had failed
+        if str(unraisable.exc_value) != "Event loop is closed":
+            others(unraisable)
+
+    sys.unraisablehook = hook

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lm2_jax import checksums
 PARAMS, TRAINING, META = PARTS = "params", "training", "meta"
 LAST_FILE = "commit_success.txt"  # that orbax writes into a part, and into the whole
 ABOUT = "_CHECKPOINT_METADATA"  # that orbax writes into the whole
+TRIES = 50
 SAVING, DELETING, DAMAGED = ".saving", ".deleting", ".damaged"  # behind a step
 LEFT_BEHIND = re.compile(r"\d+(\.saving|\.deleting|\.orbax-checkpoint-tmp)")
 
@@ -138,7 +140,14 @@ class CheckpointFolder:
         self._say(f"{folder} is now {new.name}")
 
     def _clean(self) -> None:
-        """Removes what saves and removals that were cut short left behind."""
-        for folder in self.directory.iterdir():
-            if LEFT_BEHIND.match(folder.name):
-                shutil.rmtree(folder)
+        """Removes what saves and removals that were cut short left behind.
+
+        A save that has failed may still be writing; what it leaves is removed the next time.
+        """
+        for _ in range(TRIES):
+            left = [path for path in self.directory.iterdir() if LEFT_BEHIND.match(path.name)]
+            if not left:
+                return
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.01)

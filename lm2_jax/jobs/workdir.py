@@ -1,6 +1,7 @@
 """A workdir: its config, its tokenizer, its checkpoints."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def prepare(config: Config, workdir: Path) -> tuple[Tokenizer, Config]:
 
     Raises:
       ValueError: if it holds a run of another config; one line names what differs.
+      OSError: if nothing can be written there.
     """
+    require_writable(workdir)
     stored = stored_config(workdir) if (workdir / "config.json").exists() else None
     if stored:
         same_vocab = with_vocab_size(config, stored.model.vocab_size)
@@ -39,6 +42,17 @@ def prepare(config: Config, workdir: Path) -> tuple[Tokenizer, Config]:
         (workdir / "tokenizer.json").unlink(missing_ok=True)
     tokens = corpus.load_tokenizer(config, workdir)
     return tokens, with_vocab_size(config, tokens.vocab_size)
+
+
+def require_writable(workdir: Path) -> None:
+    """Raises an OSError if nothing can be written to a folder, which need not be there yet."""
+    there = next(path for path in (workdir.absolute(), *workdir.absolute().parents)
+                 if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is not a folder; take another --workdir")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} is read-only for this user; take another --workdir, or "
+                              "make it writable")
 
 
 def store_config(config: Config, workdir: Path) -> None:
