@@ -143,6 +143,7 @@ def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.checkpoint import SaveError
     from lm2_jax.config_file import load_config
 
     config = load_config(args.config, overrides)
@@ -158,6 +159,8 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     except NonFiniteError as error:
         return _failed(args, f"{error}. Stopped; the checkpoints in {args.workdir} are from "
                              "before.", 1)
+    except SaveError as error:
+        return _failed(args, f"{error}. Once that is put right, the same command goes on", 1)
     finish()
     return 0
 

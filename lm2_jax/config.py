@@ -18,6 +18,7 @@ MEMORY_KINDS = ("lm2", "rmt", "armt")
 DTYPES = ("float32", "bfloat16", "float16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
+ON_FAILURE = ("stop", "continue")
 
 
 @dataclass(frozen=True)
@@ -220,9 +221,11 @@ class CheckpointConfig:
     every_steps: int = 500
     keep: int = 3  # the newest so many
     asynchronous: bool = True
+    on_failure: str = "stop"  # the run, or "continue": say that a save failed, and train on
 
     def __post_init__(self):
         _at_least(self, "checkpoint", 1, "every_steps", "keep")
+        _one_of(self, "checkpoint", "on_failure", ON_FAILURE)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import lm2_jax
 KINDS = ("save", "step", "save", "start")  # where to kill, in turn
 STEPS = 16  # of the run, and so many more for each kill:
 STEPS_A_KILL = 8
-TMP = ".orbax-checkpoint-tmp"  # how orbax names a save until it is done
+SAVING = ".saving"  # behind the step, until a save is done
 SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # all else in the metrics must repeat
 
 
@@ -141,7 +141,7 @@ def checkpoints(workdir: Path) -> list[int]:
 def saves(workdir: Path) -> set[tuple[str, int]]:
     """Saves that are under way, or were when the run died."""
     found = set()
-    for path in (workdir / "checkpoints").glob(f"*{TMP}*"):
+    for path in (workdir / "checkpoints").glob(f"*{SAVING}*"):
         try:
             found.add((path.name, path.stat().st_ctime_ns))
         except FileNotFoundError:

@@ -4,59 +4,16 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
+from states import MESHES, abstract, bits, random_bits, saved
 
 import lm2_jax
-from lm2_jax import partition
-from lm2_jax.checkpoint import LAST_FILE, PARTS, Checkpointer, choose_step
+from lm2_jax.checkpoint import Checkpointer
+from lm2_jax.checkpoint_folder import LAST_FILE, PARTS
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.jobs import workdir as workdirs
 
-TMP = ".orbax-checkpoint-tmp"  # how orbax names a save until its rename
-MESHES = [partition.make_mesh(dict(data=2, fsdp=2, tensor=2)), partition.make_mesh(dict(fsdp=8))]
-
-
-def random_bits(seed, mesh):
-    """A sharded state whose numbers are any bits, so also infinities, nan and -0."""
-    rng = np.random.default_rng(seed)
-
-    def draw(shape, dtype, *names):
-        bits = rng.bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        array = np.frombuffer(bits, dtype).reshape(shape)
-        return jax.device_put(array, partition.named(mesh, *names))
-
-    params = {"kernel": draw((16, 8, 4), np.float32, "embed", "heads", None),
-              "half": draw((8, 8), jnp.bfloat16, "embed", None),
-              "scale": draw((8,), np.float32, "norm"), "one": draw((), np.float32)}
-    adam = optax.ScaleByAdamState(count=draw((), np.int32), mu=params, nu=params)
-    key = jax.random.wrap_key_data(draw((2,), np.uint32, None))
-    return params, {"step": draw((), np.int32), "opt_state": (optax.EmptyState(), (adam,)),
-                    "rng": key}
-
-
-def bits(tree):
-    def one(leaf):
-        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if typed else leaf)
-        return str(leaf.dtype), array.shape, array.tobytes()
-
-    return jax.tree.map(one, tree)
-
-
-def abstract(tree):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding),
-                        tree)
-
-
-def saved(workdir, steps, **options):
-    """Saves states of the seeds `steps` under those steps."""
-    checkpointer = Checkpointer(workdir, CheckpointConfig(**options))
-    for step in steps:
-        checkpointer.save(step, *random_bits(step, MESHES[0]), {"next_step": step})
-        checkpointer.wait()
-    return checkpointer
+TMP = ".orbax-checkpoint-tmp"  # how orbax names what it is writing
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +72,16 @@ def test_the_newest_are_kept(tmp_path):
     again.close()
 
 
-def test_choosing_a_step(tmp_path):
-    assert choose_step([3, 5, 10], None, "w") == 10
-    assert choose_step([3, 5, 10], 5, "w") == 5
-    with pytest.raises(ValueError, match="^w has no checkpoint of step 4; it has 3, 5, 10$"):
-        choose_step([3, 5, 10], 4, "w")
-    with pytest.raises(FileNotFoundError, match="^w holds no checkpoint; train first: lm2 train "):
-        choose_step([], 5, "w")
+def test_choosing_a_step(one_step, tmp_path):
+    checkpointer = Checkpointer(one_step)
+    assert checkpointer.choose() == checkpointer.choose(2) == 2
+    with pytest.raises(ValueError, match=f"^{one_step} has no checkpoint of step 4; it has 2$"):
+        checkpointer.choose(4)
+    empty = Checkpointer(tmp_path)
+    assert empty.choose(required=False) == 0
+    for step in (None, 5):
+        with pytest.raises(FileNotFoundError, match="holds no checkpoint; train first: lm2"):
+            empty.choose(step)
 
 
 def files(folder):
@@ -132,14 +92,17 @@ def leave_half(workdir, kind):
     """What a crash or a copy cut short may leave behind, beside the checkpoint of step 2."""
     checkpoints = workdir / "checkpoints"
     whole = checkpoints / "2"
+    saving = checkpoints / f"6.saving{TMP}"
     if kind == "empty tmp":
-        (checkpoints / f"6{TMP}").mkdir()
+        saving.mkdir()
     elif kind == "full tmp":
-        shutil.copytree(whole, checkpoints / f"6{TMP}")
+        shutil.copytree(whole, saving)
     elif kind == "tmp part":
-        shutil.copytree(whole, checkpoints / f"6{TMP}")
-        (checkpoints / f"6{TMP}" / LAST_FILE).unlink()
-        shutil.move(checkpoints / f"6{TMP}" / "params", checkpoints / f"6{TMP}" / f"params{TMP}")
+        shutil.copytree(whole, saving)
+        (saving / LAST_FILE).unlink()
+        shutil.move(saving / "params", saving / f"params{TMP}")
+    elif kind in SUFFIXES:
+        shutil.copytree(whole, checkpoints / f"6{kind}")
     elif kind == "empty step":
         (checkpoints / "6").mkdir()
     else:
@@ -147,7 +110,8 @@ def leave_half(workdir, kind):
         (checkpoints / "6" / kind / LAST_FILE).unlink()
 
 
-HALVES = ["empty tmp", "full tmp", "tmp part", "empty step", ".", *PARTS]
+SUFFIXES = [".saving", ".deleting", TMP]
+HALVES = ["empty tmp", "full tmp", "tmp part", *SUFFIXES, "empty step", ".", *PARTS]
 
 
 @pytest.mark.parametrize("kind", HALVES)
@@ -164,7 +128,8 @@ def test_a_checkpoint_cut_short_is_never_chosen(workdir, kind):
     restored = writer.restore(6, *random_bits(0, MESHES[0]))
     assert bits(restored) == bits(random_bits(6, MESHES[0]))
     writer.close()
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["6"]
+    aside = ["6.damaged"] if kind in ("empty step", ".", *PARTS) else []
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["6", *aside]
 
 
 def test_other_folders_are_left_alone(workdir):
@@ -204,3 +169,37 @@ def test_a_state_of_other_data_or_tokenizer_is_not_taken_up(workdir):
             workdirs.restore_training(writer, 4, None, meta | {key: "c" * 64})
         assert "\n" not in str(error.value)
     writer.close()
+
+
+@pytest.mark.parametrize("name,leaf,wanted", [
+    ("half", jnp.zeros((8, 8), jnp.float32), r"half is bfloat16 \[8, 8\] there, float32 \[8, 8\]"),
+    ("scale", jnp.zeros(9), r"scale is float32 \[8\] there, float32 \[9\] here"),
+    ("bias", jnp.zeros(3), r"bias is not there, float32 \[3\] here"),
+])
+def test_nothing_is_converted(one_step, name, leaf, wanted):
+    params = random_bits(0, MESHES[0])[0]
+    with pytest.raises(ValueError, match=f"2/params does not fit: {wanted}") as error:
+        Checkpointer(one_step).restore_params(2, abstract(params) | {name: leaf})
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_there_but_not_wanted_and_another_kind_of_key(one_step):
+    params, training = random_bits(0, MESHES[0])
+    checkpointer = Checkpointer(one_step)
+    fewer = {name: leaf for name, leaf in abstract(params).items() if name != "one"}
+    with pytest.raises(ValueError, match=r"one is float32 \[\] there, not here$"):
+        checkpointer.restore_params(2, fewer)
+    with pytest.raises(ValueError, match=r"rng is uint32 \[2\] there, uint32 \[4\] here$"):
+        checkpointer.restore(2, params, training | {"rng": jax.random.key(0, impl="rbg")})
+
+
+def test_what_cannot_be_read_is_one_line(workdir):
+    """Of a version without checksums, so that nothing else finds it out."""
+    (workdir / "checkpoints" / "2" / "params" / "manifest.ocdbt").write_bytes(b"x" * 50)
+    (workdir / "checkpoints" / "2" / "meta" / "metadata").write_bytes(b"{")
+    checkpointer = Checkpointer(workdir)
+    for read in (lambda: checkpointer.restore(2, *random_bits(0, MESHES[0])),
+                 lambda: checkpointer.meta(2)):
+        with pytest.raises(ValueError, match="2/(params|meta) cannot be read: ") as error:
+            read()
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500

@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "lm2_jax"
 
 # A part imports itself and the layers before its own, so those of one layer are strangers.
 LAYERS = [
-    {"checks"},
+    {"checks", "checksums"},
     {"eval_config"},
     {"types", "config"},
     {"meeting"},
-    {"config_file", "partition", "distributed", "preemption"},
+    {"config_file", "partition", "distributed", "preemption", "checkpoint_folder"},
     {"model", "data", "checkpoint"},
     {"train", "eval", "convert"},
     {"report"},

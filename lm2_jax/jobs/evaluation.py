@@ -17,6 +17,7 @@ from lm2_jax.eval import babilong
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row, write_predictions, write_results
 from lm2_jax.eval.stream import Streamer
+from lm2_jax.jobs import access
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
@@ -88,7 +89,7 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
            console: Console) -> list[Row]:
     """Evaluates, writes `workdir/eval`, prints the table and where the plots are."""
-    with workdirs.locked(Path(workdir) / "eval", "an evaluation"):
+    with access.locked(Path(workdir) / "eval", "an evaluation"):
         return _report(evaluator, params, step, workdir, console)
 
 

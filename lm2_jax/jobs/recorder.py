@@ -117,6 +117,7 @@ class Recorder(loop.Hooks):
         if segments != self._segments:  # another shape, so this step was compiled
             self._clock.restart()
         self._segments = segments
+        self._checkpointer.poll()
         values = values | {"segments": segments} | self._clock.tick(values["tokens"])
         if self._writer:
             self._writer.write(step, values | self.phases.metrics())

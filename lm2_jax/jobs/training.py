@@ -1,6 +1,7 @@
 """`lm2 train`."""
 
 import contextlib
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from lm2_jax.checkpoint import Checkpointer
 from lm2_jax.config import Config
 from lm2_jax.data import corpus, feed, pipeline
 from lm2_jax.eval.results import Row
-from lm2_jax.jobs import evaluation, transplant
+from lm2_jax.jobs import access, evaluation, transplant
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.jobs.recorder import Examiner, Recorder
 from lm2_jax.model.lm import LanguageModel
@@ -53,8 +54,9 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     begun, console = time.perf_counter(), console or Console(quiet=not distributed.leads())
     workdir = Path(workdir)
     mesh = workdirs.mesh_of(config.mesh, *config.batch_sizes(), config.eval.batch_size)
-    with workdirs.locked(workdir, "lm2 train"):
-        workdirs.check_shared(workdir)
+    access.require_writable(workdir)
+    with access.locked(workdir, "lm2 train"):
+        access.check_shared(workdir)
         return _train(config, workdir, mesh, console, options, begun)
 
 
@@ -82,7 +84,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
     distributed.barrier("stored")
-    checkpointer = Checkpointer(workdir, config.checkpoint)
+    checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(
+        console.print, highlight=False, markup=False, soft_wrap=True))
     meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
             "config": config_file.to_dict(config)}
     t = config.train
@@ -90,10 +93,13 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     examiner = Examiner(config, pipeline.SampleMaker(
         config.data, corpus.validation(config, drawn_from), config.model.segment_length), rows,
         sharding, make_accuracy(model, t, mesh, shardings.params))
-    first_step = distributed.from_leader(max(checkpointer.steps(), default=0))
+    # One process reads every file for all.
+    first_step = distributed.from_leader(
+        checkpointer.choose(required=False) if distributed.leads() else 0)
     if first_step:
         state, position = workdirs.restore_training(checkpointer, first_step, state, meta,
                                                     options.accept_changes)
+        checkpointer.set_aside_after(first_step)
         if not any(line.startswith("data.curriculum") for line in changes):
             curriculum.restore(position)
         console.print(f"resuming {workdir} after step {first_step}", highlight=False)

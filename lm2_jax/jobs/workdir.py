@@ -1,20 +1,14 @@
 """A workdir: its config, its tokenizer, its checkpoints."""
 
-import contextlib
-import fcntl
 import json
-import os
 import shlex
-import socket
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
 from lm2_jax import config_file, distributed, partition
-from lm2_jax.checkpoint import Checkpointer, choose_step
+from lm2_jax.checkpoint import META, PARAMS, Checkpointer
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data import corpus
 from lm2_jax.data.tokenizer import Tokenizer
@@ -29,52 +23,9 @@ MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_wor
               "train.num_steps", "train.eval_every_steps", "train.tensorboard",
               "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
               "model.remat", "model.scan_unroll", "model.attention_implementation")
-# With other values of these the parameters would mean something else.
 OLD_CONFIG = "config.before.jsonl"  # of a run whose config was changed, the oldest first
+# With other values of these the parameters would mean something else.
 NEVER_CHANGES = ("model.", "data.tokenizer")
-
-
-@contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Keeps other runs out of a folder; the lock goes with the process, however that ends.
-
-    Raises:
-      ValueError: another run holds it; says which.
-    """
-    if not distributed.leads():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
-                             "until that ends, or take another --workdir") from None
-        except OSError:
-            yield  # a file system without locks
-            return
-        file.truncate(0)
-        file.write(f"{what} on {socket.gethostname()}, pid {os.getpid()}, since "
-                   f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
-        yield
-
-
-def check_shared(workdir: Path) -> None:
-    """Raises a ValueError where a process does not see what the first one wrote."""
-    mark = distributed.from_leader(time.time_ns() % 2**31)
-    path = workdir / f".shared-{mark}"
-    if distributed.leads():
-        path.touch()
-    distributed.barrier("written")
-    if not path.exists():
-        raise ValueError(f"{workdir} is not shared: {path.name}, which process 0 wrote there, is "
-                         "not seen; the workdir must be on a file system that all hosts have")
-    distributed.barrier("seen")
-    if distributed.leads():
-        path.unlink()
 
 
 def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path | None = None
@@ -158,12 +109,14 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
     """The config, the variables and the step of a checkpoint.
 
     Args:
-      step: None = the newest.
+      step: None = the newest that is as it was written; the others are named on stderr.
       mesh: that the variables are laid out over; None = a copy on every device.
     """
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
-    step = distributed.from_leader(choose_step(checkpointer.steps(), step, workdir))
+    # One process reads every file for all.
+    step = distributed.from_leader(
+        checkpointer.choose(step, parts=(PARAMS, META)) if distributed.leads() else 0)
     mesh = mesh_of(MeshConfig()) if mesh is None else mesh
     abstract = train_state.abstract_params(LanguageModel(config.model), mesh)
     params = checkpointer.restore_params(step, abstract)
