@@ -8,8 +8,10 @@ import time
 import pytest
 from launchers import LAUNCH, Machine, commands, wait_for
 
-WAITS = 'trap "echo {0}; exit 0" TERM; echo ready $$; while :; do sleep 0.02; done'
-DEAF = 'trap "" TERM; echo ready $$; while :; do sleep 0.02; done'
+# They end by themselves too, should local.sh be broken.
+LOOP = "for ((n = 0; n < 900; n++)); do sleep 0.02; done"
+WAITS = f'trap "echo {{0}}; exit 0" TERM; echo ready $$; {LOOP}'
+DEAF = f'trap "" TERM; echo ready $$; {LOOP}'
 
 
 @pytest.fixture
