@@ -1,5 +1,6 @@
 """Meshes, the table of logical axes, and constraints: the only file that names mesh axes."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -72,6 +73,40 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
                          "the sizes must multiply to it (-1: as many as are left)")
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES),
                          devices=devices)
+
+
+def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
+               heads: Sequence[int]) -> dict[str, int]:
+    """The size of each axis, where `shape` leaves more than one to be inferred (-1).
+
+    Of the meshes that use all devices, and whose data x fsdp divides every number of rows and
+    tensor every number of heads, the one with the most ways for rows, since splitting heads costs
+    two exchanges of activations a block; and of those the one with the least data, since
+    parameters are split over fsdp only.
+
+    Args:
+      shape: sizes as configured; with at most one -1 it is returned as it is, for `make_mesh`.
+      rows: of every batch, or micro-batch, that the mesh must take.
+      heads: of everything that is split by heads.
+
+    Raises:
+      ValueError: if there is no such mesh.
+    """
+    wanted = [shape.get(axis, 1) for axis in MESH_AXES]
+    if wanted.count(-1) < 2:
+        return shape
+    divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    found = [sizes for sizes in itertools.product(divisors, repeat=3)
+             if math.prod(sizes) == num_devices
+             and all(w in (-1, size) for w, size in zip(wanted, sizes, strict=True))
+             and math.gcd(*rows) % (sizes[0] * sizes[1]) == 0 and math.gcd(*heads) % sizes[2] == 0]
+    if not found:
+        fixed = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, wanted, strict=True))
+        raise ValueError(
+            f"no mesh ({fixed}) for {num_devices} devices: data x fsdp must divide the rows of "
+            f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
+            f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
+    return dict(zip(MESH_AXES, min(found, key=lambda sizes: (sizes[2], sizes[0])), strict=True))
 
 
 def shardings(abstract_boxed, mesh: Mesh):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm2_jax.model.lm import LanguageModel, init_state, select_rows
+from lm2_jax.model.lm import LanguageModel, init_state, select_rows, unembed, unembedding
 from lm2_jax.types import Params, State
 
 CHUNK = 32  # segments that go to the device at once
@@ -89,9 +89,9 @@ _choose = jax.jit(select_rows)
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT, reset_B):
-    """The state after C segments; the compiler leaves out the logits."""
+    """The state after C segments."""
     def step(state, x):
-        return model.apply(params, x[0], state, x[1], reset_B).state, None
+        return model.apply(params, x[0], state, x[1], reset_B, logits=False).state, None
 
     return jax.lax.scan(step, state, (tokens_CBT, valid_CBT))[0]
 
@@ -99,7 +99,8 @@ def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, val
 @functools.partial(jax.jit, static_argnums=0)
 def _read(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT, reset_B):
     """The next state, and the most likely token after the last valid one of each row."""
-    out = model.apply(params, tokens_BT, state, valid_BT, reset_B)
+    out = model.apply(params, tokens_BT, state, valid_BT, reset_B, logits=False)
     last_B = jnp.maximum(jnp.sum(valid_BT, axis=1) - 1, 0)
-    logits_BV = jnp.take_along_axis(out.logits, last_B[:, None, None], axis=1)[:, 0]
-    return out.state, jnp.argmax(logits_BV, axis=-1)
+    x_B1D = jnp.take_along_axis(out.hidden, last_B[:, None, None], axis=1)
+    logits_B1V = unembed(x_B1D, unembedding(model.config, params))
+    return out.state, jnp.argmax(logits_B1V[:, 0], axis=-1)
