@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -55,24 +55,28 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, resolved)
 
 
-def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None
+              ) -> Mesh | AbstractMesh:
     """A mesh with the axes data, fsdp, tensor.
 
     Args:
       shape: size of each axis; one may be -1, which takes the devices that are left.
-      devices: all of them by default.
+      devices: all of them by default; a number makes an abstract mesh of so many.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = jax.devices() if devices is None else devices
+    count = devices if isinstance(devices, int) else len(devices)
+    types = (AxisType.Auto,) * len(MESH_AXES)
     sizes = [shape.get(axis, 1) for axis in MESH_AXES]
     fixed = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % fixed == 0:
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if -1 in sizes or math.prod(sizes) != len(devices):
+    if -1 in sizes and count % fixed == 0:
+        sizes[sizes.index(-1)] = count // fixed
+    if -1 in sizes or math.prod(sizes) != count:
         wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in MESH_AXES)
-        raise ValueError(f"mesh ({wanted}) does not fit {len(devices)} devices: "
+        raise ValueError(f"mesh ({wanted}) does not fit {count} devices: "
                          "the sizes must multiply to it (-1: as many as are left)")
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES),
-                         devices=devices)
+    if isinstance(devices, int):
+        return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types)
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=list(devices))
 
 
 def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
@@ -107,6 +111,11 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
             f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
             f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
     return dict(zip(MESH_AXES, min(found, key=lambda sizes: (sizes[2], sizes[0])), strict=True))
+
+
+def use(mesh: Mesh | AbstractMesh):
+    """A context in which the mesh is the one that `constrain` takes."""
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
 
 
 def shardings(abstract_boxed, mesh: Mesh):

@@ -6,8 +6,17 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from lm2_jax.model.lm import LanguageModel, init_state, select_rows, unembed, unembedding
+from lm2_jax import partition
+from lm2_jax.model.lm import (
+    LanguageModel,
+    init_state,
+    select_rows,
+    unembed,
+    unembedding,
+    with_axes,
+)
 from lm2_jax.types import Params, State
 
 CHUNK = 32  # segments that go to the device at once
@@ -38,10 +47,7 @@ class Streamer:
         T, B = self.model.config.segment_length, len(prompts)
         full_B = [(len(prompt) - 1) // T for prompt in prompts]
         reset_B = np.full(B, wipe)
-        # No more places for earlier tokens than there will be; a power of two of segments, so
-        # that few are compiled.
-        most = 1 << (max(full_B) + -(-max_new_tokens // T)).bit_length()
-        state = _first_state(self.model.config, B, most * T)
+        state = _first_state(self.model.config, B, places_for(max(full_B), max_new_tokens, T))
         s = 0
         while s < max(full_B):
             count = CHUNK if s + CHUNK <= max(full_B) else 1
@@ -79,6 +85,36 @@ class Streamer:
             tokens[b, :len(row)] = row
             valid[b, :len(row)] = True
         return tokens, valid
+
+
+def places_for(full_segments: int, max_new_tokens: int, segment_length: int) -> int:
+    """Places for earlier tokens: no more than there will be, for a power of two of segments, so
+    that few are compiled."""
+    T = segment_length
+    return T << (full_segments + -(-max_new_tokens // T)).bit_length()
+
+
+def traced(model: LanguageModel, params: Params, batch_size: int, places: int, mesh: Mesh) -> dict:
+    """What a Streamer runs, traced for arrays of these shapes, by what it does.
+
+    Args:
+      params: abstract, with shardings.
+      places: for earlier tokens.
+    """
+    B, T = batch_size, model.config.segment_length
+    state = with_axes(
+        lambda a, *names: jax.ShapeDtypeStruct(a.shape, a.dtype,
+                                               sharding=partition.named(mesh, *names)),
+        jax.eval_shape(functools.partial(init_state, model.config, B, places)))
+    reset_B = jax.ShapeDtypeStruct((B,), bool)
+
+    def segments(*shape):
+        return (jax.ShapeDtypeStruct((*shape, B, T), jnp.int32),
+                jax.ShapeDtypeStruct((*shape, B, T), bool))
+
+    return {f"read {CHUNK} segments": _advance.trace(model, params, state, *segments(CHUNK),
+                                                     reset_B),
+            "next token": _read.trace(model, params, state, *segments(), reset_B)}
 
 
 # Outside the class, so that every Streamer of a model shares what is compiled.

@@ -4,15 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from lm2_jax import partition
 from lm2_jax.config import Config, ModelConfig
 from lm2_jax.train.step import micro_batches
 
+Devices = Sequence[jax.Device] | int | None
+"""Those given; so many abstract ones; or all that there are."""
 
-def for_training(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of all devices, or of those given; every batch of a run divides over it.
+
+def for_training(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
+    """The mesh of the devices for a run, all of whose batches divide over it.
 
     Raises:
       ValueError: in one line, if a batch, a micro-batch or a batch of the evaluation does not.
@@ -25,7 +28,7 @@ def for_training(config: Config, devices: Sequence[jax.Device] | None = None) ->
     return mesh
 
 
-def for_evaluation(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def for_evaluation(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
     """The same for an evaluation alone."""
     mesh = _mesh(config, [config.eval.batch_size], devices)
     _check(config.eval.batch_size, mesh)
@@ -38,9 +41,10 @@ def heads(config: ModelConfig) -> list[int]:
     return [config.num_heads, config.num_kv_heads, *own]
 
 
-def _mesh(config: Config, rows: Sequence[int], devices: Sequence[jax.Device] | None) -> Mesh:
-    devices = jax.devices() if devices is None else list(devices)
-    shape = partition.mesh_sizes(dataclasses.asdict(config.mesh), len(devices), rows,
+def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | AbstractMesh:
+    devices = jax.devices() if devices is None else devices
+    count = devices if isinstance(devices, int) else len(devices)
+    shape = partition.mesh_sizes(dataclasses.asdict(config.mesh), count, rows,
                                  heads(config.model))
     return partition.make_mesh(shape, devices)
 

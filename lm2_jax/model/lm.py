@@ -1,5 +1,7 @@
 """The language model: one segment in, logits and the next state out."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -147,14 +149,19 @@ def init_state(config: ModelConfig, batch_size: int, window: int | None = None) 
 
 def constrain_state(state: State) -> State:
     """The state with its rows over the mesh's batch axes."""
+    return with_axes(constrain, state)
+
+
+def with_axes(apply: Callable, state: State) -> State:
+    """`apply(array, *names)` of every array in the state, with its axes' logical names."""
     memory = jax.tree.map(
-        lambda a: constrain(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
+        lambda a: apply(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
     window = state.window
     if window is not None:
         names = ("layers", "act_batch", "act_len", "act_kv_heads", "act_head_dim")
-        window = Window(key_QBWKH=constrain(window.key_QBWKH, *names),
-                        value_QBWKH=constrain(window.value_QBWKH, *names),
-                        valid_BW=constrain(window.valid_BW, "act_batch", "act_len"))
+        window = Window(key_QBWKH=apply(window.key_QBWKH, *names),
+                        value_QBWKH=apply(window.value_QBWKH, *names),
+                        valid_BW=apply(window.valid_BW, "act_batch", "act_len"))
     return State(memory=memory, window=window)
 
 

@@ -66,6 +66,6 @@ def _init_params(model: LanguageModel, key: jax.Array) -> Params:
 
 
 def _abstract(init: Callable, mesh: Mesh):
-    boxed = jax.eval_shape(init, jax.random.key(0))
+    boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                         nn.unbox(boxed), partition.shardings(boxed, mesh))
