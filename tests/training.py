@@ -55,12 +55,20 @@ class Run:
 
 
 @functools.cache
+def first_state(model):
+    """Of one device; its copies on a mesh are made faster than it is born there."""
+    return train_state.create(LanguageModel(model), optimizer.make(CONFIG), 0, one_device())[0]
+
+
+@functools.cache
 def compiled(config, model, mesh):
     """The step, and what makes a new state for it to take."""
-    model = LanguageModel(model)
-    state, shardings = train_state.create(model, optimizer.make(config), 0, mesh)
+    state = first_state(model)
+    abstract = train_state.abstract(LanguageModel(model), optimizer.make(config), mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=shardings)
-    return make_train_step(model, config, mesh, shardings), lambda: copy(state)
+    return (make_train_step(LanguageModel(model), config, mesh, shardings),
+            lambda: copy(jax.device_put(state, shardings)))
 
 
 def train(config=CONFIG, model=MODEL, mesh=None, batches=None):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lm2_jax import partition
-from lm2_jax.config import Config
+from lm2_jax.config import Config, ModelConfig, TrainConfig
 from lm2_jax.eval import stream
 from lm2_jax.eval_config import parse_length
 from lm2_jax.jobs import meshes, topologies
@@ -24,7 +25,7 @@ from lm2_jax.types import Batch
 STEPS = ("train", "eval")
 
 
-def compile_steps(config: Config, name: str, topology: str, steps=STEPS,
+def compile_steps(config: Config, name: str, topology: str, steps: Collection[str] = STEPS,
                   out: str | Path | None = None, console: Console | None = None) -> bool:
     """Compiles the training step and what the evaluation runs; prints, and writes, the report.
 
@@ -71,22 +72,36 @@ def heaviest_stage(config: Config, mesh: Mesh) -> tuple[int, int, int]:
     return max(stages, key=lambda stage: (stage[0] * stage[1] // stage[2], stage))
 
 
-def _programs(config: Config, mesh: Mesh, steps):
+def training_step(model: ModelConfig, config: TrainConfig, mesh: Mesh, *, rows: int,
+                  segments: int) -> jax.stages.Traced:
+    """The training step of so many rows of so many segments, traced."""
+    module = LanguageModel(model)
+    state = train_state.abstract(module, optimizer.make(config), mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(module, config, mesh, shardings)
+    return step.trace(state, _batch(rows, segments, model.segment_length, mesh))
+
+
+def evaluation_steps(config: Config, mesh: Mesh) -> dict[str, jax.stages.Traced]:
+    """What the evaluation of the configured lengths runs, traced."""
+    c, e = config.model, config.eval
+    longest = max(map(parse_length, e.lengths))
+    places = stream.places_for(max(longest - 1, 0) // c.segment_length, e.max_new_tokens,
+                               c.segment_length)
+    params = train_state.abstract_params(LanguageModel(c), mesh)
+    return stream.traced(LanguageModel(c), params, e.batch_size, places, mesh)
+
+
+def _programs(config: Config, mesh: Mesh, steps: Collection[str]):
     """(title, traced) of each program, one at a time."""
-    model, adam = LanguageModel(config.model), optimizer.make(config.train)
-    state = train_state.abstract(model, adam, mesh)
-    T, B = config.model.segment_length, config.eval.batch_size
     if "train" in steps:
         segments, rows, parts = heaviest_stage(config, mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        step = make_train_step(model, config.train, mesh, shardings)
-        yield (f"training step, {segments} segments of {T} tokens, {rows} rows in {parts} "
-               "micro-batches", step.trace(state, _batch(rows, segments, T, mesh)))
+        title = (f"training step, {segments} segments of {config.model.segment_length} tokens, "
+                 f"{rows} rows in {parts} micro-batches")
+        yield title, training_step(config.model, config.train, mesh, rows=rows, segments=segments)
     if "eval" in steps:
-        longest = max(map(parse_length, config.eval.lengths))
-        places = stream.places_for(max(longest - 1, 0) // T, config.eval.max_new_tokens, T)
-        for what, traced in stream.traced(model, state.params, B, places, mesh).items():
-            yield f"evaluation, {what}, {B} rows", traced
+        for what, traced in evaluation_steps(config, mesh).items():
+            yield f"evaluation, {what}, {config.eval.batch_size} rows", traced
 
 
 def _batch(rows: int, segments: int, segment_length: int, mesh: Mesh) -> Batch:

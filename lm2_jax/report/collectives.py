@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
@@ -11,10 +12,12 @@ BITS = {"pred": 8, "bf16": 16, "token": 0}
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(?:-start)?\(")
+_COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply|branch_computations|called_computations)="
                      r"(?:\{([^}]*)\}|%?([\w.\-]+))")
 _SHAPE = re.compile(r"\b([a-z]+\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
+_PLUMBING = re.compile(r"|jit|jvp|step|transpose|while|body|closed_call|checkpoint|cond|"
+                       r"rematted_computation|LanguageModel.*|memory_blocks|blocks")
 _LESS = re.compile(r" compare\((?:\S+ )*?%?[\w.\-]+, (?:\S+ )*?%?([\w.\-]+)\), direction=LT")
 
 
@@ -40,26 +43,23 @@ def exchanges(hlo: str) -> list[Exchange]:
     A collective that the compiler has spread over several fusions counts once (they have its
     channel). A loop whose trip count cannot be read counts as one trip.
     """
-    computations = _computations(hlo)
-    runs = _runs(computations)
     found: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
-    seen = set()
-    for name, lines in computations.items():
-        for line in lines:
-            match = _COLLECTIVE.search(line)
-            if match is None:
-                continue
-            channel = re.search(r"channel_id=(\d+)", line)
-            key = channel[1] if channel else (name, line)
-            if key in seen:
-                continue
-            seen.add(key)
-            started = line[match.start():].startswith(f" {match[1]}-start")
-            entry = found[match[1], _result_bytes(line[:match.start()], started, match[1])]
-            entry[0] += 1
-            entry[1] += runs.get(name, 0)
+    for kind, shapes, runs, _ in _collectives(hlo):
+        entry = found[kind, sum(_shape_bytes(*shape) for shape in shapes)]
+        entry[0] += 1
+        entry[1] += runs
     rows = [Exchange(kind, size, *counts) for (kind, size), counts in found.items()]
     return sorted(rows, key=lambda row: (-row.bytes * row.per_run, row))
+
+
+def listed(hlo: str) -> list[str]:
+    """A line for each kind, shape and origin: what is exchanged, how often a run, for what."""
+    found: dict[str, int] = defaultdict(int)
+    for kind, shapes, runs, origin in _collectives(hlo):
+        alike = Counter(f"{dtype}[{dims}]" for dtype, dims in shapes)
+        what = " ".join(f"{n} x {shape}" if n > 1 else shape for shape, n in sorted(alike.items()))
+        found[f"{origin}: {kind} {what}"] += runs
+    return [f"{line}, {runs} a run" for line, runs in sorted(found.items())]
 
 
 def by_kind(rows: list[Exchange]) -> dict[str, dict[str, int]]:
@@ -71,6 +71,41 @@ def by_kind(rows: list[Exchange]) -> dict[str, dict[str, int]]:
         total["per_run"] += row.per_run
         total["bytes_per_run"] += row.per_run * row.bytes
     return dict(sorted(totals.items()))
+
+
+def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, str]]:
+    """(kind, shapes of the result, times a run, origin) of each."""
+    computations = _computations(hlo)
+    runs, seen = _runs(computations), set()
+    for name, lines in computations.items():
+        for line in lines:
+            match = _COLLECTIVE.search(line)
+            if match is None:
+                continue
+            channel = re.search(r"channel_id=(\d+)", line)
+            key = channel[1] if channel else (name, line)
+            if key not in seen:
+                seen.add(key)
+                shapes = _SHAPE.findall(line[:match.start()].split(" = ", 1)[1])
+                if match[2] and match[1] != "all-reduce":
+                    shapes = _results(shapes, match[1])
+                yield match[1], shapes, runs[name], _origin(line)
+
+
+def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
+    """Of an operation that only starts here: its operands stand before its results."""
+    return shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2:]
+
+
+def _origin(line: str) -> str:
+    """The part of the model that it comes of, and whether in the backward pass; those of several
+    that the compiler has put together."""
+    found = re.search(r'op_name="([^"]*)"', line)
+    path = found[1] if found else ""
+    parts = [part for part in re.split(r"[/:()]+", path) if not _PLUMBING.fullmatch(part)]
+    backward = "backward " if "transpose(" in path else ""
+    more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+    return backward + ("/".join(parts[:6]) or "step") + more
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
@@ -117,15 +152,6 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
         if constant:
             return int(constant[1])
     return 1
-
-
-def _result_bytes(text: str, started: bool, kind: str) -> int:
-    """Bytes of "NAME = SHAPE"; where an operation only starts there, its operands stand first."""
-    shapes = [_shape_bytes(dtype, dims) for dtype, dims in _SHAPE.findall(text.split(" = ", 1)[1])]
-    if started and kind != "all-reduce" and len(shapes) > 1:
-        return shapes[len(shapes) // 2] if len(shapes) % 2 == 0 and kind != "collective-permute" \
-            else shapes[1]
-    return sum(shapes)
 
 
 def _shape_bytes(dtype: str, dims: str) -> int:
