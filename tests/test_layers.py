@@ -28,7 +28,7 @@ MESH_AXES = {"fsdp", "tensor"}
 NAME_MESH_AXES = {"partition.py", "config.py", "jobs/workdir.py"}
 BACKENDS = {"xla", "cudnn", "gpu", "cuda", "rocm", "tpu", "pallas", "splash", "triton",
             "mosaic_gpu"}
-NAME_BACKENDS = {"model/kernels.py", "config.py"}
+NAME_BACKENDS = {"model/kernels.py", "config.py", "jobs/topologies.py"}
 
 
 def sources():

@@ -74,8 +74,8 @@ def compiled(config, model, mesh):
 def train(config=CONFIG, model=MODEL, mesh=None, batches=None):
     """Three steps, or one for each batch."""
     mesh = mesh or one_device()
+    step, new_state = compiled(config, model, mesh)
     with jax.set_mesh(mesh):
-        step, new_state = compiled(config, model, mesh)
         state = new_state()
         run = Run(jax.tree.map(np.array, state.params), [], state, [])
         for rows in batches or map(batch, range(3)):

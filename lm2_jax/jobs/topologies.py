@@ -1,5 +1,6 @@
 """Devices that are not there, to compile for: TPU slices, virtual CPUs, abstract GPUs."""
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -59,11 +60,17 @@ def _tpu_slice(name: str) -> list:
                          "pip install 'lm2_jax[tpu]'") from None
     from jax.experimental import topologies
 
+    # No chip is used, so other processes may have them, and nobody need be asked about this host.
+    for variable, value in (("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"), ("TPU_SKIP_MDS_QUERY", "1"),
+                            ("TPU_WORKER_HOSTNAMES", "localhost")):
+        os.environ.setdefault(variable, value)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--topology is {name!r}; it must be as one of {EXAMPLES} (libtpu: "
+        if "INVALID_ARGUMENT" not in reason:
+            raise ValueError(f"--topology={name}: libtpu says {reason}") from None
+        raise ValueError(f"--topology is {name!r}; it must be as one of {EXAMPLES} (libtpu says "
                          f"{reason})") from None
 
 
