@@ -2,7 +2,9 @@
       --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS
 
 The paper's model (LM2, section 3): 1.24 B parameters of Llama-3.2-1B and 0.54 B of memory, a bank
-of 2048 slots beside each of 16 blocks, segments of 2048 tokens. For accelerators.
+of 2048 slots beside each of 16 blocks, segments of 2048 tokens. For accelerators: the mesh is made
+for the number of devices, each of which takes one row at a time. What that needs of a chip:
+lm2 compile --config=configs/lm2_1b7.py --topology=v5e:4x4 (configs/results/lm2_1b7_compile).
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training import CONFIG, MODEL, B, T, batch, furthest, plain, train
 
-from lm2_jax.config import MemoryConfig
+from lm2_jax.config import Config, MemoryConfig, TrainConfig
 from lm2_jax.model.lm import LanguageModel, init_state, unembed, unembedding
 from lm2_jax.train.loss import loss_sums
 
@@ -42,7 +42,7 @@ def sums_and_grads(name, chunk_tokens, remat_segments):
 
 
 @pytest.mark.parametrize("name,chunk_tokens,remat_segments", [
-    ("lm2", 1, False), ("lm2", 2, True), ("untied", 2, False), ("rmt", 2, False)])
+    ("lm2", 2, True), ("untied", 2, False), ("rmt", 2, False)])
 def test_chunks_give_the_same_loss_and_gradient(name, chunk_tokens, remat_segments):
     sums, grads = sums_and_grads(name, chunk_tokens, remat_segments)
     wanted, wanted_grads = sums_and_grads(name, 0, False)
@@ -96,3 +96,10 @@ def test_no_array_has_the_logits_of_a_segment():
                 if f"[{B},{size},41]" in text or f"[{B * size},41]" in text}
 
     assert T in shapes(0) and T not in shapes(1)
+
+
+@pytest.mark.parametrize("chunk_tokens,message", [(3, "0 or a divisor of model.segment_length = 4"),
+                                                  (-1, "at least 0")])
+def test_chunks_that_do_not_divide_a_segment_are_refused(chunk_tokens, message):
+    with pytest.raises(ValueError, match=f"train.loss_chunk_tokens is {chunk_tokens}.*{message}"):
+        Config(model=MODEL, train=TrainConfig(loss_chunk_tokens=chunk_tokens))
