@@ -13,7 +13,7 @@ from lm2_jax.checkpoint import Checkpointer
 from lm2_jax.config import Config
 from lm2_jax.data import corpus, feed, pipeline
 from lm2_jax.eval.results import Row
-from lm2_jax.jobs import evaluation
+from lm2_jax.jobs import evaluation, meshes
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, tables
@@ -31,7 +31,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None) -
     """Trains in a workdir, or goes on where it left off, then evaluates; returns the results."""
     console = console or Console()
     workdir = Path(workdir)
-    mesh = workdirs.mesh_of(config.mesh, *config.batch_sizes(), config.eval.batch_size)
+    mesh = meshes.for_training(config)
     tokens, config = workdirs.prepare(config, workdir)
     console.print(tables.config_table(
         f"{workdir}: what is not the default", config_file.changed(config)))

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from lm2_jax import config_file, partition
 from lm2_jax.checkpoint import Checkpointer, choose_step
-from lm2_jax.config import Config, MeshConfig, with_vocab_size
+from lm2_jax.config import Config, with_vocab_size
 from lm2_jax.data import corpus
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.eval.results import replacing
@@ -67,18 +67,6 @@ def refuse(differences: list[str], workdir: str | Path) -> None:
                          + ". Take another --workdir, or the config of that run")
 
 
-def mesh_of(config: MeshConfig, *batch_sizes: int) -> Mesh:
-    """The mesh of all devices; the batch sizes must divide over it."""
-    mesh = partition.make_mesh({"data": config.data, "fsdp": config.fsdp,
-                                "tensor": config.tensor})
-    ways = partition.rows_per_step(mesh)
-    for size in batch_sizes:
-        if size % ways:
-            raise ValueError(f"a batch of {size} rows does not divide over {ways} devices (mesh "
-                             f"axes data x fsdp); take a multiple of {ways}")
-    return mesh
-
-
 def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
                     ) -> tuple[Config, Params, int]:
     """The config, the variables and the step of a checkpoint.
@@ -90,7 +78,7 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
     step = choose_step(checkpointer.steps(), step, workdir)
-    mesh = mesh_of(MeshConfig()) if mesh is None else mesh
+    mesh = partition.make_mesh({"data": -1}) if mesh is None else mesh
     abstract = train_state.abstract_params(LanguageModel(config.model), mesh)
     params = checkpointer.restore_params(step, abstract)
     checkpointer.close()
