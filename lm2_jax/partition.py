@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -76,7 +77,9 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
                          "the sizes must multiply to it (-1: as many as are left)")
     if isinstance(devices, int):
         return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types)
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=list(devices))
+    # A slice of 8 x 8 chips is 32 x 2 only where an axis of the torus may be split.
+    placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=types)
 
 
 def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],

@@ -98,6 +98,27 @@ def test_rows_of_a_device_one_at_a_time_give_the_same_steps():
         np.testing.assert_allclose(values["row_loss"], same["row_loss"], rtol=1e-5)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a TPU chip."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def test_axes_that_split_those_of_the_torus():
+    """8 x 8 chips as 32 x 2: the two of a pair are neighbours."""
+    chips = [Chip(i, (i % 8, i // 8, 0)) for i in range(64)]
+    mesh = partition.make_mesh({"data": 1, "fsdp": 32, "tensor": 2}, chips)
+    assert mesh.devices.shape == (1, 32, 2) and set(mesh.devices.flat) == set(chips)
+    for one, other in mesh.devices[0]:
+        assert sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1
+
+
 def test_an_abstract_mesh_has_no_devices():
     mesh = partition.make_mesh({"data": 2, "fsdp": -1}, 8)
     assert isinstance(mesh, jax.sharding.AbstractMesh)
