@@ -2,7 +2,9 @@
       --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS
 
 The paper's model (LM2, section 3): 1.24 B parameters of Llama-3.2-1B and 0.54 B of memory, a bank
-of 2048 slots beside each of 16 blocks, segments of 2048 tokens. For accelerators.
+of 2048 slots beside each of 16 blocks, segments of 2048 tokens. For accelerators: the mesh is made
+for the number of devices, each of which takes one row at a time. What that needs of a chip:
+lm2 compile --config=configs/lm2_1b7.py --topology=v5e:4x4 (configs/results/lm2_1b7_compile).
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ def get_config() -> ConfigDict:
         mlp_dim=8192, segment_length=2048, rope_theta=500_000.0,
         rope_scaling=dict(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0,
                           original_max_position=8192),
-        tie_embeddings=True, dtype="bfloat16", remat="dots",
+        tie_embeddings=True, dtype="bfloat16", remat="full",
         memory=dict(num_slots=2048, num_heads=8, num_layers=16))
     config.data = dict(
         tasks=tuple(f"qa{number}" for number in range(1, 11)), tokenizer="bpe",
@@ -24,9 +26,10 @@ def get_config() -> ConfigDict:
         curriculum=((0, 1, 256), (10_000, 2, 128), (20_000, 4, 64), (30_000, 8, 32)))
     config.train = dict(
         num_steps=40_000, learning_rate=2e-4, final_learning_rate=2e-5, warmup_steps=700,
-        weight_decay=0.1, beta2=0.95, eval_every_steps=5000)
+        weight_decay=0.1, beta2=0.95, eval_every_steps=5000, rows_per_device=1,
+        loss_chunk_tokens=512)
     config.checkpoint = dict(every_steps=1000)
     config.eval = dict(lengths=("0k", "1k", "2k", "4k", "8k", "16k"), num_samples=100,
-                       during_training=20, batch_size=16)
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+                       during_training=20, batch_size=32)
+    config.mesh = dict(data=-1, fsdp=-1, tensor=-1)
     return config

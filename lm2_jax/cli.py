@@ -116,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
                         help="a name for each model, in order of its first workdir")
     report.add_argument("--paper", action="store_true",
                         help="put the LM2 paper's own figures beside, marked as not reproduced")
+    compile_ = command("compile", "Compile the steps of a config for devices that need not be "
+                       "there: memory, FLOPs, collectives.", _compile)
+    compile_.add_argument("--topology", required=True, metavar="NAME",
+                          help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
+    compile_.add_argument("--step", default="both", choices=("train", "eval", "both"),
+                          help="what to compile (%(default)s)")
+    compile_.add_argument("--out", metavar="FILE",
+                          help="report: .json, or .md with the table of all reports beside it")
     data = command("data", "Show training samples of a config as text.", _data)
     data.add_argument("--step", type=int, default=0, help="training step whose batch is shown")
     data.add_argument("--rows", type=int, default=2, help="rows of the batch to show")
@@ -206,6 +214,15 @@ def _report(args: argparse.Namespace, _: dict[str, str]) -> int:
     names = [name.strip() for name in args.names.split(",") if name.strip()]
     report(args.workdirs, args.out, args.metric, names, args.paper)
     return 0
+
+
+def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from lm2_jax.config_file import load_config
+    from lm2_jax.jobs.compilation import STEPS, compile_steps
+
+    fits = compile_steps(load_config(args.config, overrides), args.config, args.topology,
+                         STEPS if args.step == "both" else (args.step,), args.out)
+    return 0 if fits else 1
 
 
 def _data(args: argparse.Namespace, overrides: dict[str, str]) -> int:

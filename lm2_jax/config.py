@@ -195,6 +195,8 @@ class TrainConfig:
     beta2: float = 0.98
     clip_norm: float = 1.0
     accumulate_steps: int = 1  # micro-batches a step
+    rows_per_device: int = 0  # of a micro-batch, as many as that makes; 0 = accumulate_steps
+    loss_chunk_tokens: int = 0  # whose logits are there at once; 0 = those of a segment
     bptt_segments: int = 0  # segments that the gradient goes back through; 0 = all
     remat_segments: bool = True  # recompute each segment in the backward pass
     segment_unroll: int = 1  # segments in one step of the scan over them; on a CPU take all
@@ -208,7 +210,10 @@ class TrainConfig:
         _require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                  self.advance_accuracy, "in [0, 1]")
         _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
-                  "eval_every_steps", "final_learning_rate", "advance_patience", "stall_seconds")
+                  "eval_every_steps", "final_learning_rate", "advance_patience", "stall_seconds",
+                  "rows_per_device", "loss_chunk_tokens")
+        _require(self.accumulate_steps == 1 or not self.rows_per_device, "train.accumulate_steps",
+                 self.accumulate_steps, "1 where train.rows_per_device is set")
         for name in ("learning_rate", "clip_norm"):
             _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
         for name in ("beta1", "beta2"):
@@ -230,7 +235,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    data: int = -1  # -1: the devices that the other axes leave
+    """Sizes of the axes; -1: what the others leave, or, of several, what `partition` makes it."""
+
+    data: int = -1
     fsdp: int = 1
     tensor: int = 1
 
@@ -257,6 +264,9 @@ class Config:
         for rows in self.batch_sizes():
             _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
                      self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
+        chunk, T = self.train.loss_chunk_tokens, self.model.segment_length
+        _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
+                 f"0 or a divisor of model.segment_length = {T}")
 
     def batch_sizes(self) -> list[int]:
         """Rows of a batch in each stage of the curriculum."""

@@ -1,12 +1,14 @@
 """Meshes, the table of logical axes, and constraints: the only file that names mesh axes."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -54,24 +56,69 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, resolved)
 
 
-def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None
+              ) -> Mesh | AbstractMesh:
     """A mesh with the axes data, fsdp, tensor.
 
     Args:
       shape: size of each axis; one may be -1, which takes the devices that are left.
-      devices: all of them by default.
+      devices: all of them by default; a number makes an abstract mesh of so many.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = jax.devices() if devices is None else devices
+    count = devices if isinstance(devices, int) else len(devices)
+    types = (AxisType.Auto,) * len(MESH_AXES)
     sizes = [shape.get(axis, 1) for axis in MESH_AXES]
     fixed = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % fixed == 0:
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if -1 in sizes or math.prod(sizes) != len(devices):
+    if -1 in sizes and count % fixed == 0:
+        sizes[sizes.index(-1)] = count // fixed
+    if -1 in sizes or math.prod(sizes) != count:
         wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in MESH_AXES)
-        raise ValueError(f"mesh ({wanted}) does not fit {len(devices)} devices: "
+        raise ValueError(f"mesh ({wanted}) does not fit {count} devices: "
                          "the sizes must multiply to it (-1: as many as are left)")
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES),
-                         devices=devices)
+    if isinstance(devices, int):
+        return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types)
+    # A slice of 8 x 8 chips is 32 x 2 only where an axis of the torus may be split.
+    placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=types)
+
+
+def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
+               heads: Sequence[int]) -> dict[str, int]:
+    """The size of each axis, where `shape` leaves more than one to be inferred (-1).
+
+    Of the meshes that use all devices, and whose data x fsdp divides every number of rows and
+    tensor every number of heads, the one with the most ways for rows, since splitting heads costs
+    two exchanges of activations a block; and of those the one with the least data, since
+    parameters are split over fsdp only.
+
+    Args:
+      shape: sizes as configured; with at most one -1 it is returned as it is, for `make_mesh`.
+      rows: of every batch, or micro-batch, that the mesh must take.
+      heads: of everything that is split by heads.
+
+    Raises:
+      ValueError: if there is no such mesh.
+    """
+    wanted = [shape.get(axis, 1) for axis in MESH_AXES]
+    if wanted.count(-1) < 2:
+        return shape
+    divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    found = [sizes for sizes in itertools.product(divisors, repeat=3)
+             if math.prod(sizes) == num_devices
+             and all(w in (-1, size) for w, size in zip(wanted, sizes, strict=True))
+             and math.gcd(*rows) % (sizes[0] * sizes[1]) == 0 and math.gcd(*heads) % sizes[2] == 0]
+    if not found:
+        fixed = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, wanted, strict=True))
+        raise ValueError(
+            f"no mesh ({fixed}) for {num_devices} devices: data x fsdp must divide the rows of "
+            f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
+            f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
+    return dict(zip(MESH_AXES, min(found, key=lambda sizes: (sizes[2], sizes[0])), strict=True))
+
+
+def use(mesh: Mesh | AbstractMesh):
+    """A context in which the mesh is the one that `constrain` takes."""
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
 
 
 def shardings(abstract_boxed, mesh: Mesh):

@@ -49,12 +49,14 @@ class Output:
     """What a model call returns.
 
     Attributes:
-      logits: [B, T, V] float32 ([B, L, V] from `apply_segments`).
+      logits: [B, T, V] float32 ([B, L, V] from `apply_segments`); None if not asked for.
       state: the state after the tokens.
+      hidden: [B, T, D] in the compute dtype, what `unembed` makes logits of; only in their place.
     """
 
-    logits: Array
+    logits: Array | None
     state: State
+    hidden: Array | None = None
 
 
 @struct.dataclass

@@ -26,10 +26,10 @@ LAYERS = [
 
 ONLY_IMPORTER = {"orbax": "checkpoint.py", "ml_collections": "config_file.py"}
 MESH_AXES = {"fsdp", "tensor"}
-NAME_MESH_AXES = {"partition.py", "config.py", "jobs/workdir.py"}
+NAME_MESH_AXES = {"partition.py", "config.py"}
 BACKENDS = {"xla", "cudnn", "gpu", "cuda", "rocm", "tpu", "pallas", "splash", "triton",
             "mosaic_gpu"}
-NAME_BACKENDS = {"model/kernels.py", "config.py"}
+NAME_BACKENDS = {"model/kernels.py", "config.py", "jobs/topologies.py"}
 
 
 def sources():

@@ -8,83 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training import CONFIG, MODEL, B, S, T, batch, furthest, plain, train
 
-from lm2_jax import partition
-from lm2_jax.config import MemoryConfig, ModelConfig, TrainConfig
+from lm2_jax.config import TrainConfig
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
 from lm2_jax.train import optimizer
-from lm2_jax.train import state as train_state
 from lm2_jax.train.loss import count_answers, loss_sums
-from lm2_jax.train.step import make_train_step
-from lm2_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-B, T, S = 8, 4, 3
-MODEL = ModelConfig(vocab_size=24, embed_dim=16, num_layers=1, num_heads=4, num_kv_heads=2,
-                    mlp_dim=24, segment_length=T,
-                    memory=MemoryConfig(num_slots=3, num_heads=2, num_layers=1))
-CONFIG = TrainConfig(num_steps=10, warmup_steps=0, learning_rate=1e-3, remat_segments=False,
-                     weight_decay=0.5)
-
-
-def batch(seed, rows=B):
-    """Rows of different lengths with holes, some of two samples; weights 0, 0.25 and 1."""
-    rng = np.random.default_rng(seed)
-    valid_BL = np.arange(S * T) < rng.integers(T, S * T + 1, (rows, 1))
-    valid_BL &= rng.random((rows, S * T)) < 0.9
-    reset_BS = rng.random((rows, S)) < 0.3
-    reset_BS[:, 0] = True
-    weight_BL = rng.choice([0, 0.25, 1], (rows, S * T)).astype(np.float32)
-    return Batch(tokens_BL=rng.integers(0, 24, (rows, S * T), np.int32),
-                 targets_BL=rng.integers(0, 24, (rows, S * T), np.int32),
-                 loss_weight_BL=weight_BL * valid_BL, valid_BL=valid_BL, reset_BS=reset_BS)
-
-
-def one_device():
-    return partition.make_mesh({}, jax.devices()[:1])
-
-
-@dataclasses.dataclass
-class Run:
-    """What some steps did: parameters before and after, states that went in, the last, metrics."""
-
-    before: dict
-    given: list
-    state: train_state.TrainState
-    metrics: list
-
-    @property
-    def after(self):
-        return jax.device_get(self.state.params)
-
-
-@functools.cache
-def compiled(config, model, mesh):
-    """The step, and what makes a new state for it to take."""
-    model = LanguageModel(model)
-    state, shardings = train_state.create(model, optimizer.make(config), 0, mesh)
-    copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=shardings)
-    return make_train_step(model, config, mesh, shardings), lambda: copy(state)
-
-
-def train(config=CONFIG, model=MODEL, mesh=None, batches=None):
-    """Three steps, or one for each batch."""
-    mesh = mesh or one_device()
-    with jax.set_mesh(mesh):
-        step, new_state = compiled(config, model, mesh)
-        state = new_state()
-        run = Run(jax.tree.map(np.array, state.params), [], state, [])
-        for rows in batches or map(batch, range(3)):
-            run.given.append(run.state)
-            run.state, values = step(run.state, rows)
-            run.metrics.append(jax.device_get(values))
-    return run
-
-
-plain = functools.cache(train)
-
 
 @functools.cache
 def variables():
@@ -112,13 +44,6 @@ def sums_and_grads(params, rows, **options):
 
     grads, sums = jax.grad(loss, has_aux=True)(params)
     return sums, grads
-
-
-def furthest(tree, other):
-    """The largest difference of any two leaves, relative to the largest value of each."""
-    return max(jax.tree.leaves(jax.tree.map(
-        lambda a, b: float(np.abs(np.asarray(a) - b).max() / (np.abs(b).max() + 1e-12)),
-        tree, other)))
 
 
 # The loss.
@@ -236,32 +161,6 @@ def test_micro_batches_give_the_same_step(accumulate_steps):
         assert values.keys() == same.keys()
         for name in values:
             np.testing.assert_allclose(values[name], same[name], rtol=1e-5, err_msg=name)
-
-
-MESHES = [dict(data=8), dict(fsdp=8), dict(data=2, fsdp=4), dict(data=1, fsdp=4, tensor=2),
-          dict(data=2, fsdp=2, tensor=2)]
-KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
-         "armt": MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
-         "llama": MemoryConfig()}
-
-
-@pytest.mark.parametrize("shape,kind", [*((shape, "lm2") for shape in MESHES),
-                                        *((MESHES[-1], kind) for kind in KINDS if kind != "lm2")],
-                         ids=str)
-def test_a_mesh_of_devices_gives_the_same_parameters(shape, kind):
-    model = dataclasses.replace(MODEL, memory=KINDS[kind])
-    run, alone = train(model=model, mesh=partition.make_mesh(shape)), plain(model=model)
-    assert furthest(run.before, alone.before) == 0
-    assert furthest(run.after, alone.after) < 1e-5
-    np.testing.assert_allclose([values["loss"] for values in run.metrics],
-                               [values["loss"] for values in alone.metrics], rtol=1e-6)
-    blocks = run.state.params["params"]["memory_blocks" if kind in ("lm2", "armt") else "blocks"]
-    kernel = blocks["mlp"]["up_proj"]["kernel"]
-    ways = shape.get("fsdp", 1) * shape.get("tensor", 1)
-    assert kernel.addressable_shards[0].data.size * ways == kernel.size
-    for leaf, moment in zip(jax.tree.leaves(run.state.params),
-                            jax.tree.leaves(run.state.opt_state[1][0].mu), strict=True):
-        assert leaf.sharding == moment.sharding
 
 
 def test_the_state_that_goes_in_is_given_up():

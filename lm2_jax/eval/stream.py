@@ -6,9 +6,17 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from lm2_jax.model.lm import LanguageModel, init_state, select_rows
-from lm2_jax.partition import constrain
+from lm2_jax import partition
+from lm2_jax.model.lm import (
+    LanguageModel,
+    init_state,
+    select_rows,
+    unembed,
+    unembedding,
+    with_axes,
+)
 from lm2_jax.types import Params, State
 
 CHUNK = 32  # segments that go to the device at once
@@ -39,10 +47,7 @@ class Streamer:
         T, B = self.model.config.segment_length, len(prompts)
         full_B = [(len(prompt) - 1) // T for prompt in prompts]
         reset_B = np.full(B, wipe)
-        # No more places for earlier tokens than there will be; a power of two of segments, so
-        # that few are compiled.
-        most = 1 << (max(full_B) + -(-max_new_tokens // T)).bit_length()
-        state = _first_state(self.model.config, B, most * T)
+        state = _first_state(self.model.config, B, places_for(max(full_B), max_new_tokens, T))
         s = 0
         while s < max(full_B):
             count = CHUNK if s + CHUNK <= max(full_B) else 1
@@ -82,6 +87,36 @@ class Streamer:
         return tokens, valid
 
 
+def places_for(full_segments: int, max_new_tokens: int, segment_length: int) -> int:
+    """Places for earlier tokens: no more than there will be, for a power of two of segments, so
+    that few are compiled."""
+    T = segment_length
+    return T << (full_segments + -(-max_new_tokens // T)).bit_length()
+
+
+def traced(model: LanguageModel, params: Params, batch_size: int, places: int, mesh: Mesh) -> dict:
+    """What a Streamer runs, traced for arrays of these shapes, by what it does.
+
+    Args:
+      params: abstract, with shardings.
+      places: for earlier tokens.
+    """
+    B, T = batch_size, model.config.segment_length
+    state = with_axes(
+        lambda a, *names: jax.ShapeDtypeStruct(a.shape, a.dtype,
+                                               sharding=partition.named(mesh, *names)),
+        jax.eval_shape(functools.partial(init_state, model.config, B, places)))
+    reset_B = jax.ShapeDtypeStruct((B,), bool)
+
+    def segments(*shape):
+        return (jax.ShapeDtypeStruct((*shape, B, T), jnp.int32),
+                jax.ShapeDtypeStruct((*shape, B, T), bool))
+
+    return {f"read {CHUNK} segments": _advance.trace(model, params, state, *segments(CHUNK),
+                                                     reset_B),
+            "next token": _read.trace(model, params, state, *segments(), reset_B)}
+
+
 # Outside the class, so that every Streamer of a model shares what is compiled.
 
 _first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
@@ -90,9 +125,9 @@ _choose = jax.jit(select_rows)
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT, reset_B):
-    """The state after C segments; the compiler leaves out the logits."""
+    """The state after C segments."""
     def step(state, x):
-        return model.apply(params, x[0], state, x[1], reset_B).state, None
+        return model.apply(params, x[0], state, x[1], reset_B, logits=False).state, None
 
     return jax.lax.scan(step, state, (tokens_CBT, valid_CBT))[0]
 
@@ -100,7 +135,9 @@ def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, val
 @functools.partial(jax.jit, static_argnums=0)
 def _read(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT, reset_B):
     """The next state, and the most likely token after the last valid one of each row."""
-    out = model.apply(params, tokens_BT, state, valid_BT, reset_B)
+    out = model.apply(params, tokens_BT, state, valid_BT, reset_B, logits=False)
     last_B = jnp.maximum(jnp.sum(valid_BT, axis=1) - 1, 0)
-    logits_BV = jnp.take_along_axis(out.logits, last_B[:, None, None], axis=1)[:, 0]
-    return out.state, constrain(jnp.argmax(logits_BV, axis=-1), None)  # whole on every host
+    x_B1D = jnp.take_along_axis(out.hidden, last_B[:, None, None], axis=1)
+    logits_B1V = unembed(x_B1D, unembedding(model.config, params))
+    token_B = jnp.argmax(logits_B1V[:, 0], axis=-1)
+    return out.state, partition.constrain(token_B, None)  # whole on every host

@@ -17,7 +17,7 @@ from lm2_jax.eval import babilong
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row, write_predictions, write_results
 from lm2_jax.eval.stream import Streamer
-from lm2_jax.jobs import access
+from lm2_jax.jobs import access, meshes
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
@@ -81,7 +81,7 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
     workdirs.refuse([line for line in config_file.differences(stored, config,
                                                               ignore=workdirs.MAY_CHANGE)
                      if line.startswith("model.")], workdir)
-    mesh = workdirs.mesh_of(config.mesh, config.eval.batch_size)
+    mesh = meshes.for_evaluation(config)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
     return Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step
 

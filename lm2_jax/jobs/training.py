@@ -15,7 +15,7 @@ from lm2_jax.checkpoint import Checkpointer
 from lm2_jax.config import Config
 from lm2_jax.data import corpus, feed, pipeline
 from lm2_jax.eval.results import Row
-from lm2_jax.jobs import access, evaluation, transplant
+from lm2_jax.jobs import access, evaluation, meshes, transplant
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.jobs.recorder import Examiner, Recorder
 from lm2_jax.model.lm import LanguageModel
@@ -53,7 +53,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     """
     begun, console = time.perf_counter(), console or Console(quiet=not distributed.leads())
     workdir = Path(workdir)
-    mesh = workdirs.mesh_of(config.mesh, *config.batch_sizes(), config.eval.batch_size)
+    mesh = meshes.for_training(config)
     access.require_writable(workdir)
     with access.locked(workdir, "lm2 train"):
         access.check_shared(workdir)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from lm2_jax import config_file, distributed, partition
 from lm2_jax.checkpoint import META, PARAMS, Checkpointer
-from lm2_jax.config import Config, MeshConfig, with_vocab_size
+from lm2_jax.config import Config, with_vocab_size
 from lm2_jax.data import corpus
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.eval.results import replacing
@@ -92,18 +92,6 @@ def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> Non
                          + f". Take another --workdir, or the config of that run{advice}")
 
 
-def mesh_of(config: MeshConfig, *batch_sizes: int) -> Mesh:
-    """The mesh of all devices; the batch sizes must divide over it."""
-    mesh = partition.make_mesh({"data": config.data, "fsdp": config.fsdp,
-                                "tensor": config.tensor})
-    ways = partition.rows_per_step(mesh)
-    for size in batch_sizes:
-        if size % ways:
-            raise ValueError(f"a batch of {size} rows does not divide over {ways} devices (mesh "
-                             f"axes data x fsdp); take a multiple of {ways}")
-    return mesh
-
-
 def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
                     ) -> tuple[Config, Params, int]:
     """The config, the variables and the step of a checkpoint.
@@ -117,7 +105,7 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
     # One process reads every file for all.
     step = distributed.from_leader(
         checkpointer.choose(step, parts=(PARAMS, META)) if distributed.leads() else 0)
-    mesh = mesh_of(MeshConfig()) if mesh is None else mesh
+    mesh = partition.make_mesh({"data": -1}) if mesh is None else mesh
     abstract = train_state.abstract_params(LanguageModel(config.model), mesh)
     params = checkpointer.restore_params(step, abstract)
     checkpointer.close()

@@ -1,5 +1,6 @@
 """Linear maps written as einsums, and the norm: the leaves of every block."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -68,13 +69,19 @@ class RMSNorm(nn.Module):
         return (x * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(kernel: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """The kernel as it is computed with: whole along the embedding.
 
     Parameters lie in parts over fsdp only at rest, since the rows of the batch lie over it too.
-    Left to itself, the compiler of jax 0.10.2 makes wrong products on a mesh of three axes.
+    Left to itself, the compiler of jax 0.10.2 makes wrong products on a mesh of three axes. The
+    gradient is wanted in those parts again: summed over the rows, it need not be whole anywhere.
     """
     return constrain(kernel, *(None if axis == "embed" else axis for axis in axes))
+
+
+gathered.defvjp(lambda kernel, axes: (gathered(kernel, axes), None),
+                lambda axes, _, gradient: (constrain(gradient, *axes),))
 
 
 def partitioned(init: Callable, axes: tuple[str, ...]) -> Callable:

@@ -1,5 +1,7 @@
 """The language model: one segment in, logits and the next state out."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
 from lm2_jax.partition import constrain
-from lm2_jax.types import Output, State, Window
+from lm2_jax.types import Output, Params, State, Window
 
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -26,7 +28,8 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, state: State, valid_BT: jax.Array | None = None,
-                 reset_B: jax.Array | None = None, deterministic: bool = True) -> Output:
+                 reset_B: jax.Array | None = None, deterministic: bool = True,
+                 logits: bool = True) -> Output:
         """Reads one segment.
 
         Args:
@@ -35,9 +38,11 @@ class LanguageModel(nn.Module):
           valid_BT: bool, False for padding, which nothing sees and which writes nothing.
           reset_B: bool, rows that begin a new sequence here: their state is the initial one.
           deterministic: False in training with dropout (needs the rng "dropout").
+          logits: False for the hidden states in their place, of which `unembed` makes them: all
+            logits of a segment take T * V floats a row.
 
         Returns:
-          Output(logits [B, T, V] float32, state).
+          Output(logits [B, T, V] float32, state), or Output(None, state, hidden [B, T, D]).
         """
         c = self.config
         check_shapes(c, tokens_BT, state, valid_BT, reset_B)
@@ -62,6 +67,8 @@ class LanguageModel(nn.Module):
         if ends:
             x_BTD = ends.inner(x_BSD)
             state = state.replace(memory=ends.keep(x_BSD, state.memory, valid_BT))
+        if not logits:
+            return Output(logits=None, state=constrain_state(state), hidden=x_BTD)
         if c.tie_embeddings:
             logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD)
         else:
@@ -109,6 +116,21 @@ class LanguageModel(nn.Module):
                        metadata_params={nn.PARTITION_NAME: "layers"})
 
 
+def unembedding(config: ModelConfig, variables: Params) -> jax.Array:
+    """The matrix of `unembed`, [V, D], in the compute dtype and as it is computed with."""
+    params = variables["params"]
+    if config.tie_embeddings:
+        return gathered(params["embedding"].astype(config.dtype), ("vocab", "embed"))
+    kernel_DV = params["lm_head"]["kernel"].astype(config.dtype)
+    return gathered(kernel_DV, ("embed", "vocab")).T
+
+
+def unembed(x_BTD: jax.Array, matrix_VD: jax.Array) -> jax.Array:
+    """The logits of hidden states, [B, T, V] float32."""
+    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, matrix_VD).astype(jnp.float32)
+    return constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
+
+
 def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
     """The state before the first token.
 
@@ -127,14 +149,19 @@ def init_state(config: ModelConfig, batch_size: int, window: int | None = None) 
 
 def constrain_state(state: State) -> State:
     """The state with its rows over the mesh's batch axes."""
+    return with_axes(constrain, state)
+
+
+def with_axes(apply: Callable, state: State) -> State:
+    """`apply(array, *names)` of every array in the state, with its axes' logical names."""
     memory = jax.tree.map(
-        lambda a: constrain(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
+        lambda a: apply(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
     window = state.window
     if window is not None:
         names = ("layers", "act_batch", "act_len", "act_kv_heads", "act_head_dim")
-        window = Window(key_QBWKH=constrain(window.key_QBWKH, *names),
-                        value_QBWKH=constrain(window.value_QBWKH, *names),
-                        valid_BW=constrain(window.valid_BW, "act_batch", "act_len"))
+        window = Window(key_QBWKH=apply(window.key_QBWKH, *names),
+                        value_QBWKH=apply(window.value_QBWKH, *names),
+                        valid_BW=apply(window.valid_BW, "act_batch", "act_len"))
     return State(memory=memory, window=window)
 
 

@@ -1,11 +1,13 @@
 """The loss of a batch, segment by segment."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel, init_state, unembed, unembedding
 from lm2_jax.model.schedule import scan_segments, split_segments
 from lm2_jax.types import Batch, Params
 
@@ -33,7 +35,7 @@ class LossSums:
 
 def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array, *,
               bptt_segments: int, remat_segments: bool, segment_unroll: int = 1,
-              deterministic: bool = False) -> LossSums:
+              chunk_tokens: int = 0, deterministic: bool = False) -> LossSums:
     """The loss over all segments of a batch, from the initial state.
 
     Args:
@@ -41,6 +43,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
       bptt_segments: segments that the gradient goes back through; 0 = all.
       remat_segments: compute each segment again in the backward pass.
       segment_unroll: segments in one step of the loop over them.
+      chunk_tokens: tokens of a row whose logits are there at once; 0 = those of a segment.
       deterministic: without dropout.
     """
     c = model.config
@@ -52,10 +55,13 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
         tokens_BT, targets_BT, weight_BT, valid_BT, reset_B, number = x
         rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
         out = model.apply(params, tokens_BT, state, valid_BT, reset_B,
-                          deterministic=not dropout, rngs=rngs)
-        loss_BT = optax.softmax_cross_entropy_with_integer_labels(out.logits, targets_BT)
-        hits, answers = count_answers(out.logits.argmax(axis=-1) == targets_BT,
-                                      weight_BT == 1.0)
+                          deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
+        if chunk_tokens:
+            loss_BT, right_BT = _in_chunks(out.hidden, unembedding(c, params), targets_BT,
+                                           chunk_tokens)
+        else:
+            loss_BT, right_BT = _token_losses(out.logits, targets_BT)
+        hits, answers = count_answers(right_BT, weight_BT == 1.0)
         row_loss_B = jnp.sum(jnp.where(weight_BT > 0, loss_BT * weight_BT, 0.0), axis=1)
         return out.state, LossSums(
             loss=jnp.sum(row_loss_B), row_loss_B=row_loss_B,
@@ -67,6 +73,31 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
                             unroll=segment_unroll)
     return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
+
+
+def _token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of each token, and whether the target is the most likely one."""
+    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+    return loss_BT, logits_BTV.argmax(axis=-1) == targets_BT
+
+
+def _in_chunks(x_BTD: jax.Array, matrix_VD: jax.Array, targets_BT: jax.Array, size: int
+               ) -> tuple[jax.Array, jax.Array]:
+    """`_token_losses` of the logits of hidden states, `size` tokens of each row at a time.
+
+    The backward pass computes the logits of a chunk again, so that [B, size, V] is the most
+    there is of them. The matrix's gradient is summed over the chunks in the compute dtype.
+    """
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def chunk(_, xs):
+        x_BCD, targets_BC = xs
+        return None, _token_losses(unembed(x_BCD, matrix_VD), targets_BC)
+
+    B, T = targets_BT.shape
+    xs = jax.tree.map(lambda a: a.reshape(B, T // size, size, *a.shape[2:]).swapaxes(0, 1),
+                      (x_BTD, targets_BT))
+    _, parts = jax.lax.scan(chunk, None, xs)
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(B, T), parts)
 
 
 def count_answers(right_BT: jax.Array, answer_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

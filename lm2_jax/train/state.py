@@ -1,5 +1,8 @@
 """The training state, born sharded."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,25 +35,37 @@ class TrainState:
 def create(model: LanguageModel, optimizer: optax.GradientTransformation, seed: int,
            mesh: Mesh) -> tuple[TrainState, TrainState]:
     """A new state and its shardings; each device makes only its own part."""
-    def init(key: jax.Array) -> TrainState:
-        params_key, rng = jax.random.split(key)
-        tokens_BT = jnp.zeros((1, 1), jnp.int32)
-        params = model.init(params_key, tokens_BT, init_state(model.config, 1))
-        return TrainState(step=jnp.zeros((), jnp.int32), params=params,
-                          opt_state=optimizer.init(params), rng=rng)
-
-    key = jax.random.key(seed)
+    init, key = functools.partial(_init, model, optimizer), jax.random.key(seed)
     shardings = partition.shardings(jax.eval_shape(init, key), mesh)
     with jax.set_mesh(mesh):
         state = jax.jit(lambda key: nn.unbox(init(key)), out_shardings=shardings)(key)
     return state, shardings
 
 
+def abstract(model: LanguageModel, optimizer: optax.GradientTransformation, mesh: Mesh
+             ) -> TrainState:
+    """Shapes, dtypes and shardings of what `create` makes."""
+    return _abstract(functools.partial(_init, model, optimizer), mesh)
+
+
 def abstract_params(model: LanguageModel, mesh: Mesh) -> Params:
     """Shapes, dtypes and shardings of the model's variables."""
-    def init(key: jax.Array) -> Params:
-        return model.init(key, jnp.zeros((1, 1), jnp.int32), init_state(model.config, 1))
+    return _abstract(functools.partial(_init_params, model), mesh)
 
-    boxed = jax.eval_shape(init, jax.random.key(0))
+
+def _init(model: LanguageModel, optimizer: optax.GradientTransformation, key: jax.Array
+          ) -> TrainState:
+    params_key, rng = jax.random.split(key)
+    params = _init_params(model, params_key)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params,
+                      opt_state=optimizer.init(params), rng=rng)
+
+
+def _init_params(model: LanguageModel, key: jax.Array) -> Params:
+    return model.init(key, jnp.zeros((1, 1), jnp.int32), init_state(model.config, 1))
+
+
+def _abstract(init: Callable, mesh: Mesh):
+    boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                         nn.unbox(boxed), partition.shardings(boxed, mesh))

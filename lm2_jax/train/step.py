@@ -17,12 +17,12 @@ from lm2_jax.types import Batch, Params
 
 
 def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config: TrainConfig,
-               optimizer: optax.GradientTransformation) -> tuple[TrainState, dict]:
+               optimizer: optax.GradientTransformation, num_parts: int = 1
+               ) -> tuple[TrainState, dict]:
     """One optimizer step on a batch; returns the next state and metrics.
 
-    With `accumulate_steps` A the rows are taken in A micro-batches whose gradients are summed
-    before the division by the weight of all, so A does not change the result (but for dropout
-    and rounding).
+    The rows are taken in `num_parts` micro-batches whose gradients are summed before the division
+    by the weight of all, so their number does not change the result (but for dropout and rounding).
     """
     step_key = jax.random.fold_in(state.rng, state.step)
 
@@ -30,11 +30,12 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
         sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number),
                          bptt_segments=config.bptt_segments,
                          remat_segments=config.remat_segments,
-                         segment_unroll=config.segment_unroll)
+                         segment_unroll=config.segment_unroll,
+                         chunk_tokens=config.loss_chunk_tokens)
         return sums.loss, sums
 
     grad = jax.grad(loss, has_aux=True)
-    if config.accumulate_steps == 1:
+    if num_parts == 1:
         grads, sums = grad(state.params, batch, 0)
         row_loss = sums.row_loss_B
     else:
@@ -42,8 +43,8 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
             part = grad(state.params, *x)
             return jax.tree.map(jnp.add, total, part), part[1].row_loss_B
 
-        rows = jax.tree.map(lambda a: _micro_batches(a, config.accumulate_steps), batch)
-        xs = (rows, jnp.arange(config.accumulate_steps))
+        rows = jax.tree.map(lambda a: _micro_batches(a, num_parts), batch)
+        xs = (rows, jnp.arange(num_parts))
         first = jax.tree.map(lambda a: a[0], xs)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype),
                              jax.eval_shape(grad, state.params, *first))
@@ -73,10 +74,27 @@ def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,
     rows = partition.named(mesh, "act_batch", None)
 
     def step(state: TrainState, batch: Batch):
-        return train_step(state, batch, model=model, config=config, optimizer=optimizer)
+        return train_step(state, batch, model=model, config=config, optimizer=optimizer,
+                          num_parts=micro_batches(config, batch.reset_BS.shape[0], mesh))
 
     return jax.jit(step, in_shardings=(state_shardings, rows),
                    out_shardings=(state_shardings, partition.named(mesh)), donate_argnums=(0,))
+
+
+def micro_batches(config: TrainConfig, rows: int, mesh: Mesh) -> int:
+    """In how many parts a batch of so many rows is taken; each has rows for every device.
+
+    Raises:
+      ValueError: if the rows do not divide so.
+    """
+    ways, count = partition.rows_per_step(mesh), config.accumulate_steps
+    if config.rows_per_device:
+        count = max(1, rows // (ways * config.rows_per_device))
+    if rows % (ways * count):
+        kept = f" in {count} micro-batches" if count > 1 else ""
+        raise ValueError(f"a batch of {rows} rows{kept} does not divide over the {ways} devices of "
+                         f"the mesh axes data x fsdp; take a multiple of {ways * count}")
+    return count
 
 
 def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
@@ -85,7 +103,7 @@ def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
     def accuracy(params: Params, batch: Batch):
         sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
                          remat_segments=False, segment_unroll=config.segment_unroll,
-                         deterministic=True)
+                         chunk_tokens=config.loss_chunk_tokens, deterministic=True)
         return sums.hits, sums.answers
 
     return jax.jit(accuracy, out_shardings=partition.named(mesh), in_shardings=(

@@ -1,0 +1,159 @@
+"""What the devices exchange in a compiled program: read from its HLO text."""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
+         "collective-broadcast", "ragged-all-to-all")
+BITS = {"pred": 8, "bf16": 16, "token": 0}
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
+_CALLED = re.compile(r"(?:calls|body|condition|to_apply|branch_computations|called_computations)="
+                     r"(?:\{([^}]*)\}|%?([\w.\-]+))")
+_SHAPE = re.compile(r"\b([a-z]+\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
+_PLUMBING = re.compile(r"|jit|jvp|step|transpose|while|body|closed_call|checkpoint|cond|"
+                       r"rematted_computation|LanguageModel.*|memory_blocks|blocks")
+_LESS = re.compile(r" compare\((?:\S+ )*?%?[\w.\-]+, (?:\S+ )*?%?([\w.\-]+)\), direction=LT")
+
+
+class Exchange(NamedTuple):
+    """The collectives of a kind and a size.
+
+    Attributes:
+      kind: as HLO names it.
+      bytes: of the result of one, on each device.
+      in_program: how many there are in the program.
+      per_run: how often they run; those in loops as often as the loop does.
+    """
+
+    kind: str
+    bytes: int
+    in_program: int
+    per_run: int
+
+
+def exchanges(hlo: str) -> list[Exchange]:
+    """All of a compiled program, the largest share of bytes a run first.
+
+    A collective that the compiler has spread over several fusions counts once (they have its
+    channel). A loop whose trip count cannot be read counts as one trip.
+    """
+    found: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+    for kind, shapes, runs, _ in _collectives(hlo):
+        entry = found[kind, sum(_shape_bytes(*shape) for shape in shapes)]
+        entry[0] += 1
+        entry[1] += runs
+    rows = [Exchange(kind, size, *counts) for (kind, size), counts in found.items()]
+    return sorted(rows, key=lambda row: (-row.bytes * row.per_run, row))
+
+
+def listed(hlo: str) -> list[str]:
+    """A line for each kind, shape and origin: what is exchanged, how often a run, for what."""
+    found: dict[str, int] = defaultdict(int)
+    for kind, shapes, runs, origin in _collectives(hlo):
+        alike = Counter(f"{dtype}[{dims}]" for dtype, dims in shapes)
+        what = " ".join(f"{n} x {shape}" if n > 1 else shape for shape, n in sorted(alike.items()))
+        found[f"{origin}: {kind} {what}"] += runs
+    return [f"{line}, {runs} a run" for line, runs in sorted(found.items())]
+
+
+def by_kind(rows: list[Exchange]) -> dict[str, dict[str, int]]:
+    """{"all-gather": {"in_program": .., "per_run": .., "bytes_per_run": ..}, ...}"""
+    totals: dict[str, dict[str, int]] = {}
+    for row in rows:
+        total = totals.setdefault(row.kind, dict(in_program=0, per_run=0, bytes_per_run=0))
+        total["in_program"] += row.in_program
+        total["per_run"] += row.per_run
+        total["bytes_per_run"] += row.per_run * row.bytes
+    return dict(sorted(totals.items()))
+
+
+def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, str]]:
+    """(kind, shapes of the result, times a run, origin) of each."""
+    computations = _computations(hlo)
+    runs, seen = _runs(computations), set()
+    for name, lines in computations.items():
+        for line in lines:
+            match = _COLLECTIVE.search(line)
+            if match is None:
+                continue
+            channel = re.search(r"channel_id=(\d+)", line)
+            key = channel[1] if channel else (name, line)
+            if key not in seen:
+                seen.add(key)
+                shapes = _SHAPE.findall(line[:match.start()].split(" = ", 1)[1])
+                if match[2] and match[1] != "all-reduce":
+                    shapes = _results(shapes, match[1])
+                yield match[1], shapes, runs[name], _origin(line)
+
+
+def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
+    """Of an operation that only starts here: its operands stand before its results."""
+    return shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2:]
+
+
+def _origin(line: str) -> str:
+    """The part of the model that it comes of, and whether in the backward pass; those of several
+    that the compiler has put together."""
+    found = re.search(r'op_name="([^"]*)"', line)
+    path = found[1] if found else ""
+    parts = [part for part in re.split(r"[/:()]+", path) if not _PLUMBING.fullmatch(part)]
+    backward = "backward " if "transpose(" in path else ""
+    more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+    return backward + ("/".join(parts[:6]) or "step") + more
+
+
+def _computations(hlo: str) -> dict[str, list[str]]:
+    """The lines of each computation; the entry is called "ENTRY"."""
+    found, lines = {}, []
+    for line in hlo.splitlines():
+        begins = _COMPUTATION.match(line)
+        if begins:
+            lines = found["ENTRY" if line.startswith("ENTRY") else begins[1]] = []
+        else:
+            lines.append(line)
+    return found
+
+
+def _runs(computations: dict[str, list[str]]) -> dict[str, int]:
+    """How often each computation runs."""
+    callers: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, lines in computations.items():
+        for line in lines:
+            called = [c.strip(" %") for m in _CALLED.finditer(line)
+                      for c in (m[1] or m[2]).split(",")]
+            times = _trips(line, computations) if " while(" in line else 1
+            for other in called:
+                callers[other][name] = callers[other].get(name, 0) + times
+    runs = {"ENTRY": 1}
+
+    def count(name: str) -> int:
+        if name not in runs:
+            runs[name] = sum(times * count(caller) for caller, times in callers[name].items())
+        return runs[name]
+
+    return {name: count(name) for name in computations}
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """Of a while loop: as the compiler notes it, or the bound that its condition compares with."""
+    known = re.search(r'known_trip_count[^\d]*(\d+)', line)
+    if known:
+        return int(known[1])
+    condition = computations.get(re.search(r"condition=%?([\w.\-]+)", line)[1], [])
+    bound = _LESS.search("\n".join(condition))
+    for other in condition if bound else ():
+        constant = re.search(rf"%?{re.escape(bound[1])} = s32\[\]\S* constant\((\d+)\)", other)
+        if constant:
+            return int(constant[1])
+    return 1
+
+
+def _shape_bytes(dtype: str, dims: str) -> int:
+    bits = BITS.get(dtype) if dtype in BITS else int(re.sub(r"\D", "", dtype) or 8)
+    return bits * math.prod(int(n) for n in dims.split(",") if n) // 8

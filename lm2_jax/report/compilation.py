@@ -1,0 +1,167 @@
+"""The report of `lm2 compile`: what a program needs of a device."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from lm2_jax.report.collectives import Exchange, by_kind
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program.
+
+    Attributes:
+      matrix_flops: of its matrix products, on all devices together.
+      bytes: on one device; empty where it was lowered only, or did not compile.
+      fits: into the memory of a device; None = not known.
+      collectives: as `Exchange._asdict` gives them.
+      error: what the compiler said of the memory.
+    """
+
+    title: str
+    matrix_flops: int
+    seconds: float = 0.0
+    bytes: dict[str, int] = field(default_factory=dict)
+    fits: bool | None = None
+    collectives: list[dict] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass
+class Report:
+    """All programs of a config on one topology; `memory` is that of one chip in bytes."""
+
+    config: str
+    topology: str
+    chip: str
+    memory: int | None
+    mesh: dict[str, int]
+    jax: str
+    parameters: int
+    steps: list[Step] = field(default_factory=list)
+
+
+def memory(analysis) -> dict[str, int]:
+    """Bytes on one device, of `compiled.memory_analysis()`; at the peak everything is there at
+    once, but for the outputs that take the place of arguments given up."""
+    m = analysis
+    sizes = dict(arguments=m.argument_size_in_bytes, outputs=m.output_size_in_bytes,
+                 reused=m.alias_size_in_bytes, temporaries=m.temp_size_in_bytes,
+                 program=m.generated_code_size_in_bytes)
+    return sizes | {"peak": sum(sizes.values()) - 2 * sizes["reused"]}
+
+
+def out_of_memory(message: str) -> str | None:
+    """The compiler's figures, if its error is that a program does not fit."""
+    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", message)
+    if found:
+        return found[0]
+    return "RESOURCE_EXHAUSTED" if "RESOURCE_EXHAUSTED" in message else None
+
+
+def heading(report: Report) -> str:
+    mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items())
+    room = f", {report.memory / GIB:.0f} GiB each" if report.memory else ""
+    return (f"{report.config} on {report.topology}: {report.parameters / 1e9:.3f} B parameters, "
+            f"mesh {mesh}, {report.chip}{room}")
+
+
+def step_table(report: Report, step: Step) -> Table:
+    """One program, for the terminal."""
+    table = Table(title=step.title, title_justify="left", show_header=False)
+    for name, value in _rows(report, step):
+        table.add_row(name, value)
+    return table
+
+
+def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
+    rows = [(f"{name}, a device", _size(size)) for name, size in step.bytes.items()]
+    if step.error:
+        rows.append(("the compiler", step.error))
+    if report.memory:
+        rows.append((f"fits {_size(report.memory)}", _said(step.fits)))
+    if not step.bytes and not step.error:
+        rows.append(("lowered only", "there is no compiler for these devices here"))
+    rows.append(("FLOPs of matrix products, all devices", f"{step.matrix_flops:.3e}"))
+    for kind, total in _totals(step).items():
+        rows.append((kind, f"{total['in_program']} in the program, {total['per_run']} a run, "
+                           f"{_size(total['bytes_per_run'])} a device"))
+    for row in step.collectives[:5]:
+        rows.append((f"  {row['kind']} of {_size(row['bytes'])}", f"{row['per_run']} a run"))
+    return rows + [("seconds to compile", f"{step.seconds:.0f}")]
+
+
+def write(report: Report, path: Path) -> None:
+    """The report as JSON; a .md file gets the reports in JSON beside it too, as one table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W", "_", report.topology) + ".json"
+    target = path if path.suffix == ".json" else path.with_name(name)
+    target.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", "utf-8")
+    if path.suffix == ".md":
+        path.write_text(markdown(read_all(path.parent)), "utf-8")
+
+
+def read_all(folder: Path) -> list[Report]:
+    """The reports in a folder, the fewest devices first."""
+    reports = []
+    for path in sorted(folder.glob("*.json")):
+        values = json.loads(path.read_text("utf-8"))
+        reports.append(Report(**values | {"steps": [Step(**step) for step in values["steps"]]}))
+    return sorted(reports, key=lambda report: (_devices(report), report.topology))
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """A table of programs, and one of their collectives."""
+    lines = ["| topology | mesh | program | arguments | temporaries | peak | of | fits | FLOPs |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    lines += [f"| {_place(report)} | {step.title} | " + " | ".join(
+        _size(step.bytes.get(name)) for name in ("arguments", "temporaries", "peak"))
+        + f" | {_size(report.memory)} | {step.error or _said(step.fits)} "
+        f"| {step.matrix_flops:.3e} |" for report in reports for step in report.steps]
+    lines += ["", "| topology | mesh | program | collective | in the program | a run | "
+              "bytes a run |", "|---|---|---|---|---|---|---|"]
+    lines += [f"| {_place(report)} | {step.title} | {kind} | {total['in_program']} "
+              f"| {total['per_run']} | {_size(total['bytes_per_run'])} |"
+              for report in reports for step in report.steps
+              for kind, total in _totals(step).items()]
+    said = sorted({f"{report.config}, {report.parameters / 1e9:.3f} B parameters, jax {report.jax}"
+                   for report in reports})
+    notes = ("Bytes are those of one device, a collective's those of its result. FLOPs are those "
+             "of the matrix products of all devices, with what the backward pass computes again.")
+    return "\n".join(["; ".join(said), "", *lines, "", notes, ""])
+
+
+def _totals(step: Step) -> dict[str, dict[str, int]]:
+    return by_kind([Exchange(**row) for row in step.collectives])
+
+
+def _place(report: Report) -> str:
+    return f"{report.topology} | {' x '.join(map(str, report.mesh.values()))}"
+
+
+def _devices(report: Report) -> int:
+    total = 1
+    for size in report.mesh.values():
+        total *= size
+    return total
+
+
+def _said(fits: bool | None) -> str:
+    return {True: "yes", False: "NO", None: "-"}[fits]
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,130 @@
+"""`lm2 compile`: for virtual CPUs, abstract GPUs, and TPUs where their compiler is installed."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from lm2_jax import cli
+from lm2_jax.jobs import compilation, topologies
+from lm2_jax.report import compilation as reports
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["compile", f"--config={ROOT / 'configs' / 'tiny.py'}", "--config.model.vocab_size=256",
+         "--config.model.num_layers=1", "--config.model.memory.num_layers=1",
+         "--config.eval.batch_size=24", "--config.data.curriculum=((0,1,64),(9,3,16))",
+         "--config.train.rows_per_device=4", "--config.mesh.fsdp=2"]
+
+
+def test_report_of_virtual_cpus(tmp_path, capsys):
+    out = tmp_path / "report.md"
+    assert cli.main([*SMALL, "--topology=cpu:4", f"--out={out}"]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads((tmp_path / "cpu_4.json").read_text("utf-8"))
+    assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    train, read, token = report["steps"]
+    assert train["title"] == "training step, 3 segments of 48 tokens, 16 rows in 1 micro-batches"
+    assert read["title"] == "evaluation, read 32 segments, 24 rows"
+    assert token["title"] == "evaluation, next token, 24 rows"
+    for step in report["steps"]:
+        sizes = step["bytes"]
+        assert sizes["peak"] == (sizes["arguments"] + sizes["outputs"] + sizes["temporaries"]
+                                 + sizes["program"] - sizes["reused"])
+        assert step["fits"] is None and step["matrix_flops"] > 1e6 and step["collectives"]
+    # Parameters and two moments, a half on each device, given up for the new ones.
+    wanted = 3 * 4 * report["parameters"] / 2
+    assert wanted < train["bytes"]["arguments"] < 1.1 * wanted
+    assert train["bytes"]["reused"] > wanted
+    table = out.read_text("utf-8")
+    for step in report["steps"]:
+        assert f"| cpu:4 | 2 x 2 x 1 | {step['title']} |" in table and step["title"] in shown
+
+
+def test_reports_beside_each_other_are_one_table(tmp_path):
+    for name, devices in (("v5e:16x16", 256), ("v5e:4x4", 16)):
+        report = reports.Report("c.py", name, "TPU v5 lite", 16 * 2**30, {"data": 1, "f": devices},
+                                "0", 7, [reports.Step("training step", 10, fits=devices > 16,
+                                                      bytes=dict(arguments=2**20))])
+        reports.write(report, tmp_path / "report.md")
+    rows = [line for line in (tmp_path / "report.md").read_text("utf-8").splitlines()
+            if "training step" in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| v5e:4x4", "| v5e:16x16"]
+    assert "| 1.00 MiB |" in rows[0] and "| NO |" in rows[0] and "| yes |" in rows[1]
+
+
+@pytest.mark.parametrize("memory,status", [(1000, 1), (2**40, 0)])
+def test_what_does_not_fit_is_an_error(monkeypatch, memory, status, capsys):
+    cpus = topologies.find("cpu:2")
+    monkeypatch.setattr(topologies, "find", lambda name: dataclasses.replace(cpus, memory=memory))
+    assert cli.main([*SMALL, "--topology=cpu:2", "--step=eval"]) == status
+    assert ("NO" in capsys.readouterr().out) == bool(status)
+
+
+def test_what_the_compiler_says_of_memory_is_kept(monkeypatch, tmp_path):
+    class Full:
+        jaxpr = jax.jit(lambda x: x).trace(1.0).jaxpr
+
+        def lower(self):
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+                "space hbm. Used 20.53G of 15.75G hbm. Exceeded hbm capacity by 4.78G.\nmore")
+
+    step = compilation._compiled("t", Full(), topologies.Topology("t", [], "TPU", 16 * 2**30))
+    assert step.fits is False and step.error == "Used 20.53G of 15.75G hbm"
+    assert reports.out_of_memory("INTERNAL: something else") is None
+
+
+def test_gpus_are_lowered_for(capsys):
+    assert cli.main([*SMALL, "--topology=gpu:8"]) == 0
+    assert capsys.readouterr().out.count("lowered only") == 3
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--topology=v5e"], "v5e:4x4, v5p:4x4x4, v6e:8x8, cpu:8, gpu:8"),
+    (["--topology=cpu:x"], "as cpu:8"), (["--topology=cpu:512"], "has 8 CPU devices"),
+    (["--topology=cpu:4", "--out=x.txt"], "must end in .json or .md"),
+    (["--topology=cpu:4", "--config.model.vocab_size=0"], "--config.model.vocab_size=32000"),
+    (["--topology=cpu:7"], "does not"),
+])
+def test_what_cannot_be_is_said_in_one_line(arguments, message, capsys):
+    assert cli.main([*SMALL, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("lm2 compile: ") and said.count("\n") == 1
+
+
+def test_without_the_tpu_compiler_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    assert cli.main([*SMALL, "--topology=v5e:4x4"]) == 2
+    said = capsys.readouterr().err
+    assert "pip install 'lm2_jax[tpu]'" in said and said.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                    reason="the TPU compiler is not installed: pip install 'lm2_jax[tpu]'")
+def test_the_tpu_compiler_takes_every_step(tmp_path):
+    out = tmp_path / "report.json"
+    subprocess.run([sys.executable, "-m", "lm2_jax.cli", *SMALL, "--topology=v5e:2x2",
+                    f"--out={out}"], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    report = json.loads(out.read_text("utf-8"))
+    assert report["chip"] == "TPU v5 lite" and report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    for step in report["steps"]:
+        assert step["fits"] and 0 < step["bytes"]["peak"] < 2**30
+    kinds = {row["kind"] for row in report["steps"][0]["collectives"]}
+    assert "all-gather" in kinds
+
+
+def test_the_committed_reports_say_that_the_papers_model_fits():
+    found = reports.read_all(ROOT / "configs" / "results" / "lm2_1b7_compile")
+    assert [report.topology for report in found] == ["v5e:4x4", "v5p:4x4x4", "v6e:8x8",
+                                                     "v5e:16x16"]
+    for report in found:
+        assert report.parameters > 1.7e9
+        assert len(report.steps) == 3 and all(step.fits for step in report.steps)
