@@ -1,11 +1,13 @@
 """The command line from the outside: what a run leaves behind, and mistakes in one line each."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
 
 import jax
+import kill_train
 import numpy as np
 import pytest
 import runs
@@ -140,6 +142,21 @@ def test_metrics_of_every_step(finished):
     assert np.mean([line["loss"] for line in lines[-5:]]) < 0.7 * lines[0]["loss"]
     segments = [line["segments"] for line in lines]
     assert set(segments) == {1, 2} and segments == sorted(segments)
+
+
+def test_where_the_time_went(finished):
+    lines = kill_train.lines(finished)
+    times = [{key: line[key] for key in line if key.startswith("seconds_")} for line in lines]
+    assert times[0].keys() == {f"seconds_{name}" for name in (
+        "start", "compile", "data", "step", "save", "eval", "lost")}
+    for before, after in itertools.pairwise(times):
+        assert all(before[key] <= after[key] for key in before)
+    assert times[-1]["seconds_lost"] == 0 < min(
+        times[-1][f"seconds_{name}"] for name in ("start", "compile", "data", "step", "save"))
+    assert lines[-1]["goodput"] == pytest.approx(
+        times[-1]["seconds_step"] / sum(times[-1].values()), abs=1e-3)
+    printed = (finished.parent / "finished.txt").read_text().split("\ntime: ")[1]
+    assert "goodput: the steps'" in printed.replace("\n", " ")
 
 
 def test_files_of_a_run(finished):

@@ -38,6 +38,25 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(finished, tmp_path):
     assert all(kill.step < kill_train.num_steps(KILLS) for kill in report.kills)
 
 
+def test_sigterm_saves_and_leaves_and_nobody_else_has_the_workdir(finished, tmp_path, capsys):
+    workdir, steps = tmp_path / "run", f"--config.train.num_steps={kill_train.num_steps(KILLS)}"
+    process = runs.start("train", workdir, steps, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and kill_train.last_step(workdir) < 6:
+        time.sleep(0.005)
+    assert main(["train", runs.CONFIG, f"--workdir={workdir}", *runs.SMALL, steps]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert f"{workdir} is in use by lm2 train on " in line and f"pid {process.pid}" in line
+    process.terminate()
+    run = runs.ended(process)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    step = kill_train.last_step(workdir)
+    assert f"SIGTERM: saved at step {step}; the same command goes on" in run.stdout
+    assert kill_train.checkpoints(workdir)[-1] == step < kill_train.num_steps(KILLS)
+    assert not (workdir / "eval" / "results.json").exists()
+    kill_train.finish(workdir, steps)
+    assert kill_train.compare([], finished, workdir, kill_train.num_steps(KILLS)).good
+
+
 def test_a_finished_run_can_be_made_longer_and_evaluated_otherwise(finished, copy):
     first = kill_train.num_steps(KILLS)
     run = runs.lm2("train", copy, f"--config.train.num_steps={first + 6}",
@@ -87,6 +106,40 @@ def answered(journal):
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished, copy):
+    first = kill_train.num_steps(KILLS)
+    changed = (f"--config.train.num_steps={first + 2}", "--config.seed=3",
+               "--config.train.batch_size=16", "--config.data.curriculum=((0,2),)",
+               "--config.eval.memory=carried")
+    run = runs.lm2("train", copy, *changed, "--accept-changes")
+    assert run.returncode == 0, run.stderr
+    said, = [line for line in run.stdout.splitlines() if line.startswith("accepted after step")]
+    assert said.startswith(f"accepted after step {first}: ") and "seed: 0 -> 3" in said
+    assert "train.batch_size: 8 -> 16" in said and "Lost: " in said
+    before, = (copy / "config.before.jsonl").read_text().splitlines()
+    assert json.loads(before) == json.loads((finished / "config.json").read_text())
+    lines = kill_train.lines(copy)
+    assert [line["step"] for line in lines] == list(range(1, first + 3))
+    assert lines[-1]["tokens"] > 1.5 * lines[first - 1]["tokens"]
+
+
+def test_weights_of_another_model_begin_a_run(finished, tmp_path, capsys):
+    """A tokenizer comes with them; what has another shape is refused."""
+    run = runs.lm2("train", tmp_path / "run", "--config.train.num_steps=1", "--profile=1:1",
+                   "--config.model.memory.num_layers=1", "--config.eval.memory=carried",
+                   f"--init-from={finished}:36")
+    assert run.returncode == 0, run.stderr
+    assert f"weights of {finished} at step 36" in run.stdout
+    assert "of no use here: block 1/memory/forget_gate/bias" in run.stdout
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert (tmp_path / "run/tokenizer.json").read_text() == (finished /
+                                                             "tokenizer.json").read_text()
+    assert main(["train", runs.CONFIG, f"--workdir={tmp_path / 'other'}", *runs.SMALL,
+                 "--config.model.mlp_dim=32", f"--init-from={finished}"]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert "of another shape (there -> here): block 0/mlp/" in line and "[32, 64] -> [32, 32]" in line
 
 
 @pytest.mark.parametrize("overrides,wanted", [
