@@ -51,7 +51,6 @@ class Checkpointer(CheckpointFolder):
             self._orbax = _saver()
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._clean()
 
     # Reading.
 
@@ -104,6 +103,8 @@ class Checkpointer(CheckpointFolder):
         self._report(self._finished())
         self._step, self._failure = step, None
         try:
+            if jax.process_index() == 0:
+                self._clean()
             self._orbax.save(self._unfinished(step), force=True, args=ocp.args.Composite(**{
                 PARAMS: ocp.args.StandardSave(params),
                 TRAINING: ocp.args.StandardSave(training),

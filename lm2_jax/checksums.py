@@ -42,7 +42,7 @@ def problem(folder: Path, parts: Iterable[str] | None = None) -> str | None:
     try:
         text = (folder / FILE).read_text("utf-8")
         wanted = json.loads(text)
-        if _text(wanted) != text:
+        if not isinstance(wanted, dict) or _text(wanted) != text:
             return f"{FILE} has changed bytes"
     except FileNotFoundError:
         return f"{FILE} is missing"

@@ -63,6 +63,17 @@ def test_any_flipped_byte_is_found(two_steps, data):
     assert problem
 
 
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("\n", " ", 1), lambda text: text.replace("[", "[ ", 1),
+    lambda text: text.replace("{", "{\n\"a\": [0, \"00000000\"],", 1), lambda text: "[]\n",
+    lambda text: "", lambda text: text[:-9], str.upper])
+def test_checksums_that_are_not_as_they_were_written(workdir, change):
+    path = workdir / "checkpoints" / "4" / checksums.FILE
+    path.write_text(change(path.read_text()))
+    step, (line,) = Checkpointer(workdir).newest_good()
+    assert step == 2 and "4 is damaged: " in line
+
+
 @pytest.mark.parametrize("damage,wanted", [
     (lambda path: path.unlink(), "is missing"),
     (lambda path: path.write_bytes(path.read_bytes()[:-1]), "has {less} bytes instead of {size}"),
