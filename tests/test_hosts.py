@@ -17,7 +17,9 @@ STEPS = ("--config.train.num_steps=16", "--config.train.advance_accuracy=0",
          "--config.data.curriculum=((0,1),)", "--config.train.eval_every_steps=8",
          "--config.data.background_sentences=300", "--config.eval.lengths=96",
          "--config.eval.memory=carried", "--config.eval.num_samples=4",
-         "--config.eval.batch_size=4")
+         "--config.eval.batch_size=4", "--config.model.num_layers=1",
+         "--config.model.memory.num_layers=1", "--config.model.embed_dim=16",
+         "--config.model.mlp_dim=32")  # the less of each, the sooner it is compiled
 MESH = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")  # of four devices
 TWO = dict(processes=2, devices=2)
 SECONDS = 30.0  # in which the others must have ended; they take about one
