@@ -77,13 +77,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                                   config.train.num_steps, rows)
     source.row(0, 0)  # what cannot be drawn is said here, before anything binds the workdir
     evaluator = evaluation.Evaluator(config, tokens, mesh)
-    distributed.barrier("prepared")
-    if distributed.leads():
-        workdirs.store_config(config, workdir, keep_old=bool(changes))
-
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
-    distributed.barrier("stored")
     checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(
         console.print, highlight=False, markup=False, soft_wrap=True))
     meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
@@ -96,6 +91,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     # One process reads every file for all.
     first_step = distributed.from_leader(
         checkpointer.choose(required=False) if distributed.leads() else 0)
+    if distributed.leads():
+        workdirs.store_config(config, workdir, keep_old=bool(changes))
     if first_step:
         state, position = workdirs.restore_training(checkpointer, first_step, state, meta,
                                                     options.accept_changes)
