@@ -81,7 +81,7 @@ def test_each_command_has_help(command, capsys):
     (["train", *SMALL, "--workdir=W", "--config.train.batch_size=12"],
      ["12 rows", "a multiple of 8"]),
     (["train", *SMALL, "--workdir=W", "--config.eval.batch_size=12"],
-     ["12 rows", "a multiple of 8"]),
+     ["eval.batch_size is 12", "a multiple of 8"]),
     (["train", *SMALL, "--workdir=W", "--config.data.tasks=qa1,qa99"], ["qa99"]),
     (["train", *SMALL, "--workdir=W", "--config.data.background=nowhere"], ["nowhere"]),
     (["train", *SMALL, "--workdir=W", "--config.data.babi=nowhere"], ["nowhere"]),

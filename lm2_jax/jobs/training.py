@@ -143,7 +143,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     with hooks.phase(phases.EVAL):
         results = evaluation.report(evaluator, state.params, first_step, workdir, console)
     hooks.note_time(first_step)
-    console.print(f"time: {phases.summary(hooks.phases.seconds())}", highlight=False)
+    console.print(f"time: {phases.summary(hooks.phases.seconds())}", highlight=False,
+                  soft_wrap=True)
     return results
 
 
