@@ -24,6 +24,12 @@ SMALL = ["compile", f"--config={ROOT / 'configs' / 'tiny.py'}", "--config.model.
          "--config.train.rows_per_device=4", "--config.mesh.fsdp=2"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def eight_devices():
+    """Are there before a command could ask for more."""
+    assert jax.device_count() == 8
+
+
 def test_report_of_virtual_cpus(tmp_path, capsys):
     out = tmp_path / "report.md"
     assert cli.main([*SMALL, "--topology=cpu:4", f"--out={out}"]) == 0

@@ -52,5 +52,5 @@ def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | Abstr
 def _check(rows: int, mesh: Mesh) -> None:
     ways = partition.rows_per_step(mesh)
     if rows % ways:
-        raise ValueError(f"eval.batch_size is {rows}; it must divide over the {ways} devices of "
-                         f"the mesh axes data x fsdp: take a multiple of {ways}")
+        raise ValueError(f"eval.batch_size is {rows} rows; they must divide over the {ways} "
+                         f"devices of the mesh axes data x fsdp: take a multiple of {ways}")

@@ -76,10 +76,11 @@ def _tpu_slice(name: str) -> list:
 
 def _virtual_cpus(count: int) -> list:
     """The first so many CPU devices; made virtual if no device was asked for yet."""
-    try:
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # they are there already
+    if jax.config.jax_num_cpu_devices < count:
+        try:
+            jax.config.update("jax_num_cpu_devices", count)
+        except RuntimeError:
+            pass  # they are there already
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(f"--topology=cpu:{count}: this process has {len(devices)} CPU devices")
