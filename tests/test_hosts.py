@@ -66,16 +66,6 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """The run of two processes with two devices each."""
-    workdir = tmp_path_factory.mktemp("hosts") / "together"
-    run = runs.ended(start(workdir, **TWO))
-    assert run.returncode == 0, run.stdout + run.stderr
-    (workdir.parent / "printed.txt").write_text(run.stdout)
-    return workdir
-
-
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_batch_is_that_of_one_process(processes, tmp_path):
     """Bit for bit, on meshes whose batch axes span the processes, and on one where they do not."""
@@ -96,35 +86,35 @@ def test_the_batch_is_that_of_one_process(processes, tmp_path):
                     "(2, 1, 2)": 4, "(1, 2, 2)": 4}
 
 
-def test_two_processes_train_as_one(alone, together):
-    assert_alike(alone, together)
-    for name in ("eval/results.json", "eval/history.jsonl", "curriculum.jsonl"):
-        assert (alone / name).read_text() == (together / name).read_text()
-    assert {path.name for path in alone.iterdir()} == {path.name for path in together.iterdir()}
-    assert len(list((together / "tensorboard").iterdir())) == 1
-    printed = (together.parent / "printed.txt").read_text().splitlines()
-    assert all(line.startswith("[0] ") or "peer ranks" in line for line in printed)
-
-
-def test_four_processes_train_as_one(alone, tmp_path):
-    run = runs.ended(start(tmp_path / "four", processes=4, devices=1))
+def test_four_processes_train_as_one_and_write_once(alone, tmp_path):
+    workdir = tmp_path / "four"
+    run = runs.ended(start(workdir, processes=4, devices=1))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert_alike(alone, tmp_path / "four")
+    assert_alike(alone, workdir)
+    for name in ("eval/results.json", "eval/history.jsonl", "curriculum.jsonl"):
+        assert (alone / name).read_text() == (workdir / name).read_text()
+    assert {path.name for path in alone.iterdir()} == {path.name for path in workdir.iterdir()}
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert all(line.startswith("[0] ") or "peer ranks" in line
+               for line in run.stdout.splitlines())
 
 
-def test_the_life_of_a_run(alone, together, tmp_path):
+def test_the_life_of_a_run(alone, tmp_path):
     """Its second host's loader stalls; it is asked to leave; it loses the one process in a step,
     the other in a save; and ends as one process, on another mesh. Nothing changes the numbers."""
     workdir = tmp_path / "run"
     stalls(workdir)
-    step = leaves(workdir)
+    step, trained = leaves(workdir), []
     for victim, moment in ((1, "step"), (0, "save")):
         step = loses(workdir, victim, moment, step)
-        assert what_repeats(workdir)[:step] == what_repeats(together)[:step]
+        # What was trained again, from a checkpoint, came out the same bit for bit.
+        trained.append(what_repeats(workdir))
+        both = min(len(lines) for lines in trained)
+        assert trained[-1][:both] == trained[0][:both]
     run = runs.lm2("train", workdir, *STEPS, "--config.mesh.data=4", devices=4)
     assert run.returncode == 0, run.stderr
     assert f"after step {step}" in run.stdout and "lost" in run.stdout.split("time: ")[1]
-    assert what_repeats(workdir)[:step] == what_repeats(together)[:step]
+    assert what_repeats(workdir)[:step] == trained[-1][:step]
     assert_alike(alone, workdir)
     assert (workdir / "eval/history.jsonl").read_text() == (
         alone / "eval/history.jsonl").read_text()

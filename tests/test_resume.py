@@ -128,11 +128,13 @@ def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished,
 def test_weights_of_another_model_begin_a_run(finished, tmp_path, capsys):
     """A tokenizer comes with them; what has another shape is refused."""
     run = runs.lm2("train", tmp_path / "run", "--config.train.num_steps=1", "--profile=1:1",
-                   "--config.model.memory.num_layers=1", "--config.eval.memory=carried",
-                   f"--init-from={finished}:36")
+                   "--config.model.num_layers=1", "--config.model.memory.num_layers=0",
+                   "--config.train.eval_every_steps=0", "--config.eval.memory=carried",
+                   "--config.eval.lengths=96", f"--init-from={finished}:36")
     assert run.returncode == 0, run.stderr
     assert f"weights of {finished} at step 36" in run.stdout
-    assert "of no use here: block 1/memory/forget_gate/bias" in run.stdout
+    assert "of no use here: block 0/memory/forget_gate/bias" in run.stdout
+    assert "block 1/mlp/up_proj/kernel" in run.stdout
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert (tmp_path / "run/tokenizer.json").read_text() == (finished /
                                                              "tokenizer.json").read_text()

@@ -89,7 +89,8 @@ class Recorder(loop.Hooks):
         self._clock = Clock(config.model, jax.devices())
         self._bar = Bar("train", config.train.num_steps, first_step, console)
         self._writer = self._looks = self._history = None
-        self._evaluated = {line["step"] for line in read_lines(workdir / "eval/history.jsonl")}
+        self._evaluated = {line["step"] for line in read_lines(workdir / "eval/history.jsonl")
+                           if line["step"] <= first_step}
         if distributed.leads():
             self._looks = JsonLines(workdir / "curriculum.jsonl", first_step)
             self._writer = MetricsWriter(workdir, first_step, config.train.tensorboard)
