@@ -100,6 +100,7 @@ def test_damaged_checkpoints_are_named_and_the_run_ends_as_if_nothing_had_happen
     assert kill_train.checkpoints(workdir) == list(range(EVERY, 41, EVERY))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_disk_is_full_and_saves_when_it_is_not(finished, tmp_path):
     workdir = tmp_path / "run"
     size = sum(path.stat().st_blocks * 512

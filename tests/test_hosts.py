@@ -86,6 +86,7 @@ def test_the_batch_is_that_of_one_process(processes, tmp_path):
                     "(2, 1, 2)": 4, "(1, 2, 2)": 4}
 
 
+@pytest.mark.slow
 def test_four_processes_train_as_one_and_write_once(alone, tmp_path):
     workdir = tmp_path / "four"
     run = runs.ended(start(workdir, processes=4, devices=1))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training import CONFIG, MODEL, B, T, batch, furthest, plain, train
+from training import MODEL, B, T, batch, furthest
 
 from lm2_jax.config import Config, MemoryConfig, TrainConfig
 from lm2_jax.model.lm import LanguageModel, init_state, unembed, unembedding
@@ -42,7 +42,7 @@ def sums_and_grads(name, chunk_tokens, remat_segments):
 
 
 @pytest.mark.parametrize("name,chunk_tokens,remat_segments", [
-    ("lm2", 2, True), ("untied", 2, False)])
+    ("lm2", 2, True), pytest.param("untied", 2, False, marks=pytest.mark.slow)])
 def test_chunks_give_the_same_loss_and_gradient(name, chunk_tokens, remat_segments):
     sums, grads = sums_and_grads(name, chunk_tokens, remat_segments)
     wanted, wanted_grads = sums_and_grads(name, 0, False)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HERE = Path(__file__).parent
 SHAPES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2)]
+QUICK = [(1, 4, 2), (2, 2, 2)]  # those that the other kinds are tried on every time
 KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
          "llama": MemoryConfig()}
 ARMT = MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4)
@@ -32,12 +33,15 @@ def mesh_of(sizes):
     return partition.make_mesh(dict(zip(partition.MESH_AXES, sizes, strict=True)))
 
 
-@pytest.mark.parametrize("sizes", SHAPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind,sizes", [
+    pytest.param(kind, sizes, id=f"{kind}-{sizes}",
+                 marks=() if kind == "lm2" or sizes in QUICK else pytest.mark.slow)
+    for kind in KINDS for sizes in SHAPES])
 def test_three_steps_are_those_of_one_device(kind, sizes):
     check_three_steps(KINDS[kind], sizes)
 
 
+@pytest.mark.slow
 def test_three_steps_of_armt_are_those_of_one_device():
     check_three_steps(ARMT, (2, 2, 2))
 

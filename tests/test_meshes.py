@@ -89,6 +89,7 @@ def test_micro_batches_have_so_many_rows_of_each_device(config, rows, parts):
         assert micro_batches(TrainConfig(**config), rows, mesh) == parts
 
 
+@pytest.mark.slow
 def test_rows_of_a_device_one_at_a_time_give_the_same_steps():
     mesh = partition.make_mesh({"data": 1, "fsdp": 2}, jax.devices()[:2])
     assert B // 2 == 4
