@@ -66,7 +66,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_batch_is_that_of_one_process(processes, tmp_path):
     """Bit for bit, on meshes whose batch axes span the processes, and on one where they do not."""
     def printed(command):

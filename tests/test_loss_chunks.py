@@ -57,15 +57,16 @@ def test_hidden_states_unembedded_are_the_logits(name):
     config, rows = MODELS[name], batch(0)
     model, state = LanguageModel(config), init_state(config, B)
     tokens_BT, valid_BT = rows.tokens_BL[:, :T], rows.valid_BL[:, :T]
+    params = variables(name)
 
     @functools.partial(jax.jit, static_argnums=0)
     def read(logits):
-        return model.apply(variables(name), tokens_BT, state, valid_BT, logits=logits)
+        return model.apply(params, tokens_BT, state, valid_BT, logits=logits)
 
     whole, out = read(True), read(False)
     assert out.logits is None and whole.hidden is None
     assert out.hidden.shape == (B, T, config.embed_dim)
-    logits = unembed(out.hidden, unembedding(config, variables(name)))
+    logits = unembed(out.hidden, unembedding(config, params))
     np.testing.assert_allclose(logits, whole.logits, rtol=0, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, out.state, whole.state)
 

@@ -78,6 +78,7 @@ def test_a_finished_run_can_be_made_longer_and_evaluated_otherwise(finished, cop
                                                           jax.tree.leaves(new), strict=True))
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(finished, tmp_path):
     alone, killed = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "killed"))
     asked = "--config.eval.num_samples=24", "--config.eval.lengths=96,8k"
@@ -134,8 +135,8 @@ def test_weights_of_another_model_begin_a_run(finished, tmp_path, capsys):
                    "--config.eval.lengths=96", f"--init-from={finished}:36")
     assert run.returncode == 0, run.stderr
     assert f"weights of {finished} at step 36" in run.stdout
-    assert "of no use here: block 0/memory/forget_gate/bias" in run.stdout
-    assert "block 1/mlp/up_proj/kernel" in run.stdout
+    unused, = [line for line in run.stdout.splitlines() if line.startswith("of no use here: ")]
+    assert "block 0/memory/forget_gate/bias" in unused and "block 1/mlp/up_proj/kernel" in unused
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert (tmp_path / "run/tokenizer.json").read_text() == (finished /
                                                              "tokenizer.json").read_text()
