@@ -12,8 +12,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Of the first process, for all that it starts.
 os.environ["LM2_TEST_CACHE"] = runs.compiled()
 
-SLOW = ("test_resume", "test_hosts", "test_checkpoint_faults", "test_mesh", "test_train", "test_cli",
-        "test_model_rules")
+SLOW = ("test_resume", "test_hosts", "test_checkpoint_faults", "test_mesh", "test_train",
+        "test_cli", "test_model_rules")
 
 
 def pytest_collection_modifyitems(items):
