@@ -67,7 +67,8 @@ def plot_curves(comparison: Comparison, path: str | os.PathLike, with_paper: boo
     axes.set_ylim(-0.02, 1.04)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-    figure.set_size_inches(7.6, 5.0 + 0.1 * len(axes.get_legend_handles_labels()[1]))
+    labels = axes.get_legend_handles_labels()[1]
+    figure.set_size_inches(7.6, 5.0 + 0.2 * len(labels) / _columns(labels))
     _legend(figure)
     figures.title(axes, f"Answers over context length: {_named(tasks)}", subtitle)
     return figures.save(figure, path)
@@ -170,8 +171,14 @@ def _tokens(comparison: Comparison) -> dict[str, float]:
 
 
 def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False,
-                  handlelength=3.6)
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    figure.legend(loc="outside lower center", ncols=_columns(labels), fontsize="small",
+                  frameon=False, handlelength=3.6)
+
+
+def _columns(labels: list[str]) -> int:
+    """Of the legend: two where even the longest label fits into half of the width."""
+    return 2 if max(map(len, labels)) <= 45 else 1
 
 
 def _style(index: int) -> dict:
