@@ -1,6 +1,6 @@
 """Kills a training run again and again, and compares its end with that of one left alone.
 
-    python tests/kill_train.py --kills 20 --seed 0
+    python tests/kill_train.py --kills 200 --seed 0 --out configs/results/kills.json
 
 Each time the run goes on until a random moment: in a save, between two steps, or while it starts.
 """
@@ -20,6 +20,7 @@ import numpy as np
 import runs
 
 import lm2_jax
+from lm2_jax.report import provenance
 
 KINDS = ("save", "step", "save", "start")  # where to kill, in turn
 STEPS = 16  # of the run, and so many more for each kill:
@@ -38,6 +39,12 @@ class Kill:
     step: int
     in_save: bool
     checkpoints: str
+    rejected: int = 0  # whole checkpoints that the start before the kill found damaged
+
+    @property
+    def lost(self) -> int:
+        """Steps that have to be done again."""
+        return max(0, self.step - max(map(int, self.checkpoints.split()), default=0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,16 @@ class Report:
     def good(self) -> bool:
         return (self.same_params and self.each_step_once and self.same_metrics
                 and self.same_results)
+
+    def summary(self) -> dict[str, int | float | bool]:
+        """What the last lines of the table say."""
+        lost = [kill.lost for kill in self.kills]
+        compared = [field.name for field in dataclasses.fields(self)[1:]]
+        return {"kills": len(lost), "kills in a save": sum(k.in_save for k in self.kills),
+                "steps lost": sum(lost), "steps lost, most at once": max(lost, default=0),
+                "mismatches": sum(not getattr(self, name) for name in compared),
+                "checkpoints rejected": sum(kill.rejected for kill in self.kills),
+                **{name.replace("_", " "): getattr(self, name) for name in compared}}
 
 
 def num_steps(kills: int) -> int:
@@ -85,8 +102,8 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
             f"{'yes' if kill.in_save else 'no':9}  {kill.checkpoints}")
     finish(killed, steps)
     report = compare(done, alone, killed, num_steps(kills))
-    for field in dataclasses.fields(report)[1:]:
-        say(f"{field.name.replace('_', ' ')}: {'yes' if getattr(report, field.name) else 'NO'}")
+    for name, value in report.summary().items():
+        say(f"{name}: {value if not isinstance(value, bool) else 'yes' if value else 'NO'}")
     return report
 
 
@@ -108,7 +125,9 @@ def kill_once(workdir: Path, steps: str, number: int, kind: str, target: int,
     old_saves, old_metrics = saves(workdir), inode(workdir / "metrics.jsonl")
     wait = rng.uniform(0, startup if kind == "start" else 0.05)
     began = time.monotonic()
-    process = runs.start("train", workdir, steps, stdout=subprocess.DEVNULL)
+    log = workdir.parent / f"{workdir.name}.log"
+    with log.open("w") as said:
+        process = runs.start("train", workdir, steps, stdout=said, stderr=subprocess.STDOUT)
 
     def until(happened: Callable[[], bool]) -> None:
         while process.poll() is None and not happened():
@@ -124,13 +143,15 @@ def kill_once(workdir: Path, steps: str, number: int, kind: str, target: int,
             until(lambda: bool(saves(workdir) - old_saves))
         time.sleep(wait)
         if process.poll() is not None:
-            raise RuntimeError(f"the run ended with {process.returncode} before kill {number}")
+            raise RuntimeError(f"the run ended with {process.returncode} before kill {number}: "
+                               + log.read_text("utf-8"))
     finally:
         process.kill()
         process.wait()
     return Kill(number=number, kind=kind, seconds=time.monotonic() - began,
                 step=last_step(workdir), in_save=bool(saves(workdir) - old_saves),
-                checkpoints=" ".join(map(str, checkpoints(workdir)))), startup
+                checkpoints=" ".join(map(str, checkpoints(workdir))),
+                rejected=log.read_text("utf-8").count(" is damaged: ")), startup
 
 
 def checkpoints(workdir: Path) -> list[int]:
@@ -192,10 +213,17 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
     parser.add_argument("--folder", type=Path, help="where to train; a temporary one if not given")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         report = run(args.folder or Path(temporary), args.kills, args.seed)
+    if args.out:
+        about = {"command": f"python tests/kill_train.py --kills {args.kills} --seed {args.seed}",
+                 "commit": provenance.commit(), "jax": jax.__version__}
+        args.out.write_text(json.dumps(about | report.summary() | {
+            "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in report.kills]},
+            indent=1) + "\n")
     return 0 if report.good else 1
 
 
