@@ -6,10 +6,13 @@ record, for this version of jax, as tests/collectives/jax_X.Y.json.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -18,6 +21,19 @@ from training import CONFIG, MODEL, B, S, T  # noqa: E402
 from lm2_jax import partition  # noqa: E402
 from lm2_jax.jobs.compilation import training_step  # noqa: E402
 from lm2_jax.report.collectives import listed  # noqa: E402
+
+
+WASTE_ABOVE = "above: what splits anew by way of the whole; below: the step"  # on stderr
+
+
+def waste() -> None:
+    """Compiles what cannot go from one split to the next but by way of the whole: whether the
+    compiler's warning is heard at all."""
+    mesh = partition.make_mesh({"data": 4, "fsdp": 1, "tensor": 2})
+    before, after = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (
+        ("tensor", None, "data"), (None, ("data", "tensor"), None)))
+    x = jax.ShapeDtypeStruct((16, 16, 16), jnp.float32, sharding=before)
+    jax.jit(lambda x: x + x, out_shardings=after).lower(x).compile()
 
 
 def found() -> dict:
@@ -30,6 +46,8 @@ def found() -> dict:
 
 
 if __name__ == "__main__":
+    waste()
+    os.write(2, f"{WASTE_ABOVE}\n".encode())
     text = json.dumps(found(), indent=1) + "\n"
     if "--write" in sys.argv:
         version = ".".join(jax.__version__.split(".")[:2])
