@@ -22,7 +22,6 @@ from lm2_jax import partition  # noqa: E402
 from lm2_jax.jobs.compilation import training_step  # noqa: E402
 from lm2_jax.report.collectives import listed  # noqa: E402
 
-
 WASTE_ABOVE = "above: what splits anew by way of the whole; below: the step"  # on stderr
 
 
