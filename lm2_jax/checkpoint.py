@@ -15,14 +15,22 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lm2_jax import checksums
+from lm2_jax import checksums, distributed
 from lm2_jax.checkpoint_folder import DELETING, META, PARAMS, PARTS, TRAINING, CheckpointFolder
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.types import Params
 
 
+# Where orbax has all processes wait for each other in a save.
+MEETINGS = {"async_write_complete": "written", "async_commit_complete": "committed"}
+
+
 class SaveError(RuntimeError):
     """A checkpoint could not be saved; one line says which, why, and which one is there."""
+
+
+class _FailedElsewhere(Exception):
+    """Another process could not write its part."""
 
 
 class Checkpointer(CheckpointFolder):
@@ -45,10 +53,10 @@ class Checkpointer(CheckpointFolder):
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None  # that ended the thread
         self._failure: SaveError | None = None  # of the last save
-        self._step = 0
+        self._step, self._met = 0, []
         if config is not None:
             _hush_orbax()
-            self._orbax = _saver()
+            self._orbax = self._saver()
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -101,7 +109,7 @@ class Checkpointer(CheckpointFolder):
             `checkpoint.on_failure` is "stop"; else that is said, and no more.
         """
         self._report(self._finished())
-        self._step, self._failure = step, None
+        self._step, self._failure, self._met = step, None, []
         try:
             if jax.process_index() == 0:
                 self._clean()
@@ -110,7 +118,10 @@ class Checkpointer(CheckpointFolder):
                 TRAINING: ocp.args.StandardSave(training),
                 META: ocp.args.JsonSave(meta)}), custom_metadata={"checksums": checksums.FILE})
         except Exception as error:
-            self._report(self._failed(error))
+            failure = self._failed(error)
+            if jax.process_count() > 1:  # the others wait for this save to begin
+                raise failure from error
+            self._report(failure)
             return
         self._thread = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
         self._thread.start()
@@ -143,7 +154,7 @@ class Checkpointer(CheckpointFolder):
 
     def _finish(self, step: int) -> None:
         try:
-            self._orbax.wait_until_finished()  # until all processes have written
+            self._all_written()
             if jax.process_index() == 0:
                 unfinished, folder = self._unfinished(step), self.directory / str(step)
                 checksums.write(unfinished)
@@ -160,6 +171,30 @@ class Checkpointer(CheckpointFolder):
         except BaseException as error:
             self._error = error
 
+    def _all_written(self) -> None:
+        """Waits for all processes; if one of them fails, all do, and at once."""
+        try:
+            self._orbax.wait_until_finished()
+        except _FailedElsewhere:
+            raise
+        except BaseException as error:
+            for what in [name for name in MEETINGS.values() if name not in self._met][:1]:
+                self._meet(what, _cause(error))  # where the others are waiting
+            raise
+
+    def _meet(self, what: str, problem: str = "", timeout: float = 1200.0) -> None:
+        self._met.append(what)
+        said = distributed.objections(f"step {self._step} {what}", problem, timeout)
+        if said and not problem:
+            raise _FailedElsewhere("; ".join(said))
+
+    def _barrier(self, *, key: str, timeout_ms: int) -> None:
+        """In place of orbax's, at which the others would wait for one that failed."""
+        for part, what in MEETINGS.items():
+            if part in key:
+                return self._meet(what, timeout=timeout_ms / 1000)
+        return ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
     def _finished(self) -> SaveError | None:
         """Waits for the save that is under way; what to report if it failed."""
         if self._thread is None:
@@ -172,7 +207,7 @@ class Checkpointer(CheckpointFolder):
         """Leaves nothing of the save that failed."""
         with contextlib.suppress(Exception):
             self._orbax.close()
-        self._orbax = _saver()
+        self._orbax = self._saver()
         if jax.process_index() == 0:
             self._clean()
         steps = self.steps()
@@ -192,12 +227,14 @@ class Checkpointer(CheckpointFolder):
             raise failure
         self._say(f"{failure}; training goes on")
 
-def _saver() -> ocp.AsyncCheckpointer:
-    # Folders that cannot be made would be waited for; made in the call, they are refused there.
-    options = ocp.AsyncOptions(create_directories_asynchronously=False)
-    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(
-        *PARTS, composite_options=ocp.CompositeOptions(async_options=options)),
-        async_options=options)
+    def _saver(self) -> ocp.AsyncCheckpointer:
+        # Folders that cannot be made would be waited for; made in the call, they are refused
+        # there.
+        options = ocp.AsyncOptions(create_directories_asynchronously=False,
+                                   barrier_sync_fn=self._barrier)
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(
+            *PARTS, composite_options=ocp.CompositeOptions(async_options=options)),
+            async_options=options)
 
 
 def _cause(error: BaseException) -> str:
@@ -207,6 +244,8 @@ def _cause(error: BaseException) -> str:
         return os.strerror(int(code[1]))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, _FailedElsewhere):
+        return str(error)
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:300]}"
 

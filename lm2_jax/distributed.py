@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # its service is not public elsewhere
 from jax.experimental import multihost_utils
 
 from lm2_jax.meeting import Meeting, split_address
@@ -156,6 +157,25 @@ def barrier(what: str) -> None:
     """Returns when every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def objections(what: str, mine: str = "", timeout: float = 1200.0) -> list[str]:
+    """Waits until every process has called this, and tells all of them what any has against it.
+
+    Safe in threads, unlike a barrier of devices.
+
+    Args:
+      what: a name, used once in a run.
+      mine: what this process has against it; "" = nothing.
+      timeout: seconds to wait for the others.
+    """
+    if jax.process_count() == 1:
+        return [mine] if mine else []
+    client = global_state.client
+    if mine:
+        client.key_value_set(f"lm2/{what}/{jax.process_index()}", f"{name()}: {mine}")
+    client.wait_at_barrier(f"lm2/{what}", int(1000 * timeout))
+    return [value for _, value in client.key_value_dir_get(f"lm2/{what}/")]
 
 
 def _in_cluster(env: Mapping[str, str]) -> bool:

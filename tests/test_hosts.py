@@ -3,6 +3,7 @@ one of them is asked to leave, is killed, stands still or does not see the other
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -167,6 +168,29 @@ def loses(workdir, victim, moment, step):
     assert re.search(rf"\[{1 - victim}\] lm2 train: process {victim} of 2 \(.*\): ended without a "
                      "word. This process ends too; the same command goes on", run.stderr)
     return max(kill_train.checkpoints(workdir))
+
+
+def test_a_save_that_fails_on_one_host_fails_on_all(alone, tmp_path):
+    """Its files may not grow until that has been said; the training goes on as if they could."""
+    workdir = tmp_path / "run"
+    process = start(workdir, "--config.checkpoint.on_failure=continue", **TWO)
+    until(process, lambda: kill_train.last_step(workdir) >= 1)
+    one = runs.pids(workdir)[1]
+    resource.prlimit(one, resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+    began = time.monotonic()
+    for line in process.stdout:
+        if "could not be saved" in line:
+            break
+    else:
+        pytest.fail(runs.ended(process).stderr)
+    assert time.monotonic() - began < SECONDS
+    resource.prlimit(one, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    assert re.match(r"\[0\] checkpoint of step \d+ could not be saved: process 1 of 2 \(.*\): File "
+                    r"too large \(.*\); .*; training goes on$", line), line
+    run = runs.ended(process)
+    assert run.returncode == 0, run.stderr
+    assert kill_train.checkpoints(workdir)[-1] == 16
+    assert_alike(alone, workdir)
 
 
 def children(pid):
