@@ -20,7 +20,6 @@ from lm2_jax.checkpoint_folder import DELETING, META, PARAMS, PARTS, TRAINING, C
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.types import Params
 
-
 # Where orbax has all processes wait for each other in a save.
 MEETINGS = {"async_write_complete": "written", "async_commit_complete": "committed"}
 
