@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -48,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _failed(args, f"{type(error).__name__}: {error}".split("\n")[0], 1)
     except KeyboardInterrupt:
-        print(f"lm2 {args.command}: interrupted; the same command goes on from the last "
-              "checkpoint", file=sys.stderr)
-        return 130
+        return _failed(args, "interrupted; the same command goes on from the last checkpoint", 130)
 
 
 def _failed(args: argparse.Namespace, reason: str, status: int) -> int:
@@ -154,6 +154,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.checkpoint import SaveError
     from lm2_jax.config_file import load_config
 
+    begun = time.perf_counter()
     config = load_config(args.config, overrides)
     finish = _join(args)
     from lm2_jax.jobs.training import Options, train
@@ -163,7 +164,7 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     options = Options(profile.parse(args.profile) if args.profile else None,
                       args.accept_changes, args.init_from)
     try:
-        train(config, args.workdir, options=options)
+        train(config, args.workdir, options=options, begun=begun)
     except NonFiniteError as error:
         return _failed(args, f"{error}. Stopped; the checkpoints in {args.workdir} are from "
                              "before.", 1)
@@ -179,8 +180,15 @@ def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load_config(args.config, overrides)
     finish = _join(args)
     from lm2_jax.jobs.evaluation import evaluate
+    from lm2_jax.preemption import Left
 
-    evaluate(config, args.workdir, args.step)
+    try:
+        evaluate(config, args.workdir, args.step)
+    except Left:
+        print(f"lm2 eval: SIGTERM: what was answered is kept in {args.workdir}; the same command "
+              "goes on from there", file=sys.stderr)
+        finish()
+        return 128 + signal.SIGTERM
     finish()
     return 0
 

@@ -195,7 +195,8 @@ class TrainConfig:
     beta2: float = 0.98
     clip_norm: float = 1.0
     accumulate_steps: int = 1  # micro-batches a step
-    rows_per_device: int = 0  # of a micro-batch, as many as that makes; 0 = accumulate_steps
+    # Of a micro-batch, as many as that makes (so dropout follows the mesh); 0 = accumulate_steps.
+    rows_per_device: int = 0
     loss_chunk_tokens: int = 0  # whose logits are there at once; 0 = those of a segment
     bptt_segments: int = 0  # segments that the gradient goes back through; 0 = all
     remat_segments: bool = True  # recompute each segment in the backward pass

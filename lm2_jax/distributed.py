@@ -1,5 +1,6 @@
 """Several processes as one run: how they start, agree, and end together."""
 
+import json
 import os
 import socket
 import sys
@@ -176,6 +177,21 @@ def objections(what: str, mine: str = "", timeout: float = 1200.0) -> list[str]:
         client.key_value_set(f"lm2/{what}/{jax.process_index()}", f"{name()}: {mine}")
     client.wait_at_barrier(f"lm2/{what}", int(1000 * timeout))
     return [value for _, value in client.key_value_dir_get(f"lm2/{what}/")]
+
+
+def require_alike(facts: Mapping[str, object]) -> None:
+    """Raises a ValueError on every process if one has other facts than the first: another config,
+    say, or other data, with which it would train without a word."""
+    if jax.process_count() == 1:
+        return
+    client, mine = global_state.client, {key: repr(value) for key, value in facts.items()}
+    if leads():
+        client.key_value_set("lm2/alike", json.dumps(mine))
+    first = json.loads(client.blocking_key_value_get("lm2/alike", int(1000 * CONNECT_TIMEOUT)))
+    unlike = [f"{key} is {mine.get(key)} there, {first.get(key)} on process 0"
+              for key in sorted(mine.keys() | first) if mine.get(key) != first.get(key)]
+    if said := objections("alike", "; ".join(unlike)):
+        raise ValueError("the processes are not of one run: " + "; ".join(sorted(said)))
 
 
 def _in_cluster(env: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
+from jax._src.mesh import thread_resources  # of the old context, which nothing public tells of
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -52,6 +53,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
     resolved = spec(names)
     if jax.sharding.get_abstract_mesh().empty:
+        if not thread_resources.env.physical_mesh.empty:
+            raise ValueError("constrain sees no mesh inside `with mesh:`; use `with "
+                             "jax.set_mesh(mesh):`")
         return x
     return jax.lax.with_sharding_constraint(x, resolved)
 
@@ -125,6 +129,9 @@ def shardings(abstract_boxed, mesh: Mesh):
     """Shardings of a tree of logically partitioned (or plain, then replicated) arrays."""
     def one(leaf):
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
+        if names and len(names) != leaf.value.ndim:
+            raise ValueError(f"{len(names)} names {names} for a parameter of shape "
+                             f"{leaf.value.shape}")
         return NamedSharding(mesh, spec(names))
 
     return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))

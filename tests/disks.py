@@ -1,6 +1,7 @@
 """Disks that are full, large or read-only: mounted, where that is allowed."""
 
 import contextlib
+import resource
 import subprocess
 
 import pytest
@@ -21,3 +22,14 @@ def small_disk(folder, size):
         yield lambda size: mount("-o", f"remount,size={size}", folder)
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """This process cannot make a file larger, as if the disk were full."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)

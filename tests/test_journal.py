@@ -1,5 +1,6 @@
 """An evaluation that is stopped goes on where it was, and only there."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,14 +53,11 @@ def run(folder, identity="one", patience=1000):
         assert hits == sum(known)
 
     results = []
-    try:
+    with contextlib.suppress(Stopped), journal:
         for result in babilong.evaluate(oracle, cells(), CONFIG, lambda ids: f"{ids[0]} ",
                                         ("carried", "reset"), progress=progress,
                                         journal=journal):
             results.append(result)
-        journal.close(finished=True)
-    except Stopped:
-        journal.close(finished=False)
     return results, oracle.asked, sum(seen)
 
 

@@ -11,8 +11,9 @@ from lm2_jax.train import loop
 class Calls(loop.Hooks):
     """Records what the loop calls; `phases` also has what the time goes to."""
 
-    def __init__(self, ends=(), leaves_at=None):
+    def __init__(self, ends=(), leaves_at=None, breaks_off_at=None):
         self.log, self.phases, self.ends, self.leaves_at = [], [], ends, leaves_at
+        self.breaks_off_at = breaks_off_at
 
     @contextlib.contextmanager
     def phase(self, name):
@@ -40,6 +41,7 @@ class Calls(loop.Hooks):
 
     def evaluate(self, step, state):
         self.log.append(("evaluate", step))
+        return step == self.breaks_off_at
 
 
 class Rows:
@@ -49,7 +51,8 @@ class Rows:
         self.tokens_BL = np.zeros((count, 1))
 
 
-def run_loop(bad=None, ends=(), leaves_at=None, rows=lambda step: 2, **options):
+def run_loop(bad=None, ends=(), leaves_at=None, breaks_off_at=None, rows=lambda step: 2,
+             **options):
     """A loop over steps that do nothing; `bad` is (step, metrics that are not finite), `ends`
     the steps where a stage ends. Returns what it called and what it ended with."""
     def step(state, _):
@@ -59,13 +62,14 @@ def run_loop(bad=None, ends=(), leaves_at=None, rows=lambda step: 2, **options):
 
     options = dict(first_step=0, num_steps=10, save_every=4, evaluate_every=0,
                    check_every=3) | options
-    hooks = Calls(ends, leaves_at)
+    hooks = Calls(ends, leaves_at, breaks_off_at)
     batches = (Rows(rows(n)) for n in range(options["first_step"] + 1, 99))
     try:
         state, done = loop.run(step, options["first_step"], batches, hooks=hooks, **options)
     except loop.NonFiniteError as error:
         return hooks, str(error)
-    assert state == done == min([options["num_steps"], *ends, leaves_at or 99])
+    assert state == done == min([options["num_steps"], *ends, leaves_at or 99,
+                                 breaks_off_at or 99])
     return hooks, None
 
 
@@ -127,6 +131,14 @@ def test_a_run_that_is_asked_to_leave_saves_at_once(at):
     assert log[-len(due):] == due
     assert [step for kind, step in log if kind == "metrics"] == list(range(1, at + 1))
     assert [step for kind, step in log if kind == "evaluate"] == [n for n in (3, 6, 9) if n < at]
+
+
+def test_an_evaluation_that_is_broken_off_is_the_last_thing_and_the_state_is_saved():
+    log = run_loop(breaks_off_at=6, evaluate_every=3)[0].log
+    assert log[-3:] == [("check", 6), ("evaluate", 6), ("save", 6)]
+    # The run goes on with it; then there is nothing new to save.
+    log = run_loop(first_step=6, breaks_off_at=6, evaluate_every=3)[0].log
+    assert log == [("evaluate", 6)]
 
 
 def test_the_time_of_a_step_goes_to_data_then_compilation_or_the_step():

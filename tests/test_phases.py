@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from lm2_jax.preemption import Preemption
+from lm2_jax.preemption import Left, Preemption
 from lm2_jax.report import phases, profile
 from lm2_jax.report.phases import COMPILE, DATA, EVAL, LOST, PHASES, SAVE, START, STEP, Phases
 from lm2_jax.report.watchdog import Watchdog
@@ -55,6 +55,18 @@ def test_a_later_run_goes_on_counting_and_loses_its_start(clock):
     assert found.seconds() == whole(step=53.0, lost=8.0)
     assert found.metrics() == {"goodput": round(53 / 61, 4)} | {
         f"seconds_{name}": value for name, value in whole(step=53.0, lost=8.0).items()}
+
+
+def test_the_time_of_two_starts_that_failed_is_lost_and_not_forgotten(clock, tmp_path):
+    """Each is killed before its first step, and has cut the lines after the checkpoint."""
+    lines = [line(4, step=40.0), line(6, step=60.0)]
+    for lost in (20.0, 25.0):
+        before = phases.of_earlier_runs(lines, phases.read_note(tmp_path / "time.json"), 4)
+        found = Phases(before)
+        assert found.seconds() == whole(step=40.0, lost=lost)
+        clock(5)
+        phases.note(tmp_path / "time.json", 4, found)
+        lines = lines[:1]
 
 
 def line(number, /, **seconds):
@@ -121,11 +133,24 @@ def test_the_watchdog_names_host_and_phase(capfd):
 def test_sigterm_asks_to_leave_and_ends_nothing():
     before = signal.getsignal(signal.SIGTERM)
     with Preemption() as preemption:
-        assert not preemption.reached(1)
+        assert not preemption.reached()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
-        assert preemption.reached(2) and preemption.reached(3)
+        assert preemption.reached() and preemption.reached()
+        with pytest.raises(Left):
+            preemption.check()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_sigterm_to_one_of_several_is_heard_whenever_it_comes(monkeypatch, asked):
+    """The service says yes once, to the number after those it was asked for: so before the first
+    question of a resumed run too, whose steps are far beyond."""
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point",
+                        lambda number: number == asked + 1)
+    preemption = Preemption()
+    assert [preemption.reached() for _ in range(6)] == [False] * asked + [True] * (6 - asked)
 
 
 @pytest.mark.parametrize("text,steps", [("3:5", (3, 5)), ("2:2", (2, 2)), ("5:3", None),

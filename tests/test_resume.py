@@ -15,6 +15,9 @@ import runs
 
 import lm2_jax
 from lm2_jax.cli import main
+from lm2_jax.data import pipeline
+from lm2_jax.eval.journal import Journal
+from lm2_jax.preemption import Preemption
 
 KILLS, EVERY = 3, 4  # EVERY: steps between two saves (runs.SMALL)
 
@@ -109,6 +112,33 @@ def answered(journal):
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_an_evaluation_that_is_asked_to_leave_goes_on_where_it_was(finished, copy, monkeypatch,
+                                                                  capsys):
+    asked = [f"--workdir={copy}", *runs.SMALL, "--config.eval.lengths=96",
+             "--config.eval.num_samples=20"]
+    questions = iter([False, True])
+    with monkeypatch.context() as patched:
+        patched.setattr(Preemption, "reached", lambda self: next(questions))
+        assert main(["eval", runs.CONFIG, *asked]) == 143
+    assert "the same command goes on from there" in capsys.readouterr().err
+    journal = copy / "eval" / "unfinished.jsonl"
+    assert answered(journal) == 2
+    given, add = [], Journal.add
+    monkeypatch.setattr(Journal, "add", lambda *args: given.append(args[1]) or add(*args))
+    assert main(["eval", runs.CONFIG, *asked]) == 0
+    assert [mode for _, _, mode in given] == ["carried", *3 * ["reset"]] and not journal.exists()
+
+
+def test_a_resume_that_is_refused_leaves_the_workdir_as_it_was(copy, monkeypatch, capsys):
+    """Other data is found out late, from the checkpoint: the config is not bound by then."""
+    before = contents(copy)
+    monkeypatch.setattr(pipeline, "digest", lambda source: "other")
+    assert main(["train", runs.CONFIG, f"--workdir={copy}", *runs.SMALL,
+                 "--config.train.num_steps=99"]) == 2
+    assert "was made with other data" in capsys.readouterr().err
+    assert contents(copy) == before
 
 
 def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished, copy):

@@ -1,29 +1,17 @@
 """Saves that fail: said once, nothing left behind, and the next one is as ever."""
 
-import contextlib
 import os
-import resource
 import shutil
 import time
 
 import jax
 import numpy as np
 import pytest
-from disks import small_disk
+from disks import file_size_limit, small_disk
 from states import MESHES, bits, random_bits
 
 from lm2_jax.checkpoint import Checkpointer, SaveError
 from lm2_jax.config import CheckpointConfig
-
-
-@contextlib.contextmanager
-def file_size_limit(size):
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def large(seed):

@@ -6,6 +6,7 @@ import struct
 
 import jax
 import pytest
+from disks import file_size_limit
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
@@ -77,6 +78,27 @@ def test_metrics_go_to_both_files_and_unknown_values_to_none(tmp_path):
     assert [(event.step, value.tag, value.simple_value) for event in first
             for value in event.summary.value] == [
         (1, "loss", 2.5), (2, "loss", 1.5), (2, "mfu", 0.25)]
+
+
+def test_lines_wait_for_a_full_disk_and_events_end(tmp_path, capsys):
+    writer = MetricsWriter(tmp_path, 0, tensorboard=True)
+    values = {f"loss_{n}": 1.0 for n in range(1000)}
+    writer.write(1, {"loss": 0.5})
+    with file_size_limit(30_000):
+        for step in (2, 3, 4):
+            writer.write(step, values)
+        assert "no more TensorBoard events of this run: File too large" in capsys.readouterr().err
+        assert len(read_lines(tmp_path / "metrics.jsonl")) == 2
+    writer.write(5, {"loss": 0.25})
+    writer.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 0.5}, *({"step": step} | values for step in (2, 3, 4)),
+        {"step": 5, "loss": 0.25}]
+    lines = JsonLines(tmp_path / "metrics.jsonl", 0)
+    with file_size_limit(10), pytest.raises(OSError, match="File too large"):
+        lines.write({"step": 1, "loss": 1})
+        lines.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_events_of_later_steps_are_purged(tmp_path):

@@ -160,6 +160,7 @@ def digest(source: BatchSource) -> str:
     facts = [config | {"num_threads": 0, "num_workers": 0}, source.seed, source.batch_size,
              source.maker.segment_length, corpus.encoder.tokenizer.digest, stories]
     hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    hashed.update("".join(source.content for source in corpus.sources).encode())
     hashed.update(corpus.background.tokens)
     hashed.update(corpus.background.starts)
     return hashed.hexdigest()[:16]

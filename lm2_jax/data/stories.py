@@ -1,6 +1,8 @@
 """Where stories come from: the simulator, or real bAbI files."""
 
+import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +26,13 @@ class StorySource:
       draw: (rng, points, per_point, turns) -> Story; asks the simulator for so many question points
         and questions at each (None = as many as a bAbI story has), and for persons who act in
         turns; a file's stories are as they are.
+      content: a digest of the file; "" if there is none.
       asked: what sample 0, 1, 2, ... asks, as a story and the number of its question; () = any.
     """
 
     task: str
     draw: Callable[..., Story]
+    content: str = ""
     asked: tuple[tuple[Story, int], ...] = ()
 
 
@@ -51,11 +55,12 @@ def from_files(task: str, folder: str, split: str) -> StorySource:
         one in KEPT_BACK (of a file of fewer stories none is left out).
     """
     name = "train" if split == "validation" else split
-    stories = _parse(str(babi.find_file(folder, task, name)))
+    file = babi.find_file(folder, task, name)
+    stories, content = _parse(str(file)), hashlib.sha256(file.read_bytes()).hexdigest()
     if split != "test" and len(stories) >= KEPT_BACK:
         stories = [story for number, story in enumerate(stories)
                    if (number % KEPT_BACK == 0) == (split == "validation")]
-    return StorySource(task, lambda rng, *_: stories[int(rng.integers(len(stories)))])
+    return StorySource(task, lambda rng, *_: stories[int(rng.integers(len(stories)))], content)
 
 
 def asked_in_turn(task: str, folder: str, split: str, path: str | Path) -> StorySource:
@@ -76,7 +81,7 @@ def asked_in_turn(task: str, folder: str, split: str, path: str | Path) -> Story
     if beyond:
         raise ValueError(f"{path}: {task} has index {beyond[0]}, but {file} has questions 0 to "
                          f"{len(questions) - 1}")
-    return StorySource(task, source.draw, tuple(questions[index] for index in indices))
+    return dataclasses.replace(source, asked=tuple(questions[index] for index in indices))
 
 
 def _indices(path: Path, task: str) -> list[int]:

@@ -78,14 +78,15 @@ class Progress(Protocol):
 
 def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
              decode: Callable[[Iterable[int]], str], modes: Sequence[str], *,
-             progress: Progress | None = None, journal: Journal | None = None
-             ) -> Iterator[tuple[Row, list[Prediction]]]:
+             progress: Progress | None = None, journal: Journal | None = None,
+             between: Callable[[], None] | None = None) -> Iterator[tuple[Row, list[Prediction]]]:
     """Asks every prompt; yields a row and its predictions for each task, length and mode.
 
     Args:
       decode: ids to text.
       modes: of "carried" and "reset" (the memory wiped at every segment).
       journal: of the answers given before, which are not asked for again.
+      between: called after every batch, by all processes; what it raises ends the evaluation.
     """
     B, T = config.batch_size, streamer.model.config.segment_length
     for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
@@ -111,6 +112,8 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
                 journal.add(key, said)
             outputs += said
             read(0)
+            if between:
+                between()
         predictions = [Prediction(p.target, output, p.question)
                        for p, output in zip(cell, outputs, strict=True)]
         yield _row(task, length, mode, cell, predictions, T), predictions

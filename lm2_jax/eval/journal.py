@@ -43,8 +43,12 @@ class Journal:
         if self._file:
             self._file.write(json.dumps([*key, list(answers)]) + "\n")
 
-    def close(self, *, finished: bool) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_) -> None:
+        """Left without an error, all is answered: the file goes."""
         if self._file:
             self._file.close()
-        if self._file and finished:
+        if self._file and error is None:
             self._path.unlink()

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             file.seek(0)
             raise ValueError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
                              "until that ends, or take another --workdir") from None
-        except OSError:
-            yield  # a file system without locks
+        except OSError as error:
+            print(f"{folder}: this file system has no locks ({error.strerror}); nothing keeps a "
+                  "second run out", file=sys.stderr)
+            yield
             return
         file.truncate(0)
         file.write(f"{what} on {socket.gethostname()}, pid {os.getpid()}, since "

@@ -1,7 +1,8 @@
 """`lm2 eval`, and the evaluations of a training run."""
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from lm2_jax.eval.stream import Streamer
 from lm2_jax.jobs import access, meshes
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.model.lm import LanguageModel
+from lm2_jax.preemption import Preemption
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.report.progress import Bar
 from lm2_jax.types import Params
@@ -66,11 +68,16 @@ class Evaluator:
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
              console: Console | None = None) -> list[Row]:
-    """Evaluates a checkpoint of a workdir under `config.eval`; returns the results."""
+    """Evaluates a checkpoint of a workdir under `config.eval`; returns the results.
+
+    Raises:
+      Left: after SIGTERM; the same call goes on from there.
+    """
     console = console or Console(quiet=not distributed.leads())
     evaluator, params, step = open_workdir(config, workdir, step)
     console.print(f"evaluating {workdir} at step {step}", highlight=False)
-    return report(evaluator, params, step, workdir, console)
+    with Preemption() as preemption:
+        return report(evaluator, params, step, workdir, console, preemption.check)
 
 
 def open_workdir(config: Config, workdir: str | Path, step: int | None = None
@@ -87,14 +94,18 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
 
 
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
-           console: Console) -> list[Row]:
-    """Evaluates, writes `workdir/eval`, prints the table and where the plots are."""
+           console: Console, between: Callable[[], None]) -> list[Row]:
+    """Evaluates, writes `workdir/eval`, prints the table and where the plots are.
+
+    Args:
+      between: called after every batch; where it raises, what was answered is kept.
+    """
     with access.locked(Path(workdir) / "eval", "an evaluation"):
-        return _report(evaluator, params, step, workdir, console)
+        return _report(evaluator, params, step, workdir, console, between)
 
 
 def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
-            console: Console) -> list[Row]:
+            console: Console, between: Callable[[], None]) -> list[Row]:
     folder, config = Path(workdir) / "eval", evaluator.config
     rows, read = [], 0
     prompts = evaluator.prompts(config.eval.num_samples)
@@ -108,15 +119,15 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
         bar.update(read, f"{task} {length} {memory}{right}")
 
     journal = evaluator.journal(folder, step)
-    for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
-                                          progress=progress, journal=journal):
-        rows.append(row)
-        if distributed.leads():
-            write_predictions(folder, row.task, row.length, row.memory, predictions,
-                              evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
-            write_results(folder, rows)
-    bar.close()
-    journal.close(finished=True)
+    with contextlib.closing(bar), journal:
+        for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
+                                              progress=progress, journal=journal,
+                                              between=between):
+            rows.append(row)
+            if distributed.leads():
+                write_predictions(folder, row.task, row.length, row.memory, predictions,
+                                  evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
+                write_results(folder, rows)
     if not distributed.leads():
         return rows
     provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))

@@ -15,7 +15,7 @@ from lm2_jax.config import Config
 from lm2_jax.data import corpus, feed, pipeline
 from lm2_jax.jobs import evaluation
 from lm2_jax.jobs import workdir as workdirs
-from lm2_jax.preemption import Preemption
+from lm2_jax.preemption import Left, Preemption
 from lm2_jax.report import phases
 from lm2_jax.report.clock import Clock
 from lm2_jax.report.phases import Phases
@@ -66,6 +66,7 @@ class Recorder(loop.Hooks):
     Attributes:
       phases: what the time goes to.
       left: whether the run is to end before its last step.
+      watchdog: closed by the caller, since it watches the last evaluation too.
     """
 
     def __init__(self, config: Config, workdir: Path, first_step: int, curriculum: Curriculum,
@@ -82,10 +83,9 @@ class Recorder(loop.Hooks):
         self.phases = Phases(before, begun)
         distributed.barrier("read")  # before one of them writes these files
         self._parts = contextlib.ExitStack()
-        self._watchdog = Watchdog(self.phases, config.train.stall_seconds, distributed.name(),
+        self.watchdog = Watchdog(self.phases, config.train.stall_seconds, distributed.name(),
                                   distributed.tell)
-        self._watchdog.step = first_step
-        self._parts.callback(self._watchdog.close)
+        self.watchdog.step = first_step
         self._clock = Clock(config.model, jax.devices())
         self._bar = Bar("train", config.train.num_steps, first_step, console)
         self._writer = self._looks = self._history = None
@@ -98,6 +98,7 @@ class Recorder(loop.Hooks):
         for part in (self._writer, self._history, self._looks, self._bar):
             self._parts.callback(part.close if part else lambda: None)
         self._segments = 0
+        self.note_time(first_step)  # else the time lost until here is forgotten by the next start
 
     def phase(self, name: str) -> AbstractContextManager:
         return self.phases.within(name)
@@ -108,9 +109,9 @@ class Recorder(loop.Hooks):
         self._profile.begins(step)
 
     def leaves(self, step: int, state: train_state.TrainState) -> bool:
-        self._watchdog.step = step
+        self.watchdog.step = step
         self._profile.ended(step, state)
-        self.left = self._preemption.reached(step) and step < self._config.train.num_steps
+        self.left = self._preemption.reached() and step < self._config.train.num_steps
         return self.left
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -149,16 +150,26 @@ class Recorder(loop.Hooks):
         self._clock.restart()
 
     def note_time(self, step: int) -> None:
-        if distributed.leads():
-            phases.note(self._workdir / TIME, step, self.phases)
-
-    def evaluate(self, step: int, state: train_state.TrainState) -> None:
-        if step in self._evaluated:
+        if not distributed.leads():
             return
+        try:
+            phases.note(self._workdir / TIME, step, self.phases)
+        except OSError as error:  # a full disk: the next note may fit
+            self._console.print(f"{self._workdir / TIME} could not be written: {error.strerror}",
+                                highlight=False, soft_wrap=True)
+
+    def evaluate(self, step: int, state: train_state.TrainState) -> bool:
+        if step in self._evaluated:
+            return False
         e = self._config.eval
         with self.phases.within(phases.EVAL):
-            rows = [row for row, _ in self._evaluator.run(
-                state.params, ("carried",), e.during_training or e.num_samples)]
+            try:
+                rows = [row for row, _ in self._evaluator.run(
+                    state.params, ("carried",), e.during_training or e.num_samples,
+                    between=self.between_batches)]
+            except Left:
+                self.left = True
+                return True
         for row in rows:
             if self._history:
                 self._history.write({"step": step, "task": row.task, "length": row.length,
@@ -169,6 +180,12 @@ class Recorder(loop.Hooks):
                                 highlight=False)
         self._evaluated.add(step)
         self._clock.restart()
+        return False
+
+    def between_batches(self) -> None:
+        """Of an evaluation; raises Left if it is time to leave."""
+        self.phases.enter(phases.EVAL)  # not one long phase, of which the watchdog would warn
+        self._preemption.check()
 
     def close(self) -> None:
         self._profile.close()

@@ -19,14 +19,15 @@ from lm2_jax.jobs import access, evaluation, meshes, transplant
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.jobs.recorder import Examiner, Recorder
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.preemption import Preemption
-from lm2_jax.report import phases, plots, tables
+from lm2_jax.preemption import Left, Preemption
+from lm2_jax.report import phases, plots, provenance, tables
 from lm2_jax.report.profile import Profile
 from lm2_jax.report.writers import read_lines
 from lm2_jax.train import loop, optimizer
 from lm2_jax.train import state as train_state
 from lm2_jax.train.curriculum import Curriculum
 from lm2_jax.train.step import make_accuracy, make_train_step
+from lm2_jax.types import Params
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class Options:
 
 
 def train(config: Config, workdir: str | Path, console: Console | None = None,
-          options: Options = Options()) -> list[Row]:  # noqa: B008
+          options: Options = Options(), begun: float | None = None) -> list[Row]:  # noqa: B008
     """Trains in a workdir, or goes on where it left off, then evaluates.
+
+    Args:
+      begun: when the command did, by time.perf_counter(); None = now.
 
     Returns:
       The results; none if the run was asked to leave (SIGTERM) before its last step.
     """
-    begun, console = time.perf_counter(), console or Console(quiet=not distributed.leads())
+    begun = time.perf_counter() if begun is None else begun
+    console = console or Console(quiet=not distributed.leads())
     workdir = Path(workdir)
     mesh = meshes.for_training(config)
     access.require_writable(workdir)
@@ -83,6 +88,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
         console.print, highlight=False, markup=False, soft_wrap=True))
     meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
             "config": config_file.to_dict(config)}
+    distributed.require_alike({"the commit": provenance.commit(), "the data": meta["source_digest"],
+                               "the tokenizer": tokens.digest} | config_file.flat(config))
     t = config.train
     curriculum = Curriculum(config.data.curriculum, t.advance_accuracy, t.advance_patience)
     examiner = Examiner(config, pipeline.SampleMaker(
@@ -91,8 +98,6 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     # One process reads every file for all.
     first_step = distributed.from_leader(
         checkpointer.choose(required=False) if distributed.leads() else 0)
-    if distributed.leads():
-        workdirs.store_config(config, workdir, keep_old=bool(changes))
     if first_step:
         state, position = workdirs.restore_training(checkpointer, first_step, state, meta,
                                                     options.accept_changes)
@@ -105,47 +110,59 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                                                 shardings.params, mesh)
         state = state.replace(params=params)
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    if distributed.leads():
+        workdirs.store_config(config, workdir, keep_old=bool(changes))
     if changes:
         console.print(f"accepted after step {first_step}: {'; '.join(changes)}. Lost: no run from "
                       "the start repeats this one; the steps until there are of the old config "
                       f"({workdirs.OLD_CONFIG})", highlight=False, markup=False, soft_wrap=True)
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(checkpointer.close)
-        profile = Profile(workdir / "profile", options.profile, console)
-        hooks = Recorder(config, workdir, first_step, curriculum, examiner, evaluator,
-                         checkpointer, meta, console, profile,
-                         stack.enter_context(Preemption()), begun)
-        stack.callback(hooks.close)
-        stack.enter_context(jax.set_mesh(mesh))
-        train_step = make_train_step(model, config.train, mesh, shardings)
-        while first_step < config.train.num_steps and not hooks.left:
-            now = source.with_curriculum(curriculum.stages)
-            batches = pipeline.iterate(now, first_step, num_threads=config.data.num_threads,
-                                       num_workers=config.data.num_workers)
-            sizes = map(now.rows_at, range(first_step, config.train.num_steps))
-            state, first_step = loop.run(
-                train_step, state, feed.ahead(batches, sizes, rows, sharding),
-                first_step=first_step, num_steps=config.train.num_steps,
-                save_every=config.checkpoint.every_steps,
-                evaluate_every=config.train.eval_every_steps,
-                check_every=(t.advance_accuracy or t.advance_patience) and t.advance_every,
-                hooks=hooks)
-        with hooks.phase(phases.SAVE):
-            checkpointer.wait()
+    with Preemption() as preemption, contextlib.ExitStack() as to_the_end:
+        with contextlib.ExitStack() as stack:
+            stack.callback(checkpointer.close)
+            hooks = Recorder(config, workdir, first_step, curriculum, examiner, evaluator,
+                             checkpointer, meta, console,
+                             Profile(workdir / "profile", options.profile, console, first_step),
+                             preemption, begun)
+            to_the_end.callback(hooks.watchdog.close)
+            stack.callback(hooks.close)
+            stack.enter_context(jax.set_mesh(mesh))
+            train_step = make_train_step(model, config.train, mesh, shardings)
+            while first_step < config.train.num_steps and not hooks.left:
+                now = source.with_curriculum(curriculum.stages)
+                batches = pipeline.iterate(now, first_step, num_threads=config.data.num_threads,
+                                           num_workers=config.data.num_workers)
+                sizes = map(now.rows_at, range(first_step, config.train.num_steps))
+                state, first_step = loop.run(
+                    train_step, state, feed.ahead(batches, sizes, rows, sharding),
+                    first_step=first_step, num_steps=config.train.num_steps,
+                    save_every=config.checkpoint.every_steps,
+                    evaluate_every=config.train.eval_every_steps,
+                    check_every=(t.advance_accuracy or t.advance_patience) and t.advance_every,
+                    hooks=hooks)
+            with hooks.phase(phases.SAVE):
+                checkpointer.wait()
+            hooks.note_time(first_step)
+        results = None if hooks.left else _evaluate(evaluator, state.params, first_step, workdir,
+                                                    console, hooks, curriculum)
         hooks.note_time(first_step)
-    if hooks.left:
+    if results is None:
         console.print(f"SIGTERM: saved at step {first_step}; the same command goes on from there",
                       highlight=False)
-        return []
-    if distributed.leads():
-        _plot(workdir, curriculum)
-    with hooks.phase(phases.EVAL):
-        results = evaluation.report(evaluator, state.params, first_step, workdir, console)
-    hooks.note_time(first_step)
     console.print(f"time: {phases.summary(hooks.phases.seconds())}", highlight=False,
                   soft_wrap=True)
-    return results
+    return results or []
+
+
+def _evaluate(evaluator: evaluation.Evaluator, params: Params, step: int, workdir: Path,
+              console: Console, hooks: Recorder, curriculum: Curriculum) -> list[Row] | None:
+    """The results at the end; None if the run was asked to leave before all were there."""
+    if distributed.leads():
+        _plot(workdir, curriculum)
+    with hooks.phase(phases.EVAL), contextlib.suppress(Left):
+        return evaluation.report(evaluator, params, step, workdir, console,
+                                 hooks.between_batches)
+    return None
 
 
 def _plot(workdir: Path, curriculum: Curriculum) -> None:

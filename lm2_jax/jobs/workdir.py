@@ -53,7 +53,7 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
             refuse(never if accept else found, workdir)
         refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
                "says what is lost")
-    else:  # a tokenizer that is there was left by a run that failed before it began
+    elif distributed.leads():  # one that is there was left by a run that failed before it began
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
             with replacing(workdir / "tokenizer.json") as partial:

@@ -12,11 +12,17 @@ class Profile:
 
     Args:
       steps: (first, last), or None for no trace.
+      done: the steps that a resumed run has behind it; if `first` is among them, that is said.
     """
 
-    def __init__(self, folder: str | Path, steps: tuple[int, int] | None, console: Console):
+    def __init__(self, folder: str | Path, steps: tuple[int, int] | None, console: Console,
+                 done: int = 0):
         self._folder, self._steps, self._console = Path(folder), steps, console
         self._running = False
+        if steps and steps[0] <= done:
+            self._steps = None
+            console.print(f"no trace of steps {steps[0]} to {steps[1]}: the run goes on after step "
+                          f"{done}", highlight=False, soft_wrap=True)
 
     def begins(self, step: int) -> None:
         if self._steps and step == self._steps[0]:

@@ -1,18 +1,28 @@
 """Metrics as they come: JSON lines and TensorBoard events, each step once."""
 
+import contextlib
 import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from lm2_jax.eval.results import replacing
+
+SECONDS_TO_BOARD = 30.0  # until TensorBoard sees an event
 
 
 class JsonLines:
     """Appends one JSON object a line; lines of steps after `last_step` are dropped first.
 
     After a crash the steps since the last checkpoint are trained again, so their lines, and
-    one that was cut short, go.
+    one that was cut short, go. What a full disk does not take waits until it does.
     """
 
     def __init__(self, path: str | Path, last_step: int):
@@ -20,13 +30,21 @@ class JsonLines:
         kept = [line for line in read_lines(path) if line["step"] <= last_step]
         with replacing(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        self._file = open(path, "a", encoding="utf-8", buffering=1)
+        self._file, self._waiting = open(path, "ab", buffering=0), b""
 
     def write(self, values: dict) -> None:
-        self._file.write(json.dumps(values) + "\n")
+        self._waiting += json.dumps(values).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            self._flush()
 
     def close(self) -> None:
-        self._file.close()
+        """Raises an OSError if lines are still waiting."""
+        with self._file:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting):]
 
 
 def read_lines(path: str | Path) -> list[dict]:
@@ -43,20 +61,58 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | Path, last_step: int, tensorboard: bool):
         self._lines = JsonLines(Path(workdir) / "metrics.jsonl", last_step)
-        self._board = None
-        if tensorboard:
-            self._board = SummaryWriter(str(Path(workdir) / "tensorboard"),
-                                        purge_step=last_step + 1, write_to_disk=True)
+        self._board = _Board(Path(workdir) / "tensorboard", last_step) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float | None]) -> None:
         """One step; a value that is None (unknown) is null in the file, absent in the events."""
         self._lines.write({"step": step, **values})
         if self._board:
-            for name, value in values.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, step)
+            self._board.write(step, values)
 
     def close(self) -> None:
-        self._lines.close()
         if self._board:
             self._board.close()
+        self._lines.close()
+
+
+class _Board:
+    """TensorBoard events, until the disk does not take one: a file with a gap cannot be read.
+
+    Not tensorboardX's SummaryWriter: its thread dies of a full disk, and its queue, once full,
+    holds up the training for ever.
+    """
+
+    def __init__(self, folder: Path, last_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._records, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
+        self._add(file_version="brain.Event:2")
+        # Of an earlier run: steps after the last one do not count.
+        self._add(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        self._add(step=step, summary=Summary(value=[
+            Summary.Value(tag=name, simple_value=value) for name, value in values.items()
+            if value is not None]))
+
+    def close(self) -> None:
+        if self._records:
+            self._or_end(self._records.close)
+
+    def _add(self, **content) -> None:
+        if self._records:
+            event = Event(wall_time=time.time(), **content)
+            self._or_end(self._records.write, event.SerializeToString())
+        if self._records and time.monotonic() - self._flushed > SECONDS_TO_BOARD:
+            self._flushed = time.monotonic()
+            self._or_end(self._records.flush)
+
+    def _or_end(self, action: Callable, *args) -> None:
+        try:
+            action(*args)
+        except OSError as error:
+            print(f"no more TensorBoard events of this run: {error.strerror}; metrics.jsonl goes "
+                  "on", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                self._records.close()
+            self._records = None

@@ -38,9 +38,9 @@ class Hooks(Protocol):
         """After every `save_every` steps and after the last; after `evaluate`, so that what
         a saved step calls for is done."""
 
-    def evaluate(self, step: int, state: TrainState) -> None:
+    def evaluate(self, step: int, state: TrainState) -> bool:
         """After every `evaluate_every` steps but the last; what was evaluated once need not be
-        again."""
+        again. Returns whether it was broken off, to save and go no further."""
 
 
 def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, first_step: int,
@@ -52,8 +52,8 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
     save or a check are those of the step itself awaited, so that no state that is not finite, or
     came of a loss or gradient that is not, is ever saved.
 
-    Where `hooks.leaves` says so, the state is saved at once; an evaluation that was due there comes
-    first when the run goes on.
+    Where `hooks.leaves` or `hooks.evaluate` says so, the state is saved at once; an evaluation that
+    was due there comes first when the run goes on.
 
     Returns:
       The state, and the steps done.
@@ -64,8 +64,8 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
     def evaluation_is_due(step: int) -> bool:
         return bool(evaluate_every) and 0 < step < num_steps and step % evaluate_every == 0
 
-    if evaluation_is_due(first_step):
-        hooks.evaluate(first_step, state)
+    if evaluation_is_due(first_step) and hooks.evaluate(first_step, state):
+        return state, first_step
     pending, compiled = None, set()
     for step in range(first_step + 1, num_steps + 1):
         with hooks.phase("data"):
@@ -88,9 +88,8 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
                 report(*pending, hooks)
                 pending = None
         ended = check and hooks.stage_ends(step, state)
-        if evaluate:
-            hooks.evaluate(step, state)
-        if save:
+        leave = leave or evaluate and hooks.evaluate(step, state)
+        if save or leave:
             hooks.save(step, state)
         if ended or leave:
             return state, step
