@@ -193,6 +193,47 @@ def test_a_save_that_fails_on_one_host_fails_on_all(alone, tmp_path):
     assert_alike(alone, workdir)
 
 
+@pytest.mark.slow
+def test_sigterm_is_heard_as_a_run_is_resumed_and_in_its_last_evaluation(alone, tmp_path):
+    workdir, journal = tmp_path / "run", tmp_path / "run" / "eval" / "unfinished.jsonl"
+    asked = "--config.eval.lengths=96,192,384", "--config.eval.num_samples=40"
+    answers = ("--config.eval.batch_size=4", *asked)
+    process = start(workdir, *answers, **TWO)
+    until(process, lambda: kill_train.checkpoints(workdir) == [4])
+    for moment in ("start", "evaluation", "evaluation"):
+        os.kill(runs.pids(workdir)[1], signal.SIGTERM)
+        run = runs.ended(process)
+        step = kill_train.last_step(workdir)
+        assert run.returncode == 0 and f"SIGTERM: saved at step {step}; " in run.stdout, run.stderr
+        assert kill_train.checkpoints(workdir)[-1] == step
+        assert not (workdir / "eval" / "results.json").exists() or step == 16
+        given = journal.read_text() if journal.exists() else ""
+        process = start(workdir, *answers, **TWO)
+        if moment == "start":
+            next(line for line in process.stdout if "resuming" in line)
+        else:
+            until(process, lambda: journal.exists() and len(journal.read_text()) > len(given))
+    run = runs.ended(process)
+    assert run.returncode == 0 and not journal.exists(), run.stderr
+    assert_alike(alone, workdir)
+
+
+@pytest.mark.slow
+def test_processes_of_unlike_runs_are_refused(tmp_path):
+    arguments = ["-m", "lm2_jax.cli", "train", runs.CONFIG, *runs.SMALL, *STEPS, *MESH,
+                 f"--workdir={tmp_path / 'run'}"]
+    command = " ".join(f"'{word}'" for word in (sys.executable, *arguments))
+    run = subprocess.run(
+        ["launch/local.sh", "-n", "2", "-d", "2", "--", "bash", "-c",
+         f"exec {command} --config.seed=$LM2_PROCESS_ID"], cwd=runs.ROOT, text=True,
+        capture_output=True)
+    assert run.returncode != 0
+    for line in run.stderr.splitlines()[:2]:
+        assert re.match(r"\[[01]\] lm2 train: the processes are not of one run: process 1 of 2 "
+                        r"\(.*\): .*seed is 1 there, 0 on process 0", line), run.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def children(pid):
     """Processes of Python that this one started."""
     found = []
