@@ -81,9 +81,12 @@ create() {
     state
     return
   fi
+  local unknown=0
   until now=$(state) && [[ $now == ACTIVE ]]; do
     case $now in
       FAILED | SUSPEND*) fail "$NAME is $now (gcloud's describe says why)" ;;
+      '') ((++unknown < 10)) || fail "gcloud does not say how $NAME is (see above)" ;;
+      *) unknown=0 ;;
     esac
     echo "$NAME: ${now:-not known}; waiting"
     sleep "${POLL:-30}"
@@ -109,13 +112,15 @@ start() {
   (($#)) || fail "no command; for example: start lm2 train --config=... --workdir=/mnt/lm2/run"
   local quoted=''
   printf -v quoted '%q ' "$@"
-  # A unit of systemd: it gets SIGTERM when the host shuts down, and there is one at a time.
+  # A unit of systemd: it gets SIGTERM when the host shuts down, before network and share go; and
+  # there is one at a time.
   # shellcheck disable=SC2016  # the hosts expand these
   on_hosts all 'sudo systemd-run --unit=lm2 --collect --uid="$(id -u)" --gid="$(id -g)"'\
 ' --working-directory="$HOME/lm2_jax" --setenv=HOME="$HOME"'\
 ' --setenv=PATH="$HOME/lm2_jax/.venv/bin:$PATH" --setenv=LM2_DISTRIBUTED=1'\
 ' --setenv=PYTHONUNBUFFERED=1 --property=KillMode=mixed --property=TimeoutStopSec=600'\
-" --property=LimitMEMLOCK=infinity --property=LimitNOFILE=1048576 /usr/bin/env ${quoted% }"
+" --property=LimitMEMLOCK=infinity --property=LimitNOFILE=1048576\
+ --property=After=network-online.target --property=RequiresMountsFor=/mnt/lm2 /usr/bin/env ${quoted% }"
 }
 
 resume() {

@@ -105,7 +105,7 @@ def test_a_run_goes_on_when_the_disk_is_full_and_saves_when_it_is_not(finished, 
     workdir = tmp_path / "run"
     size = sum(path.stat().st_blocks * 512
                for path in (finished / "checkpoints" / "40").rglob("*"))
-    with small_disk(workdir / "checkpoints", int(1.6 * size)) as resize:
+    with small_disk(workdir, int(1.6 * size) + 30_000) as resize:
         process = runs.start("train", workdir, "--config.checkpoint.on_failure=continue",
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         line = next((line for line in process.stdout if "could not be saved" in line), "")

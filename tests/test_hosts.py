@@ -207,12 +207,13 @@ def test_sigterm_is_heard_as_a_run_is_resumed_and_in_its_last_evaluation(alone, 
         assert run.returncode == 0 and f"SIGTERM: saved at step {step}; " in run.stdout, run.stderr
         assert kill_train.checkpoints(workdir)[-1] == step
         assert not (workdir / "eval" / "results.json").exists() or step == 16
-        given = journal.read_text() if journal.exists() else ""
+        given = len(journal.read_text()) if journal.exists() else 0
         process = start(workdir, *answers, **TWO)
         if moment == "start":
             next(line for line in process.stdout if "resuming" in line)
         else:
-            until(process, lambda: journal.exists() and len(journal.read_text()) > len(given))
+            until(process, lambda given=given: journal.exists()
+                  and len(journal.read_text()) > given)
     run = runs.ended(process)
     assert run.returncode == 0 and not journal.exists(), run.stderr
     assert_alike(alone, workdir)

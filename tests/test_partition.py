@@ -2,6 +2,7 @@
 
 import contextlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,27 @@ def test_constrain_refuses_what_does_not_fit(mesh, inside):
         for names in (("act_batch",), ("act_batch", None, None)):
             with pytest.raises(ValueError, match=rf"{len(names)} names .* shape \(4, 4\)"):
                 partition.constrain(x, *names)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_constrain_refuses_the_old_context_in_which_it_would_do_nothing(mesh):
+    with mesh, pytest.raises(ValueError, match="with jax.set_mesh"):
+        partition.constrain(jnp.zeros((8, 4)), "act_batch", "act_mlp")
+
+
+def test_what_was_traced_outside_a_mesh_is_traced_anew_inside(mesh):
+    constrained = jax.jit(lambda x: partition.constrain(2 * x, "act_batch", "act_mlp"))
+    alone = constrained(jnp.ones((8, 4)))
+    with jax.set_mesh(mesh):
+        assert constrained(jnp.ones((8, 4))).sharding.spec == partition.spec(
+            ("act_batch", "act_mlp"))
+    assert alone.sharding.num_devices == 1
+
+
+def test_a_parameter_needs_a_name_for_each_axis(mesh):
+    short = nn.LogicallyPartitioned(jnp.zeros((8, 4)), ("embed",))
+    with pytest.raises(ValueError, match=r"1 names \('embed',\) for a parameter of shape \(8, 4\)"):
+        partition.shardings({"kernel": short}, mesh)
 
 
 def test_constrain_does_nothing_outside_a_mesh():
