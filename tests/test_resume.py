@@ -141,6 +141,21 @@ def test_a_resume_that_is_refused_leaves_the_workdir_as_it_was(copy, monkeypatch
     assert contents(copy) == before
 
 
+def test_a_run_whose_tokenizer_was_replaced_is_refused(copy, capsys):
+    """By one of as many words, in another order."""
+    path = copy / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    vocab = stored["model"]["vocab"]
+    words = [word for word in vocab if word.isalpha()]
+    vocab[words[0]], vocab[words[1]] = vocab[words[1]], vocab[words[0]]
+    path.write_text(json.dumps(stored))
+    before = contents(copy)
+    assert main(["train", runs.CONFIG, f"--workdir={copy}", *runs.SMALL,
+                 "--config.train.num_steps=99", "--accept-changes"]) == 2
+    assert "was made with other tokenizer" in capsys.readouterr().err
+    assert contents(copy) == before
+
+
 def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished, copy):
     first = kill_train.num_steps(KILLS)
     changed = (f"--config.train.num_steps={first + 2}", "--config.seed=3",
