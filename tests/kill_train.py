@@ -1,6 +1,6 @@
 """Kills a training run again and again, and compares its end with that of one left alone.
 
-    python tests/kill_train.py --kills 200 --seed 0 --out configs/results/kills.json
+    python tests/kill_train.py --kills 200 --seed 0 --out configs/results/kill_train/200_kills.json
 
 Each time the run goes on until a random moment: in a save, between two steps, or while it starts.
 """
