@@ -19,7 +19,8 @@ def random_bits(seed, mesh):
     def draw(shape, dtype, *names):
         bits = rng.bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         array = np.frombuffer(bits, dtype).reshape(shape)
-        return jax.device_put(array, partition.named(mesh, *names))
+        return jax.make_array_from_callback(shape, partition.named(mesh, *names),
+                                            lambda index: array[index])
 
     params = {"kernel": draw((16, 8, 4), np.float32, "embed", "heads", None),
               "half": draw((8, 8), jnp.bfloat16, "embed", None),

@@ -88,6 +88,19 @@ def test_the_batch_is_that_of_one_process(processes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("saves,restores", [(2, 1), (1, 2), (2, 4)])
+def test_a_checkpoint_is_the_same_on_as_many_hosts_and_another_mesh(tmp_path, saves, restores):
+    for what, processes in (("save", saves), ("restore", restores)):
+        command = [sys.executable, "tests/host_checkpoint.py", what, str(tmp_path)]
+        if processes > 1:
+            command = ["launch/local.sh", "-n", str(processes), "-d", str(8 // processes), "--",
+                       *command]
+        run = subprocess.run(command, cwd=runs.ROOT, text=True, capture_output=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count(" are alike") == restores
+
+
+@pytest.mark.slow
 def test_four_processes_train_as_one_and_write_once(alone, tmp_path):
     workdir = tmp_path / "four"
     run = runs.ended(start(workdir, processes=4, devices=1))

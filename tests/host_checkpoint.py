@@ -1,0 +1,49 @@
+"""python tests/host_checkpoint.py save|restore FOLDER, as one of several processes of 8 devices
+
+Saves a known state on one mesh; or restores it on another, and holds each shard of this process
+against that state.
+"""
+
+import os
+import sys
+
+import jax
+import numpy as np
+
+from lm2_jax import distributed
+from lm2_jax.checkpoint import Checkpointer
+from lm2_jax.config import CheckpointConfig
+
+
+def shards(tree) -> list[bytes]:
+    """The bits of all that lies on this process's devices."""
+    def data(leaf):
+        typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        leaf = jax.random.key_data(leaf) if typed else leaf
+        return [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
+
+    return [piece for leaf in jax.tree.leaves(tree) for piece in data(leaf)]
+
+
+def main(what: str, folder: str) -> None:
+    if os.environ.get("LM2_COORDINATOR"):
+        distributed.initialize(distributed.find_place())
+    else:
+        jax.config.update("jax_num_cpu_devices", 8)
+    from states import MESHES, random_bits  # the meshes need the devices
+
+    if what == "save":
+        checkpointer = Checkpointer(folder, CheckpointConfig())
+        checkpointer.save(4, *random_bits(4, MESHES[0]), {"next_step": 4})
+        checkpointer.wait()
+        checkpointer.close()
+    else:
+        restored = Checkpointer(folder).restore(4, *random_bits(0, MESHES[1]))
+        wanted = shards(random_bits(4, MESHES[1]))
+        assert shards(restored) == wanted
+        print(f"{len(wanted)} shards of process {jax.process_index()} are alike", flush=True)
+    distributed.finish()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
