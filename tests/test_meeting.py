@@ -226,3 +226,25 @@ def test_one_process_needs_no_meeting():
     distributed.barrier("nobody else")
     distributed.finish()
     assert json.dumps(distributed.name()).startswith('"process 0 of 1 (')
+
+
+TPU_VM = {"agent-worker-number": "2", "tpu-env": "TYPE: 'V5LITE_POD'",
+          "worker-network-endpoints": "a:x:127.0.0.1,a:y:10.0.0.2,a:z:10.0.0.3,a:w:10.0.0.4"}
+
+
+@pytest.mark.parametrize("environment,place", [
+    ({"TPU_WORKER_HOSTNAMES": "localhost,job-1.svc", "TPU_WORKER_ID": "1",
+      "TPU_SKIP_MDS_QUERY": "1", "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1",
+      "MEGASCALE_COORDINATOR_ADDRESS": "localhost"}, Place("localhost:8482", 4, 3)),
+    ({"LM2_DISTRIBUTED": "1"}, Place("127.0.0.1:8482", 4, 2))], ids=["GKE", "TPU VM"])
+def test_a_tpu_pod_is_recognised(monkeypatch, environment, place):
+    """With what GKE puts into a pod's environment, or what a TPU VM's metadata say."""
+    cluster = "jax._src.clusters.cloud_tpu_cluster."
+    monkeypatch.setattr(cluster + "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(cluster + "get_metadata", lambda key: (TPU_VM[key], 200))
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "TPU", "MEGASCALE", "LM2_", "OMPI", "KUBERNETES")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert find_place() == place
