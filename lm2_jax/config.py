@@ -142,7 +142,7 @@ class DataConfig:
     deferred: bool = False  # ask in a later segment than the facts before
     bare_fraction: float = 0.0  # of the samples, that have facts and questions alone
     loss_on_all: float = 0.0  # weight of the tokens that are not answers
-    vary_length: bool = True  # samples of 1..n segments share a row; else all have n
+    vary_length: bool = True  # samples of 1..n segments, all alike often; else all have n
     # (first step, segments a row[, rows]); without rows train.batch_size
     curriculum: tuple[tuple[int, ...], ...] = ((0, 1),)
     num_threads: int = 1  # that make batches ahead

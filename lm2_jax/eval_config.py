@@ -21,7 +21,8 @@ class EvalConfig:
     # a folder with BABILong's data set as published, of which tasks, lengths, num_samples are
     samples: str = ""
     babi: str = ""  # folder of bAbI files whose test split is asked; "" = the simulator
-    indices: str = ""  # JSON of a task's questions by their place in its bAbI file; "" = drawn
+    # JSON of a task's questions by their place in its bAbI file; "" and tasks not there = drawn
+    indices: str = ""
     background: str = ""  # "" = data.background
     min_distance: int = 0  # whole segments between the last fact and the question's segment
     asking: str = "tuned"  # tuned: context, question, answer mark; prompted: as LLMs are asked

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,51 @@ def test_babilong_metric_agrees_with_every_stored_verdict():
     wrong = [row for row in rows if (row["correct"] == "True") != metrics.babilong_correct(
         row["task"], row["target"], row["output"], row["question"])]
     assert len(rows) == 600 and not wrong, wrong[:3]
+
+
+ROOMS = "bathroom bedroom garden hallway kitchen office"
+ANSWERS = dict(zip((f"qa{number}" for number in range(1, 21)), [
+    ROOMS, ROOMS, ROOMS, ROOMS, "apple Bill football Fred Jeff Mary milk", "no yes",
+    "none one three two", "apple football milk nothing", "no yes", "maybe no yes", ROOMS, ROOMS,
+    ROOMS, "bedroom cinema kitchen office park school", "cat mouse sheep wolf",
+    "gray green white yellow", "no yes", "no yes",
+    "e,e e,n e,s n,e n,n n,w s,e s,s s,w w,n w,s w,w",
+    "bedroom bored garden hungry kitchen thirsty tired"], strict=True))
+
+
+def verdict(task, target, output, question):
+    """The benchmark's protocol, step by step."""
+    said = output.lower()
+    for end in (".", "<context>", "<example>"):
+        said = said[:said.index(end)] if end in said else said
+    labels = ANSWERS[task].lower().split()
+    named = [label for label in labels if said.count(label) and not question.lower().count(label)]
+    target = target.lower()
+    if target.count(",") and len(target) > 3:
+        parts = target.split(",")
+        return len(named) == len(parts) and not [part for part in parts if part not in named]
+    return named == [target]
+
+
+def test_babilong_metric_is_its_protocol_on_odd_rows():
+    rng = random.Random(0)
+    odd = ["", " ", "\n", "\0", ".", ",", ", ", "?", "<context>", "<Example>", "Question: ", "the",
+           "not ", "I do not know", "İ", "ſ", "K", "ß", "。", "\u200b", "\ud800", "é", "🙂", "one"]
+    right = 0
+    for _ in range(20_000):
+        task = rng.choice(list(ANSWERS))
+        words = ANSWERS[task].split()
+        words += [change(word) for word in words for change in (str.upper, str.title)]
+        target = ",".join(rng.choices(words, k=rng.choice((1, 1, 1, 2, 3)))) if (
+            rng.random() < 0.9) else rng.choice(odd)
+        parts = [*odd, *rng.sample(words, 2), *[target, *target.split(",")] * 6]
+        output = "".join(rng.choices(parts, k=rng.randrange(6)))
+        question = "".join(rng.choices([*odd * 4, *words], k=rng.randrange(5)))
+        wanted = verdict(task, target, output, question)
+        assert metrics.babilong_correct(task, target, output, question) is wanted, (
+            task, target, output, question)
+        right += wanted
+    assert 4_000 < right < 16_000
 
 
 @real_data

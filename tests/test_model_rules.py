@@ -39,7 +39,8 @@ CASES = {
 }
 each_case = pytest.mark.parametrize("name", CASES)
 some_cases = pytest.mark.parametrize("name", [
-    "memory in all blocks", "more slots than tokens and channels", "window beyond a segment"])
+    "memory in all blocks", "window beyond a segment", "window alone", "memory tokens",
+    "associations"])
 
 
 @cache
@@ -105,9 +106,9 @@ def same(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-def check_close(a, b):
+def check_close(a, b, atol=1e-6):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(
-        np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=1e-6, atol=1e-6), a, b)
+        np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=1e-6, atol=atol), a, b)
 
 
 @each_case
@@ -256,13 +257,13 @@ def test_trailing_padding_changes_nothing(name):
         check_close((padded.logits[:, :length], padded.state), (plain.logits, plain.state))
 
 
-@pytest.mark.parametrize("name", ["memory in all blocks", "window beyond a segment"])
+@some_cases
 def test_short_segment_equals_the_padded_one(name):
     config = CASES[name]
     tokens_BT = sample(config)[0][:, :config.segment_length]
     short = read_one(config, tokens_BT[:, :3], dirty_state(config))
     padded = read_one(config, tokens_BT, dirty_state(config), until(config.segment_length, 3, 3, 3))
-    check_close((short.logits, short.state), (padded.logits[:, :3], padded.state))
+    check_close((short.logits, short.state), (padded.logits[:, :3], padded.state), atol=4e-6)
 
 
 SMALL = CASES["window and memory"]

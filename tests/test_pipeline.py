@@ -212,13 +212,40 @@ def test_pack_keeps_samples_apart(row_of_samples, elsewhere):
         assert row.loss_weight_BL[span].tolist() == weights + [0.0] * (padding + 1)
 
 
-def test_samples_of_varied_length_fill_the_row():
-    batch = source_of(batch_size=200)[0]
-    assert batch.tokens_BL.shape == (200, 4 * T) and batch.reset_BS.shape == (200, 4)
-    assert batch.valid_BL.all() and batch.reset_BS[:, 0].all()
-    first = np.array([(*np.flatnonzero(row[1:]), 3)[0] + 1 for row in batch.reset_BS])
-    counts = np.bincount(first, minlength=5)
-    assert counts[0] == 0 and (np.abs(counts[1:] - 50) < 25).all()  # 1 to 4 segments alike
+class Blank(SampleMaker):
+    """Draws samples that are quickly made."""
+
+    def draw(self, segments, rng):
+        tokens = np.zeros(segments * self.segment_length - int(rng.integers(2)), np.int32)
+        return Sample(tokens, np.ones(len(tokens), bool))
+
+
+@pytest.mark.parametrize("segments", [1, 2, 5, 32])
+def test_samples_of_varied_length_are_of_all_lengths_alike_and_fill_the_row(segments):
+    source, rows = source_of(batch_size=3000, curriculum=((0, segments),)), 3000
+    maker = Blank(source.maker.config, source.maker.corpus, 3)
+    batch = dataclasses.replace(source, maker=maker)[0]
+    assert batch.tokens_BL.shape == (rows, 3 * segments) and batch.reset_BS[:, 0].all()
+    assert batch.valid_BL.reshape(rows, segments, 3)[:, :, 0].all()
+    lengths = [np.diff([*np.flatnonzero(reset), segments]) for reset in batch.reset_BS]
+    counts = np.bincount(np.concatenate(lengths), minlength=segments + 1)[1:]
+    expected = 2 * rows / (segments + 1)  # of each length
+    assert (np.abs(counts - expected) < 4 * np.sqrt(2 * expected)).all()
+    assert abs(counts[-1] - expected) < 4 * np.sqrt(expected)  # rows that are one sample
+
+
+def test_rows_of_varied_length_are_full_of_real_samples():
+    batch = source_of(batch_size=50)[0]
+    assert batch.tokens_BL.shape == (50, 4 * T) and batch.valid_BL.all()
+    assert {tuple(row) for row in batch.reset_BS.tolist()} == {
+        tuple(segment in (0, border) for segment in range(4)) for border in range(4)}
+
+
+def test_rows_of_one_length_are_drawn_as_a_row_of_one_sample():
+    source = source_of(vary_length=False, curriculum=((0, 3),))
+    drawn = source.maker.draw(3, np.random.default_rng([source.seed, 2, 1]))
+    assert equal(source.row(2, 1), pack([drawn], [0], 3, T,
+                                        source.maker.corpus.encoder.tokenizer.pad_id, 0.0))
 
 
 def test_one_length_is_one_sample_a_row():

@@ -1,13 +1,16 @@
 """What the README says is what the repository does."""
 
 import re
+import shlex
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from lm2_jax.cli import main
 from lm2_jax.eval import results
 from lm2_jax.eval.metrics import wilson
+from lm2_jax.report import figures
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,3 +73,18 @@ def test_its_comparison_is_that_of_the_files():
         wanted.append(f"{100 * row[0][0].any.constant_answer:.1f}")
         line = " | ".join(wanted).replace("100.0", "100")
         assert f" | {line} |" in README, line
+
+
+def test_its_report_command_makes_the_report_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    command, = (block for block in blocks("bash") if "results/rivals" in block)
+    _, _, pattern, *options = shlex.split(command.replace("\\\n", ""))
+    before, names, after = re.split("[{}]", pattern)
+    folders = [str(path) for name in names.split(",")
+               for path in sorted(Path().glob(before + name + after))]
+    out, = (option for option in options if option.startswith("--out="))
+    options[options.index(out)] = f"--out={tmp_path}"
+    assert main(["report", *folders, *options]) == 0
+    written = (tmp_path / "report.md").read_text("utf-8")
+    assert written == Path(out.removeprefix("--out="), "report.md").read_text("utf-8")

@@ -216,6 +216,17 @@ def test_a_copied_eval_folder_is_read_like_its_workdir(tmp_path, run):
     assert report(tmp_path, tmp_path / "a0", kept[1], names=["a"])[0].count("| a |") == 4
 
 
+def test_an_evaluation_that_is_not_finished_is_told_in_one_line(tmp_path, run, drawn):
+    folders = run("a"), run("b", train={"num_steps": 7})
+    said = f"Not finished is the evaluation of {folders[1]}: the same lm2 eval goes on with it."
+    assert not any(said in text for text in report(tmp_path, *folders, width=500))
+    (folders[1] / "eval" / "unfinished.jsonl").write_text('"identity"\n')
+    for facts in (None, {"config": config_file.to_dict(workdirs.stored_config(folders[1]))}):
+        if facts:
+            (folders[1] / "eval" / "provenance.json").write_text(json.dumps(facts))
+        assert all(said in text for text in report(tmp_path, *folders, width=500))
+
+
 def test_what_differs_is_listed_by_key(tmp_path, run):
     text, _ = report(tmp_path, run("a"), run("b", seed=3, train={"learning_rate": 0.5}, data={
         "curriculum": [[0, 1], [5, 8]]}))

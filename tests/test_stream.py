@@ -111,6 +111,14 @@ def test_progress_counts_every_token_of_the_prompts_once():
     assert sum(seen) == sum(LENGTHS) and len(seen) == -(-max(LENGTHS) // T)
 
 
+def test_a_batch_filled_up_gives_the_same_answers_and_counts_no_more():
+    name, seen = "memory in all blocks", []
+    rows = ROWS[1:3]
+    filled = answers(name, rows, batch_size=len(ROWS), progress=seen.append)
+    assert filled == [naive(name, row, False) for row in rows]
+    assert sum(seen) == sum(LENGTHS[row] for row in rows)
+
+
 def test_evaluating_again_compiles_nothing():
     name = "memory in all blocks"
     answers(name, ROWS)

@@ -1,7 +1,8 @@
-"""Metrics files across crashes, throughput, and progress into a file."""
+"""Metrics files across crashes, throughput, and progress into a file and on a terminal."""
 
 import io
 import json
+import re
 import struct
 
 import jax
@@ -180,3 +181,28 @@ def test_progress_into_a_file_is_a_line_now_and_then(seconds):
     assert lines[0] == "train 35/100  loss 35  65 s left"
     assert lines[-1] == "train 100/100  loss 100  0 s left"
     assert len(lines) == 6
+
+
+def test_the_last_line_is_printed_once(seconds):
+    file = io.StringIO()
+    bar = Bar("eval", 90, done=30, console=Console(file=file), unit="tokens")
+    seconds(4.0)
+    for done, right in ((60, "0.5 of 2"), (90, "0.5 of 2"), (90, "0.7 of 3")):
+        bar.update(done, f"qa1 4k carried: {right}")
+    bar.close()
+    assert file.getvalue() == "eval 90/90 tokens  qa1 4k carried: 0.7 of 3  0 s left\n"
+
+
+def test_progress_on_a_terminal_is_a_bar_with_the_time_left():
+    """Of what this process did: 30 tokens were read by another before."""
+    now = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None,
+                      get_time=lambda: now[0])
+    bar = Bar("eval", 100, done=30, console=console, unit="tokens")
+    for _ in range(3):
+        now[0] += 5.0
+        bar.update(int(30 + 2 * now[0]), "qa1 4k carried: 0.667 of 3")
+    bar.close()
+    shown = re.sub("[━╸╺]+", "|", console.file.getvalue().split("\x1b[2K")[-1].splitlines()[0])
+    assert " ".join(shown.split()) == (
+        "eval | 60/100 tokens qa1 4k carried: 0.667 of 3 0:00:20")  # 40 tokens, 2 a second

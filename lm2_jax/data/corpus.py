@@ -69,7 +69,7 @@ def _asked_in_turn(config: EvalConfig, tasks: Iterable[str], folder: str
     sources = tuple(stories.asked_in_turn(task, folder, "test", config.indices) for task in tasks)
     wanted = max(config.num_samples, config.during_training)
     for source in sources:
-        if wanted > len(source.asked):
+        if 0 < len(source.asked) < wanted:
             raise ValueError(f"{wanted} samples a task are asked for, but {config.indices} has "
                              f"{len(source.asked)} indices of {source.task}; set "
                              f"eval.num_samples to {len(source.asked)} at most")

@@ -105,16 +105,23 @@ class BatchSource:
                        for field in dataclasses.fields(Batch)))
 
     def row(self, step: int, row: int) -> Batch:
-        """One row: samples of 1..n segments one after another, or one sample of n."""
+        """One row of n segments: one sample that fills it, or two parts where lengths vary.
+
+        The border is drawn evenly from the n + 1 there are, the outer ones leaving the row whole.
+        A row has then 2 / (n + 1) samples of each length from 1 to n, so that of all samples as
+        many are of one length as of another, and no segment is wasted. What a bare sample leaves
+        of its part is a sample too: samples of n segments are then rarer by `bare_fraction`.
+        """
         rng = np.random.default_rng([self.seed, step, row])
         config, T = self.maker.config, self.maker.segment_length
         S = config.segments_at(step)
-        samples, starts, left = [], [], S
-        while left:
-            segments = int(rng.integers(1, left + 1)) if config.vary_length else left
-            samples.append(self.maker.draw(segments, rng))
-            starts.append(S - left)
-            left -= -(-len(samples[-1].tokens) // T)
+        border = int(rng.integers(S + 1)) if config.vary_length else S
+        samples, starts = [], []
+        for start, stop in ((0, border), (border, S)):
+            while start < stop:
+                samples.append(self.maker.draw(stop - start, rng))
+                starts.append(start)
+                start += -(-len(samples[-1].tokens) // T)
         return pack(samples, starts, S, T, self.maker.corpus.encoder.tokenizer.pad_id,
                     config.loss_on_all)
 
@@ -159,6 +166,8 @@ def digest(source: BatchSource) -> str:
     stories = [repr(s.draw(rng, None)) for s in corpus.sources for _ in range(STORIES_READ)]
     facts = [config | {"num_threads": 0, "num_workers": 0}, source.seed, source.batch_size,
              source.maker.segment_length, corpus.encoder.tokenizer.digest, stories]
+    if source.maker.config.vary_length:
+        facts.append("rows cut once")  # earlier versions drew the lengths otherwise
     hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     hashed.update("".join(source.content for source in corpus.sources).encode())
     hashed.update(corpus.background.tokens)

@@ -68,6 +68,14 @@ def _cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> 
         for source in corpus.sources for length in e.lengths}
 
 
+def tokens_to_read(prompts: Cells, modes: Sequence[str], journal: Journal) -> tuple[int, int]:
+    """Tokens of all prompts in all modes, and those of the prompts answered before."""
+    sizes = {(*key, mode): [len(p.tokens) for p in cell]
+             for key, cell in prompts.items() for mode in modes}
+    return (sum(map(sum, sizes.values())),
+            sum(sum(size[:len(journal.answers(key))]) for key, size in sizes.items()))
+
+
 class Progress(Protocol):
     """Called as an evaluation goes on."""
 
@@ -100,14 +108,12 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
             if progress:
                 progress(*key, tokens=tokens, done=len(right), hits=sum(right))
 
-        read(sum(len(p.tokens) for p in cell[:len(outputs)]))
+        read(0)
         while len(outputs) < len(cell):
             batch = cell[len(outputs):len(outputs) + B]
-            # A short last batch is filled up, so that one compilation serves all.
-            tokens = [p.tokens for p in batch] + [batch[0].tokens[:1]] * (B - len(batch))
-            answers = streamer.answer(tokens, config.max_new_tokens, wipe=mode == "reset",
-                                      progress=read)
-            said = [decode(ids).strip() for _, ids in zip(batch, answers, strict=False)]
+            answers = streamer.answer([p.tokens for p in batch], config.max_new_tokens,
+                                      wipe=mode == "reset", batch_size=B, progress=read)
+            said = [decode(ids).strip() for ids in answers]
             if journal:
                 journal.add(key, said)
             outputs += said

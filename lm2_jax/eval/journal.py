@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lm2_jax.eval.results import replacing
 
+UNFINISHED = "unfinished.jsonl"  # its name in an evaluation's folder
 Key = tuple[str, str, str]  # task, length, memory
 
 
@@ -34,6 +35,11 @@ class Journal:
         with replacing(self._path) as partial:
             partial.write_text("".join(line + "\n" for line in whole), "utf-8")
         self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are answers."""
+        return any(self._answers.values())
 
     def answers(self, key: Key) -> list[str]:
         """Those given so far."""

@@ -20,6 +20,8 @@ from statistics import fmean
 from lm2_jax.data.prompts import PARTS, TaskPrompt
 
 MEMORY = ("carried", "reset")
+_PARTS = "_".join(f"{part}_(yes|no)" for part in PARTS)
+_PREDICTIONS = re.compile(rf"qa\d+_.+_{_PARTS}_chat_template_no\.(csv|json)")
 GREEDY = {"num_beams": 1, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
@@ -118,6 +120,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_results(folder: str | os.PathLike) -> None:
+    """Removes the results and the predictions of an evaluation, in `reset` too, and no more."""
+    folder = Path(folder)
+    (folder / "results.json").unlink(missing_ok=True)
+    for path in [*folder.glob("*"), *(folder / "reset").glob("*")]:
+        if _PREDICTIONS.fullmatch(path.name):
+            path.unlink()
 
 
 def write_results(folder: str | os.PathLike, rows: Sequence[Row]) -> Path:

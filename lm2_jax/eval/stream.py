@@ -36,15 +36,19 @@ class Streamer:
         self.pad_id, self.end_id = pad_id, end_id
 
     def answer(self, prompts: Sequence[np.ndarray], max_new_tokens: int, *, wipe: bool = False,
-               progress: Callable[[int], None] = lambda tokens: None) -> list[list[int]]:
+               batch_size: int = 0, progress: Callable[[int], None] = lambda tokens: None
+               ) -> list[list[int]]:
         """The tokens generated after each prompt, up to the end mark (not included).
 
         Args:
           prompts: int32 tokens, none empty, of any length: arrays, or what gives them by slices.
           wipe: put the memory back to the initial state at every segment.
+          batch_size: rows that are computed at least, so that one compilation serves a short batch.
           progress: called with the number of prompt tokens read since it was last called.
         """
-        T, B = self.model.config.segment_length, len(prompts)
+        T, asked = self.model.config.segment_length, len(prompts)
+        B = max(asked, batch_size)
+        prompts = [*prompts, *[prompts[0][:1]] * (B - asked)]
         full_B = [(len(prompt) - 1) // T for prompt in prompts]
         reset_B = np.full(B, wipe)
         state = _first_state(self.model.config, B, places_for(max(full_B), max_new_tokens, T))
@@ -59,9 +63,9 @@ class Streamer:
             progress(sum(len(tokens) for row in rows for tokens in row))
             s += count
         tails = [list(p[n * T:]) for p, n in zip(prompts, full_B, strict=True)]
-        progress(sum(map(len, tails)))
-        answers = [[] for _ in prompts]
-        going = set(range(B))
+        progress(sum(map(len, tails[:asked])))
+        answers = [[] for _ in range(asked)]
+        going = set(range(asked))
         for _ in range(max_new_tokens):
             after, token_B = _read(self.model, self.params, state, *self._padded(tails), reset_B)
             closed = np.array([len(tail) == T for tail in tails])

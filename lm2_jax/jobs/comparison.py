@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lm2_jax import config_file
+from lm2_jax.eval.journal import UNFINISHED
 from lm2_jax.eval.results import read_results, replacing
 from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.report import comparison_plots, comparison_tables
@@ -73,9 +74,9 @@ def read_run(folder: str | Path) -> Run:
     if not any(row.memory == "carried" for row in rows):
         raise ValueError(f"{folder} has no results with the memory carried; run: {command} "
                          "--config.eval.memory=carried,reset")
-    path = results / "provenance.json"
+    path, unfinished = results / "provenance.json", (results / UNFINISHED).exists()
     if not path.exists() and config:
-        return Run(str(folder), config, rows)
+        return Run(str(folder), config, rows, unfinished=unfinished)
     if not path.exists():
         raise FileNotFoundError(f"{folder} has results.json and no provenance.json; copy that "
                                 "beside it")
@@ -86,7 +87,7 @@ def read_run(folder: str | Path) -> Run:
         raise ValueError(f"{path} does not say how the results were made ({error}); run: "
                          f"{command}") from error
     config = dataclasses.replace(config or evaluated, eval=evaluated.eval)
-    return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"))
+    return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"), unfinished)
 
 
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:

@@ -15,8 +15,8 @@ from lm2_jax.data import asking, corpus
 from lm2_jax.data.samples import Prompt
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.eval import babilong
-from lm2_jax.eval.journal import Journal
-from lm2_jax.eval.results import Row, write_predictions, write_results
+from lm2_jax.eval.journal import UNFINISHED, Journal
+from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
 from lm2_jax.eval.stream import Streamer
 from lm2_jax.jobs import access, meshes
 from lm2_jax.jobs import workdir as workdirs
@@ -46,6 +46,11 @@ class Evaluator:
                                                   num_samples)
         return self._prompts[count]
 
+    def drawn_beside_indices(self) -> list[str]:
+        """The tasks that `eval.indices` does not name, whose samples are drawn as without it."""
+        return [source.task for source in self._corpus.sources
+                if self.config.eval.indices and not source.asked]
+
     def run(self, params: Params, modes: Sequence[str], num_samples: int, **options
             ) -> Iterator[tuple[Row, list[babilong.Prediction]]]:
         """Rows and predictions, one task, length and mode after another; options as those of
@@ -63,7 +68,7 @@ class Evaluator:
                     babilong.digest(self.prompts(self.config.eval.num_samples))]
         # All processes take over the same answers; one of them adds to the file.
         return distributed.leader_first(lambda: Journal(
-            folder / "unfinished.jsonl", json.dumps(identity), adds=distributed.leads()))
+            folder / UNFINISHED, json.dumps(identity), adds=distributed.leads()))
 
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
@@ -107,10 +112,19 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
 def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
             console: Console, between: Callable[[], None]) -> list[Row]:
     folder, config = Path(workdir) / "eval", evaluator.config
-    rows, read = [], 0
-    prompts = evaluator.prompts(config.eval.num_samples)
-    total = sum(len(prompt.tokens) for cell in prompts.values() for prompt in cell)
-    bar = Bar("eval", total * len(config.eval.memory), console=console, unit="tokens")
+    if drawn := evaluator.drawn_beside_indices():
+        console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
+                      "are drawn", highlight=False, markup=False, soft_wrap=True)
+    journal = evaluator.journal(folder, step)
+    if distributed.leads():
+        if not journal.begun:
+            remove_results(folder)
+        # Before the first row, so that none ever stands beside what made another's.
+        provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    rows: list[Row] = []
+    total, read = babilong.tokens_to_read(evaluator.prompts(config.eval.num_samples),
+                                          config.eval.memory, journal)
+    bar = Bar("eval", total, read, console, "tokens")
 
     def progress(task: str, length: str, memory: str, *, tokens: int, done: int, hits: int):
         nonlocal read
@@ -118,7 +132,6 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
         right = f": {hits / done:.3f} of {done}" if done else ""
         bar.update(read, f"{task} {length} {memory}{right}")
 
-    journal = evaluator.journal(folder, step)
     with contextlib.closing(bar), journal:
         for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
                                               progress=progress, journal=journal,
@@ -130,7 +143,6 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
                 write_results(folder, rows)
     if not distributed.leads():
         return rows
-    provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
     plots.plot_heat_map(rows, folder / "heat_map.png")

@@ -23,6 +23,7 @@ class Run:
       config: that it was trained with; `config.eval` is that of the evaluation.
       step: of the checkpoint that was evaluated; None if it is not stored, as `parameters`.
       parameters: how many numbers the model has.
+      unfinished: whether its evaluation was stopped, and has more rows to come.
     """
 
     workdir: str
@@ -30,6 +31,7 @@ class Run:
     rows: tuple[Row, ...]
     step: int | None = None
     parameters: int | None = None
+    unfinished: bool = False
 
     def rates(self, field: str, memory: str = "carried") -> dict[Cell, float]:
         return {(row.task, row.length): getattr(row, field) for row in self.rows

@@ -60,6 +60,10 @@ def notes(comparison: Comparison, with_paper: bool) -> list[str]:
     lines = ["n: samples of a task and length, of each seed.",
              "constant answer: the best that one answer to all of the same samples can reach, by "
              "exact match."]
+    if begun := [run.workdir for group in comparison.groups for run in group.runs
+                 if run.unfinished]:
+        lines.append(f"Not finished is the evaluation of {', '.join(begun)}: the same lm2 eval "
+                     "goes on with it.")
     if common != tasks:
         lines.append(f"Avg: over the tasks that every model has, {', '.join(common) or 'none'}.")
     blocks = comparison.blocks()

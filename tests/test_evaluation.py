@@ -1,0 +1,146 @@
+"""An evaluation's folder: of one evaluation at any moment, whatever was there and wherever it ends.
+
+The model is a stand-in that repeats the last token; `test_cli.py` has the real ones.
+"""
+
+import io
+import json
+import re
+from functools import cache
+from types import SimpleNamespace
+
+import jax
+import pytest
+from rich.console import Console
+
+from lm2_jax import partition
+from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from lm2_jax.data import corpus
+from lm2_jax.eval.results import read_results
+from lm2_jax.jobs import evaluation
+from lm2_jax.report import progress as bar
+
+STORY = "1 Mary went to the garden.\n2 John went to the hallway.\n3 Where is Mary?\tgarden\t1\n"
+OTHERS = ("gates.json", "history.jsonl", "mine.csv", "qa1_4k_mine.csv", "reset/mine.json",
+          "qa1_4k_instruction_no_examples_no_post_prompt_no_chat_template_yes.csv")
+
+MESH = partition.make_mesh({"data": 1}, jax.devices()[:1])
+
+
+class Killed(Exception):
+    pass
+
+
+class Echo:
+    """Answers with the last token of the prompt, for so many batches; reads a token a second."""
+
+    patience, now = 0, 0.0
+
+    def __init__(self, model, *_, **__):
+        self.model = model
+        if Echo.patience < 0:
+            raise Killed
+
+    def answer(self, prompts, *_, progress, **__):
+        if not Echo.patience:
+            raise Killed
+        Echo.patience -= 1
+        Echo.now += sum(map(len, prompts))
+        progress(sum(map(len, prompts)))
+        return [prompt[len(prompt) - 1:].tolist() for prompt in prompts]
+
+
+@cache
+def tokens():
+    return corpus.make_tokenizer(DataConfig(background_sentences=200), 0)
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    """Evaluates, for so many batches; returns what was printed. There are two a cell."""
+    monkeypatch.setattr(evaluation, "Streamer", Echo)
+    monkeypatch.setattr(bar, "time", SimpleNamespace(perf_counter=lambda: Echo.now))
+    for name in ("plot_curves", "plot_heat_map"):
+        monkeypatch.setattr(evaluation.plots, name, lambda *_, **__: None)
+
+    def run(step, batches=1000, **changes):
+        values = {"lengths": ("0k", "64"), "num_samples": 4, "batch_size": 2} | changes
+        config = Config(model=ModelConfig(), data=DataConfig(background_sentences=200),
+                        eval=EvalConfig(**values))
+        console = Console(file=io.StringIO(), width=100)
+        Echo.patience = batches
+        evaluator = evaluation.Evaluator(config, tokens(), MESH)
+        evaluation.report(evaluator, {}, step, tmp_path, console)
+        return console.file.getvalue()
+
+    return run
+
+
+def predictions(folder):
+    """(folder, task, length) of every CSV that has its JSON."""
+    return {(path.parent.name, *path.name.split("_")[:2])
+            for path in folder.rglob("qa*_template_no.csv") if path.with_suffix(".json").exists()}
+
+
+def stored(folder):
+    """What a reader pairs: the rows, and step and lengths of what made them."""
+    facts = json.loads((folder / "provenance.json").read_text())
+    return ([(row.length, row.memory) for row in read_results(folder)], facts["step"],
+            tuple(facts["config"]["eval"]["lengths"]))
+
+
+def test_files_of_earlier_evaluations_go_and_no_others(tmp_path, evaluate):
+    folder = tmp_path / "eval"
+    evaluate(7)
+    for name in OTHERS:
+        (folder / name).write_text("kept")
+    wiped = {("reset", "qa1", "0k"), ("reset", "qa1", "64")}
+    assert predictions(folder) == {("eval", "qa1", "0k"), ("eval", "qa1", "64"), *wiped}
+    evaluate(7, lengths=("0k",), memory=("carried",))
+    assert predictions(folder) == {("eval", "qa1", "0k")}
+    assert not [path for path in (folder / "reset").iterdir() if path.name != "mine.json"]
+    assert all((folder / name).read_text() == "kept" for name in OTHERS)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2, 5])
+def test_rows_never_stand_beside_what_made_others(tmp_path, evaluate, batches):
+    folder = tmp_path / "eval"
+    evaluate(7)
+    with pytest.raises(Killed):
+        evaluate(8, batches, lengths=("64", "80"))
+    if batches < 2:  # no cell is finished
+        assert not (folder / "results.json").exists() and not predictions(folder)
+    else:
+        cells = [("64", "carried"), ("64", "reset"), ("80", "carried")][:batches // 2]
+        assert stored(folder) == (cells, 8, ("64", "80"))
+        assert len(predictions(folder)) == len(cells)
+
+
+def test_one_that_goes_on_keeps_its_own_files(tmp_path, evaluate):
+    folder = tmp_path / "eval"
+    with pytest.raises(Killed):
+        evaluate(7, 5)
+    before = predictions(folder)
+    for batches in (-1, 0):  # before anything is written again, and after
+        with pytest.raises(Killed):
+            evaluate(7, batches)
+        assert predictions(folder) == before == {("eval", "qa1", "0k"), ("reset", "qa1", "0k")}
+    printed = evaluate(7, 3)  # as many as were left
+    assert len(stored(folder)[0]) == len(predictions(folder)) == 4
+    lines = re.findall(r"^eval (\d+)/(\d+) tokens  (.*): [01]\.\d+ of (\d)  (\d+) s left$",
+                       printed, re.M)
+    assert [line[2:4] for line in lines] == [("qa1 64 carried", "2"), ("qa1 64 reset", "2"),
+                                             ("qa1 64 reset", "4")]
+    assert all(int(total) - int(done) == int(left) for done, total, *_, left in lines)
+
+
+def test_tasks_that_the_indices_do_not_name_are_told_in_one_line(tmp_path, evaluate):
+    for name in ("qa1_a_test.txt", "qa2_b_test.txt", "qa3_c_test.txt"):
+        tmp_path.joinpath(name).write_text(STORY)
+    indices = tmp_path / "indices.json"
+    indices.write_text('{"qa2": [0, 0, 0, 0]}')
+    printed = evaluate(7, tasks=("qa1", "qa2", "qa3"), babi=str(tmp_path), indices=str(indices))
+    assert f"{indices} has no indices of qa1, qa3: their samples are drawn\n" in printed
+    indices.write_text(json.dumps({task: [0] * 4 for task in ("qa1", "qa2", "qa3")}))
+    assert "no indices" not in evaluate(7, tasks=("qa1", "qa2", "qa3"), babi=str(tmp_path),
+                                        indices=str(indices))
