@@ -127,9 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", "Show training samples of a config as text.", _data)
     data.add_argument("--step", type=int, default=0, help="training step whose batch is shown")
     data.add_argument("--rows", type=int, default=2, help="rows of the batch to show")
-    bench = command("bench", "Measure: data = batches without a model.", _bench)
-    bench.add_argument("what", choices=("data",), help="what to measure")
-    bench.add_argument("--seconds", type=float, default=10.0, help="how long to measure")
+    bench = command("bench", "Measure: data = batches without a model, eval = rate and memory of "
+                    "an untrained model over the length of the context.", _bench)
+    bench.add_argument("what", choices=("data", "eval"), help="what to measure")
+    bench.add_argument("--seconds", type=float, default=10.0,
+                       help="data: how long to measure (%(default)s)")
+    bench.add_argument("--lengths", default="64k,1M,10M", metavar="A,B",
+                       help="eval: tokens of the samples (%(default)s)")
     return parser
 
 
@@ -242,10 +246,17 @@ def _data(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _bench(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.bench import data
     from lm2_jax.config_file import load_config
 
-    data.run(load_config(args.config, overrides), args.seconds)
+    config = load_config(args.config, overrides)
+    if args.what == "data":
+        from lm2_jax.bench import data
+
+        data.run(config, args.seconds)
+        return 0
+    from lm2_jax.bench.eval import run
+
+    run(config, [length.strip() for length in args.lengths.split(",") if length.strip()])
     return 0
 
 

@@ -17,7 +17,7 @@ class EvalConfig:
     num_samples: int = 100  # a task and length
     during_training: int = 0  # samples a task and length in periodic evaluation; 0 = as above
     batch_size: int = 50
-    # A file of JSON lines with task, length, input, question, target, all of which is asked; or
+    # A file (JSON or parquet) of task, length, input, question, target, all of which is asked; or
     # a folder with BABILong's data set as published, of which tasks, lengths, num_samples are
     samples: str = ""
     babi: str = ""  # folder of bAbI files whose test split is asked; "" = the simulator

@@ -39,21 +39,25 @@ def text(tokens):
 
 @pytest.mark.parametrize("used", [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
 def test_a_prompt_is_the_template_filled_in(used):
+    """With the context as it is, its line breaks and blanks too, but for those at its ends."""
     switches = dict(zip(SWITCHES, map(bool, used), strict=True))
-    prompt = prompt_of(SAMPLE, "", prompted(**switches))
+    context = "Mary went to  the\nkitchen.\n\nIt was dark."
+    prompt = prompt_of(SAMPLE | {"input": f" {context} \n"}, "", prompted(**switches))
     parts = {name.removeprefix("use_"): getattr(prompts.ours()["qa1"], name.removeprefix("use_"))
              if on else "" for name, on in switches.items()}
-    expected = TEMPLATE.format(context=" " + SAMPLE["input"], question="Where is Mary?", **parts)
+    expected = TEMPLATE.format(context=context, question="Where is Mary?", **parts)
     assert text(prompt.tokens[:]) == expected.strip()
     assert prompt.tokens[:].dtype == np.int32
     assert (prompt.question, prompt.target) == ("Where is Mary?", "kitchen")
 
 
-def test_the_context_is_tokenized_sentence_by_sentence():
-    way, encoder = prompted(), held_out().encoder
+@pytest.mark.parametrize("retrieve", [0, 3])
+def test_the_context_is_tokenized_as_a_whole_or_in_sentences_to_choose_from(retrieve):
+    way, encoder = prompted(retrieve=retrieve), held_out().encoder
     tokens = prompt_of(SAMPLE, "", way).tokens[:].tolist()
     context = [id for sentence in ("Mary went to the kitchen.", "It was dark.",
-                                   "John moved to the hallway.") for id in encoder.text(sentence)]
+                                   "John moved to the hallway.") for id in encoder.text(sentence)] \
+        if retrieve else encoder.tokenizer.encode(SAMPLE["input"])
     start = len(way.before("qa1"))
     assert tokens[start:start + len(context)] == context
     assert tokens[start + len(context):] == way.behind("qa1", "Where is Mary?").tolist()

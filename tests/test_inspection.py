@@ -1,5 +1,6 @@
-"""What `lm2 data` and `lm2 bench data` print."""
+"""What `lm2 data`, `lm2 bench data` and `lm2 bench eval` print."""
 
+import dataclasses
 import io
 import re
 
@@ -8,10 +9,12 @@ import pytest
 from rich.console import Console
 
 from lm2_jax.bench import data as bench
+from lm2_jax.bench import eval as bench_eval
 from lm2_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from lm2_jax.data import babilong, corpus
 from lm2_jax.data.kinds import ANSWER, FACT, QUESTION, kinds_of
 from lm2_jax.data.pipeline import BatchSource, SampleMaker
+from lm2_jax.eval import stream
 from lm2_jax.jobs import inspection
 
 T = 48
@@ -101,3 +104,37 @@ def test_the_bench_counts_what_it_makes():
         assert rate.seconds >= 0.05 and rate.cpu_seconds > 0
     assert all(rate.samples > rate.batches * 4 for rate in rates[:2])
     assert all(rate.samples == rate.batches * 4 for rate in rates[2:])
+
+
+def test_lengths_are_read_in_turn_when_all_is_compiled(monkeypatch, compiled_quickly):
+    model = ModelConfig(embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, mlp_dim=8,
+                        segment_length=T)
+    asked, ask = [], stream.Streamer.answer
+
+    def compiled():
+        return sum(f._cache_size() for f in (stream._first_state, stream._advance, stream._read,
+                                             stream._choose))
+
+    def answer(streamer, prompts, *args, **options):
+        asked.append((*map(len, prompts), compiled()))
+        return ask(streamer, prompts, *args, **options)
+
+    monkeypatch.setattr(stream.Streamer, "answer", answer)
+    config = dataclasses.replace(config_of(tasks=("qa2", "qa1")), model=model)
+    readings, text = printed(bench_eval.run, config, ("500", "2k"))
+    (warm, _), *sizes = asked
+    assert warm == (stream.CHUNK + 2) * T and len(sizes) == 2
+    assert {count for _, count in sizes} == {compiled()}
+    assert [(r.length, r.tokens) for r in readings] == [
+        (length, tokens) for length, (tokens, _) in zip(("500", "2k"), sizes, strict=True)]
+    assert 490 < readings[0].tokens < 500 < 2030 < readings[1].tokens < 2048
+    rows = [line.split() for line in text.splitlines() if re.match(" *(500|2k) ", line)]
+    for row, reading in zip(rows, readings, strict=True):
+        assert row[1:4] == [f"{reading.tokens:,}", f"{reading.seconds:.2f}",
+                            f"{reading.tokens / reading.seconds:,.0f}"]
+        assert row[4:] == [f"{reading.rate / readings[0].rate:.3f}", f"{reading.resident:,.1f}",
+                           f"{reading.resident / readings[0].resident:.3f}"]
+        assert 50 < reading.resident < 50_000
+    assert "qa2, one row on one device" in text and "MB resident" in text
+    total = warm + sum(reading.tokens for reading in readings)
+    assert f"bench eval {total}/{total} tokens" in text

@@ -1,19 +1,29 @@
 """BABILong as published, in small copies of the folders that its data sets have."""
 
+import gzip
 import json
+import sys
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.config import Config, DataConfig, EvalConfig
-from lm2_jax.data import asking, corpus, published
+from lm2_jax.data import asking, babilong, corpus, published
+from lm2_jax.data.samples import read_file
 from lm2_jax.eval.babilong import cells
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402
 
+DATA = DataConfig(background_sentences=300, tokenizer="bpe", tokenizer_vocab_size=400)
 TASKS, LENGTHS = ("qa1", "qa10"), ("0k", "1k", "1M")
+
+
+@cache
+def tokenizer():
+    return corpus.make_tokenizer(DATA, 0)
 
 
 def sample(task, length, number):
@@ -26,7 +36,8 @@ def write_json(path, samples):
 
 
 def write_lines(path, samples):
-    path.write_text("".join(json.dumps(one) + "\n" for one in samples))
+    lines = "".join(json.dumps(one) + "\n" for one in samples).encode()
+    path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
 
 
 def write_parquet(path, samples):
@@ -39,7 +50,13 @@ LAYOUTS = {
     "babilong-1k-samples": (lambda t, n, i: f"{n}/{t}-0000{i}-of-00002.parquet", 2,
                             write_parquet),
     "babilong before": (lambda t, n, i: f"{t}/{n}-0000{i}-of-00003.parquet", 3, write_parquet),
-    "lines": (lambda t, n, i: f"{n}/{t}.jsonl", 1, write_lines)}
+    "lines": (lambda t, n, i: f"{n}/{t}.jsonl", 1, write_lines),
+    "packed": (lambda t, n, i: f"{n}/{t}.jsonl.gz", 1, write_lines),
+    "converted": (lambda t, n, i: f"{n}/{t}/000{i}.parquet", 3, write_parquet),
+    "folders of lines": (lambda t, n, i: f"data/{t}/{n}/{i}.jsonl.gz", 2, write_lines),
+    "flat lines": (lambda t, n, i: f"{t}_{n}.jsonl", 1, write_lines),
+    "flat list": (lambda t, n, i: f"data/{t}_{n}.json", 1, write_json),
+    "flat parquet": (lambda t, n, i: f"{t}_{n}-0000{i}-of-00002.parquet", 2, write_parquet)}
 
 
 def copy_of(folder, layout, count=6, tasks=TASKS, lengths=LENGTHS):
@@ -70,8 +87,12 @@ def test_the_data_folder_may_be_named_itself(tmp_path):
     assert len(list(published.read(folder, "qa1", "1k"))) == 6
 
 
-@given(st.lists(st.fixed_dictionaries({name: st.text() for name in published.COLUMNS}),
-                max_size=8), st.sampled_from([write_json, write_lines]), st.integers(1, 40))
+OTHER = st.none() | st.integers() | st.floats(allow_nan=False) | st.lists(st.text(), max_size=2)
+SAMPLES = st.lists(st.fixed_dictionaries({name: st.text() for name in published.COLUMNS},
+                                         optional={"more": OTHER}), max_size=8)
+
+
+@given(SAMPLES, st.sampled_from([write_json, write_lines]), st.integers(1, 40))
 @settings(deadline=None, max_examples=60)
 def test_json_is_read_whatever_the_texts_and_the_chunks(tmp_path_factory, samples, write, chunk):
     folder = tmp_path_factory.mktemp("published")
@@ -88,10 +109,9 @@ def test_only_what_is_asked_for_is_read(tmp_path, layout):
     where, *_ = LAYOUTS[layout]
     for broken in (("qa1", "1M", 0), ("qa10", "1k", 0)):
         (folder / where(*broken)).write_bytes(b"broken")
-    data = DataConfig(background_sentences=300, tokenizer="bpe", tokenizer_vocab_size=400)
     e = EvalConfig(samples=str(folder), lengths=("1k", "0k"), tasks=("qa1",))
-    config = Config(data=data, eval=e)
-    drawn_from = corpus.held_out(config, corpus.make_tokenizer(data, 0))
+    config = Config(data=DATA, eval=e)
+    drawn_from = corpus.held_out(config, tokenizer())
     assert drawn_from.sources == () and drawn_from.background is None
     way = asking.make(e, drawn_from.encoder)
     found = cells(config, drawn_from, way, 2)
@@ -105,6 +125,32 @@ def test_only_what_is_asked_for_is_read(tmp_path, layout):
             assert (prompt.question, prompt.target) == ("Where is Mary?", "kitchen")
         assert len(prompts) == 2
     assert len(cells(config, drawn_from, way, 100)["qa1", "0k"]) == 6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_single_file_tells_its_task_and_length_by_its_path(tmp_path, layout):
+    where, *_ = LAYOUTS[layout]
+    path = copy_of(tmp_path, layout, count=6) / where("qa10", "1M", 0)
+    way = asking.make(EvalConfig(), babilong.Encoder(tokenizer()))
+    prompts = read_file(path, way)
+    assert {(prompt.task, prompt.length) for prompt in prompts} == {("qa10", "1M")}
+    text = " ".join(sample("qa10", "1M", 0)["input"].split())
+    assert tokenizer().decode(prompts[0].tokens[:]) == f" {text} Where is Mary?"
+    other = path.rename(tmp_path / f"other{''.join(path.suffixes[-2:])}")
+    with pytest.raises(ValueError, match=r"(:1|sample 1) has no text under task, length; .*path "
+                                         r"may tell task and length, as in qa1_4k.jsonl") as error:
+        read_file(other, way)
+    assert "\n" not in str(error.value)
+    own = {"task": "qa2", "length": "2k"}
+    LAYOUTS[layout][2](other, [sample("qa1", "1k", 0) | own])
+    assert [(prompt.task, prompt.length) for prompt in read_file(other, way)] == [("qa2", "2k")]
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    folder = copy_of(tmp_path, "converted", tasks=("qa1",), lengths=("1k",))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"0000.parquet needs .*pip install 'lm2_jax\[parquet\]'"):
+        list(published.read(folder, "qa1", "1k"))
 
 
 def test_no_more_of_a_file_is_read_than_is_taken(tmp_path):
@@ -155,8 +201,13 @@ def test_a_missing_column_is_told_with_those_there(tmp_path, layout, said):
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("qa1.json", b"[1, 2]", "sample 1 has no input, question, target, only 1"),
-    ("qa1.json", b'{"input": "a"', "is not a list or lines of JSON objects"),
-    ("qa1.json", b"\xff\xfe", "is not UTF-8"),
+    ("qa1.json", b'[{"input": "a"', "is not a list or lines of JSON objects"),
+    ("qa1.json", b'\n{"input": "a"', ":2 is not JSON: Expecting , or }"),
+    ("qa1.json", b'{"input": "a\\ug', ":1 is not JSON: Unterminated string"),
+    ("qa1.json", b'{"input": "a\\u12g4."}', r":1 is not JSON: Invalid \\uXXXX escape"),
+    ("qa1.json", b'{"question": 3e, "input": "a"}', ":1 is not JSON: Expecting , or }"),
+    ("qa1.json", b"\xff\xfe", "is not readable as UTF-8"),
+    ("qa1.jsonl.gz", b"{}", "is not readable as UTF-8 text .*gzip"),
     ("qa1.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ("qa1-00000-of-00001.parquet", b"version https://git-lfs.github.com/spec/v1\n", "lfs pull"),
     ("qa1-00000-of-00001.parquet", b"PAR1", "is not a readable parquet file")])

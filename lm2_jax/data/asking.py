@@ -7,19 +7,22 @@ where the text ends. There the context alone has the length less the 300 tokens 
 benchmark keeps for the rest, whatever the rest takes.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lm2_jax.config import EvalConfig
-from lm2_jax.data import prompts
-from lm2_jax.data.babilong import Encoder
+from lm2_jax.data import prompts, texts
+from lm2_jax.data.babilong import Encoder, sentence_ids
+from lm2_jax.data.background import sentences_of
 from lm2_jax.data.prompts import TaskPrompt
-from lm2_jax.data.tokenizer import ANSWER
+from lm2_jax.data.tokenizer import ANSWER, Tokenizer
 from lm2_jax.eval_config import PROMPT_BUDGET
 
 TUNED = TaskPrompt(template="{context} {question}" + ANSWER)
+_ENCODE_BATCH = 1024  # sentences
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Tuned:
         e = self.encoder
         return np.asarray([*e.text(question), e.tokenizer.answer_id], np.int32)
 
+    def context(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of each sentence of a context that comes in pieces, as in training."""
+        return _by_sentence(self.encoder.tokenizer, pieces)
+
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""
         return length - len(behind) - len(self.encoder.text(answer)) - 1  # the end mark
@@ -49,11 +56,13 @@ class Prompted:
 
     Attributes:
       prompts: of each task, without the parts that are not used.
+      retrieves: the model is given sentences of the context.
       encoded: the ids before the context of the tasks asked so far.
     """
 
     encoder: Encoder
     prompts: Mapping[str, TaskPrompt]
+    retrieves: bool = False
     encoded: dict[str, np.ndarray] = field(default_factory=dict)
 
     def prompt(self, task: str) -> TaskPrompt:
@@ -69,6 +78,13 @@ class Prompted:
 
     def behind(self, task: str, question: str) -> np.ndarray:
         return self._ids(self.prompt(task).behind(question))
+
+    def context(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of a context that comes in pieces, as it is but for the white space at its ends;
+        part by part, or sentence by sentence where some of them are retrieved."""
+        if self.retrieves:
+            return _by_sentence(self.encoder.tokenizer, pieces)
+        return map(self.encoder.tokenizer.encode, texts.as_it_is(pieces))
 
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""
@@ -92,4 +108,11 @@ def make(config: EvalConfig, encoder: Encoder) -> Asking:
     known = prompts.load(config.prompts) if config.prompts else prompts.ours()
     return Prompted(encoder, {task: prompt.with_parts(
         instruction=config.use_instruction, examples=config.use_examples,
-        post_prompt=config.use_post_prompt) for task, prompt in known.items()})
+        post_prompt=config.use_post_prompt) for task, prompt in known.items()},
+        retrieves=bool(config.retrieve))
+
+
+def _by_sentence(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[list[int]]:
+    sentences = sentences_of(pieces)
+    while batch := list(itertools.islice(sentences, _ENCODE_BATCH)):
+        yield from sentence_ids(tokenizer, batch)

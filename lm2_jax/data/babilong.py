@@ -15,6 +15,7 @@ import numpy as np
 
 from lm2_jax.data.babi import Question, Story
 from lm2_jax.data.background import Passage, TokenizedBackground
+from lm2_jax.data.texts import Text
 from lm2_jax.data.tokenizer import UNK, Tokenizer
 
 
@@ -208,30 +209,6 @@ class Mixture:
         answer = np.zeros(len(self), bool)
         answer[self._places] = np.arange(len(self._told)) >= np.repeat(first_answers, self._sizes)
         return Sample(self[:], answer)
-
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """Sentences that are there as a whole.
-
-    Attributes:
-      parts: int32 tokens of each.
-    """
-
-    parts: Sequence[np.ndarray]
-
-    @cached_property
-    def _tokens(self) -> np.ndarray:
-        return np.concatenate([np.empty(0, np.int32), *self.parts])
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        return self._tokens[part]
-
-    def sentences(self) -> Iterator[np.ndarray]:
-        return iter(self.parts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,6 +63,19 @@ def split_sentences(text: str) -> list[str]:
     return [s for paragraph in paragraphs if paragraph for s in _split_paragraph(paragraph)]
 
 
+def sentences_of(pieces: Iterable[str]) -> Iterator[str]:
+    """As `split_sentences` of a text that comes in pieces."""
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        whole = rest.rstrip()
+        *sentences, last = split_sentences(whole) or [""]
+        yield from sentences
+        rest = last + rest[len(whole):]
+    if rest.strip():
+        yield rest.rstrip()
+
+
 def _jsonl_texts(path: Path) -> Iterator[str]:
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as lines:

@@ -1,26 +1,35 @@
 """BABILong's samples as published: a local copy of its data sets, read cell by cell.
 
 A cell is one task at one length. RMT-team/babilong has data/qa1/4k.json, a list of samples;
-babilong-1k-samples has 4k/qa1-00000-of-00001.parquet, in one part or several. Either order of
-task and length, either format and JSON lines are read.
+babilong-1k-samples has 4k/qa1-00000-of-00001.parquet, in one part or several, or converted
+4k/qa1/0000.parquet. Either order of folders, flat files as qa1_4k.jsonl, lists and lines of JSON
+(.gz or not) and parquet are read.
 """
 
-import json
+import gzip
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from lm2_jax.data import parquet
+from lm2_jax.data.json_stream import NotJson, Take, values
 
 COLUMNS = ("input", "question", "target")
-_SUFFIXES = (".json", ".jsonl", ".parquet")
-_PARQUET_ROWS = 8  # read at once; a sample may have 40 MB
+NAMES = ("task", "length")  # that a sample may have as well
+_SUFFIX = re.compile(r"\.(jsonl?(\.gz)?|parquet)$")
+_TASK, _LENGTH = re.compile(r"qa\d+"), re.compile(r"\d+[kM]?")
 _CHUNK = 2**16  # characters of JSON
-_POINTER = "version https://git-lfs"
+_POINTER = b"version https://git-lfs"
 
 
-def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict]]:
-    """Samples one by one, each with where it stands; a file is read as far as they are taken.
+def read(folder: str | Path, task: str, length: str, take: Take = "".join
+         ) -> Iterator[tuple[str, dict]]:
+    """Samples of a cell one by one, each with where it stands; a file is read as far as they are
+    taken.
+
+    Args:
+      take: as that of `rows`.
 
     Yields:
       "path, sample 1" and the sample, which has COLUMNS.
@@ -30,14 +39,60 @@ def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict
         with the path and what is there.
     """
     for path in _files(Path(folder), task, length):
-        with open(path, "rb") as file:
-            if file.read(len(_POINTER)) == _POINTER.encode():
-                raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; fetch it "
-                                 "with git lfs pull")
-        samples = _objects(path) if path.suffix != ".parquet" else (
-            parquet.rows(path, COLUMNS, _PARQUET_ROWS))
-        for number, sample in enumerate(samples, 1):
-            yield f"{path}, sample {number}", sample
+        for where, sample in rows(path, take):
+            missing = [name for name in COLUMNS if name not in sample] \
+                if isinstance(sample, dict) else COLUMNS
+            if missing:
+                there = ", ".join(sample) if isinstance(sample, dict) else repr(sample)[:40]
+                raise ValueError(f"{where} has no {', '.join(missing)}, only {there}")
+            yield where, sample
+
+
+def rows(path: Path, take: Take) -> Iterator[tuple[str, object]]:
+    """What a file holds, one by one, each with where it stands: the line of JSON lines, or which
+    sample it is.
+
+    Args:
+      take: what is made of an `input` in JSON, a function of its pieces.
+
+    Raises:
+      ValueError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; fetch it with "
+                             "git lfs pull")
+    found = _json_rows(path, take) if path.suffix != ".parquet" else (
+        (0, row) for row in parquet.rows(path, COLUMNS, 1, optional=NAMES))
+    for number, (line, sample) in enumerate(found, 1):
+        yield f"{path}:{line}" if line else f"{path}, sample {number}", sample
+
+
+def _json_rows(path: Path, take: Take) -> Iterator[tuple[int, object]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            yield from values(file, {"input": take}, _CHUNK)
+    except NotJson as error:
+        where = f"{path}:{error.line} is not JSON" if error.line else \
+            f"{path} is not a list or lines of JSON objects"
+        raise ValueError(f"{where}: {error}") from None
+    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as UTF-8 text (.gz: as a whole gzip file): "
+                         f"{error}") from None
+
+
+def cell_of(path: Path) -> tuple[str, str] | None:
+    """(task, length) as a file's name and its two folders tell them; None if they do not."""
+    if not _SUFFIX.search(path.name):
+        return None
+    name = _SUFFIX.sub("", path.name).split("-")[0]  # without the number of the part
+    *_, above, folder = ("", "", *path.parts[:-1])
+    for pair in ((above, folder), (folder, name), name.split("_")):
+        for cell in (tuple(pair), tuple(pair[::-1])):
+            if len(cell) == 2 and _TASK.fullmatch(cell[0]) and _LENGTH.fullmatch(cell[1]):
+                return cell
+    return None
 
 
 def _files(folder: Path, task: str, length: str) -> list[Path]:
@@ -45,7 +100,7 @@ def _files(folder: Path, task: str, length: str) -> list[Path]:
     known = _cells(folder)
     if (task, length) in known:
         paths = known[task, length]
-        if len({(path.parent, path.suffix) for path in paths}) > 1:
+        if len({(path.parent, *path.suffixes[-2:]) for path in paths}) > 1:
             raise ValueError(f"{task} at {length} is twice in {folder} ({paths[0]} and "
                              f"{paths[-1]}); keep one")
         return paths
@@ -53,58 +108,15 @@ def _files(folder: Path, task: str, length: str) -> list[Path]:
     tasks = list(dict.fromkeys(name for name, _ in known))
     there = f"has {task} at {', '.join(lengths)}" if lengths else \
         f"has tasks {', '.join(tasks)}" if tasks else \
-        "has no files such as data/qa1/4k.json or 4k/qa1-00000-of-00001.parquet"
+        "has no files such as data/qa1/4k.json, 4k/qa1-00000-of-00001.parquet or qa1_4k.jsonl"
     raise FileNotFoundError(f"no {task} at {length} in {folder} (eval.samples), which {there}")
 
 
 def _cells(folder: Path) -> dict[tuple[str, str], list[Path]]:
     """The files of each (task, length)."""
     found: dict[tuple[str, str], list[Path]] = {}
-    for path in sorted([*folder.glob("*/*"), *folder.glob("data/*/*")]):
-        if path.suffix in _SUFFIXES:
-            names = path.parent.name, path.stem.split("-")[0]
-            task, length = names if names[0].startswith("qa") else names[::-1]
-            if task.startswith("qa"):
-                found.setdefault((task, length), []).append(path)
+    for path in sorted(path for below in ("*", "*/*", "*/*/*", "data/*/*/*")
+                       for path in folder.glob(below)):
+        if (cell := cell_of(path)) and path.is_file():
+            found.setdefault(cell, []).append(path)
     return found
-
-
-def _objects(path: Path) -> Iterator[dict]:
-    """The samples of a list or of lines."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, value in enumerate(_values(file), 1):
-                missing = [name for name in COLUMNS if name not in value] \
-                    if isinstance(value, dict) else COLUMNS
-                if missing:
-                    there = ", ".join(value) if isinstance(value, dict) else repr(value)[:40]
-                    raise ValueError(f"{path}, sample {number} has no {', '.join(missing)}, only "
-                                     f"{there}")
-                yield value
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a list or lines of JSON objects: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error.reason}") from None
-
-
-def _values(file: TextIO) -> Iterator:
-    """JSON values, each as soon as it is whole.
-
-    What is read at once doubles until a value is whole, so that a long one is scanned only a few
-    times.
-    """
-    decoder, text, size = json.JSONDecoder(), "", _CHUNK
-    while True:
-        text = text.lstrip("[], \t\r\n")
-        try:
-            value, end = decoder.raw_decode(text)
-        except json.JSONDecodeError:
-            more = file.read(size)
-            if not more and text:
-                raise
-            if not more:
-                return
-            text, size = text + more, 2 * size
-        else:
-            yield value
-            text, size = text[end:], _CHUNK

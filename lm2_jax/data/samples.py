@@ -1,9 +1,6 @@
 """Evaluation samples: drawn from stories, or read from a file."""
 
-import gzip
 import itertools
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.config import EvalConfig, parse_length
-from lm2_jax.data import babilong, published
+from lm2_jax.data import babilong, published, texts
 from lm2_jax.data.asking import Asking
 from lm2_jax.data.babi import Story
-from lm2_jax.data.babilong import Encoder, Joined, Text, sentence_ids
-from lm2_jax.data.background import TokenizedBackground, split_sentences
+from lm2_jax.data.babilong import Encoder, Joined
+from lm2_jax.data.background import TokenizedBackground
+from lm2_jax.data.json_stream import Take
 from lm2_jax.data.stories import StorySource
+from lm2_jax.data.texts import Spool, Text
 
 ATTEMPTS = 1000
 KEYS = ("task", "length", "input", "question", "target")
@@ -28,8 +27,8 @@ class Prompt:
 
     Attributes:
       task, length: "qa1", "4k".
-      tokens: int32, made by slices: what `data.asking` puts before the context, the context and
-        what it puts behind.
+      tokens: int32, made or read by slices: what `data.asking` puts before the context, the
+        context and what it puts behind.
       question, target: as texts; target as the tokenizer writes it.
       whole: tokens of the sample that this is a part of; 0 = all of it is here.
     """
@@ -86,58 +85,61 @@ def _any_question(source: StorySource, rng: np.random.Generator) -> tuple[Story,
 
 
 def read_file(path: str | Path, asking: Asking) -> list[Prompt]:
-    """The samples of a JSON-lines file (.gz or not) with task, length, input, question, target.
+    """All samples of a file: JSON lines (.gz or not), a list, or parquet.
 
-    The context is tokenized sentence by sentence, as in training.
+    Each has task, length, input, question, target; task and length may be left out where the
+    path tells them, as that of a published file does.
     """
-    path = Path(path)
+    path, spool = Path(path), Spool()
     if not path.is_file():
         raise FileNotFoundError(f"no sample file or folder {path} (eval.samples)")
-    opened = gzip.open if path.suffix == ".gz" else open
-    prompts = []
-    try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    prompts.append(_prompt_of_line(line, f"{path}:{number}", asking))
-    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as UTF-8 text (.gz: as a whole gzip file): "
-                         f"{error}") from None
+    named = dict(zip(KEYS, published.cell_of(path) or (), strict=False))
+    prompts = [prompt_of(named | sample if isinstance(sample, Mapping) else sample, where, asking,
+                         spool)
+               for where, sample in published.rows(path, _context(asking, spool))]
     if not prompts:
         raise ValueError(f"{path} has no samples")
     return prompts
 
 
-def read_cell(folder: str | Path, task: str, length: str, num_samples: int, asking: Asking
-              ) -> list[Prompt]:
+def read_cell(folder: str | Path, task: str, length: str, num_samples: int, asking: Asking,
+              spool: Spool) -> list[Prompt]:
     """The first so many samples of a task and length of BABILong as published, or all it has."""
-    texts = published.read(folder, task, length)
-    return [prompt_of({"task": task, "length": length, **sample}, where, asking)
-            for where, sample in itertools.islice(texts, num_samples)]
+    rows = published.read(folder, task, length, _context(asking, spool))
+    return [prompt_of({**sample, "task": task, "length": length}, where, asking, spool)
+            for where, sample in itertools.islice(rows, num_samples)]
 
 
-def prompt_of(sample: Mapping[str, str], where: str, asking: Asking) -> Prompt:
-    """A sample's texts as a prompt; messages name the sample as `where`."""
+def _context(asking: Asking, spool: Spool) -> Take:
+    return lambda pieces: Text(asking.context(pieces), spool)
+
+
+def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
+              spool: Spool | None = None) -> Prompt:
+    """A sample's texts as a prompt; messages name the sample as `where`.
+
+    Args:
+      sample: has KEYS; the context (input) may have been tokenized before.
+      spool: where a context is written that was not.
+    """
     missing = [key for key in KEYS if not isinstance(sample, Mapping)
-               or not isinstance(sample.get(key), str) or not sample[key].strip()]
+               or not _has_text(sample.get(key))]
     if missing:
+        told = " (the path may tell task and length, as in qa1_4k.jsonl or 4k/qa1.jsonl)"
         raise ValueError(f"{where} has no text under {', '.join(missing)}; a sample has "
-                         + ", ".join(KEYS))
-    sentences = sentence_ids(asking.encoder.tokenizer, split_sentences(sample["input"]))
-    question = sample["question"].strip()
-    context = Text([np.asarray(sentence, np.int32) for sentence in sentences])
+                         + ", ".join(KEYS) + told * ("task" in missing or "length" in missing))
+    context, question = sample["input"], sample["question"].strip()
+    if isinstance(context, str):
+        context = Text(asking.context(texts.pieces(context)), spool)
     tokens = Joined((asking.before(sample["task"]), context,
                      asking.behind(sample["task"], question)))
     return Prompt(sample["task"], sample["length"], tokens, question,
                   _as_written(sample["target"], asking.encoder, where))
 
 
-def _prompt_of_line(line: str, where: str, asking: Asking) -> Prompt:
-    try:
-        sample = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    return prompt_of(sample, where, asking)
+def _has_text(value: object) -> bool:
+    return len(value) > 0 if isinstance(value, Text) else (
+        isinstance(value, str) and bool(value.strip()))
 
 
 def _as_written(answer: str, encoder: Encoder, where: str) -> str:

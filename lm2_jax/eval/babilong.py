@@ -13,6 +13,7 @@ from lm2_jax.data import samples
 from lm2_jax.data.asking import Asking
 from lm2_jax.data.corpus import Corpus
 from lm2_jax.data.samples import Prompt
+from lm2_jax.data.texts import Spool
 from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
@@ -60,7 +61,9 @@ def _cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> 
             found.setdefault((prompt.task, prompt.length), []).append(prompt)
         return found
     if e.samples:
-        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, asking)
+        spool = Spool()
+        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, asking,
+                                                  spool)
                 for task in e.tasks or config.data.tasks for length in e.lengths}
     return {(source.task, length): [
         samples.draw(source, length, index, e, asking, corpus.background,

@@ -51,7 +51,8 @@ class Streamer:
         prompts = [*prompts, *[prompts[0][:1]] * (B - asked)]
         full_B = [(len(prompt) - 1) // T for prompt in prompts]
         reset_B = np.full(B, wipe)
-        state = _first_state(self.model.config, B, places_for(max(full_B), max_new_tokens, T))
+        places = min(places_for(max(full_B), max_new_tokens, T), self.model.config.attention_window)
+        state = _first_state(self.model.config, B, places)
         s = 0
         while s < max(full_B):
             count = CHUNK if s + CHUNK <= max(full_B) else 1

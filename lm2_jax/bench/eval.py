@@ -1,0 +1,119 @@
+"""`lm2 bench eval`: whether rate and memory stay as they are while the context grows."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import optax
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lm2_jax.config import Config, MeshConfig, with_vocab_size
+from lm2_jax.data import asking, corpus
+from lm2_jax.eval.babilong import cells
+from lm2_jax.eval.stream import CHUNK, Streamer
+from lm2_jax.jobs import meshes
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.report.progress import Bar
+from lm2_jax.train import state as train_state
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One sample, read and answered.
+
+    Attributes:
+      resident: MB of this process in memory right after; None where the system does not say.
+    """
+
+    length: str
+    tokens: int
+    seconds: float
+    resident: float | None
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+def run(config: Config, lengths: Sequence[str], console: Console | None = None) -> list[Reading]:
+    """Asks the untrained model one drawn sample of each length, in turn; prints a table.
+
+    A row by itself on one device. As much as the first sample is read before, so that all is
+    compiled and in memory; only where attention looks back further than that, longer samples
+    compile again.
+
+    Raises:
+      ValueError: no length, or one that is none or has no room for a sample.
+    """
+    if not lengths:
+        raise ValueError("--lengths names no length; it must be as 64k,1M")
+    console = console or Console()
+    e = dataclasses.replace(config.eval, lengths=tuple(lengths), batch_size=1, retrieve=0,
+                            tasks=(config.eval.tasks or config.data.tasks)[:1], samples="",
+                            indices="")
+    words = corpus.make_tokenizer(config.data, config.seed)
+    config = with_vocab_size(dataclasses.replace(config, eval=e, mesh=MeshConfig()),
+                             words.vocab_size)
+    drawn_from = corpus.held_out(config, words)
+    drawn = cells(config, drawn_from, asking.make(e, drawn_from.encoder), 1)
+    prompts = {length: prompt.tokens for (_, length), (prompt,) in drawn.items()}
+    mesh, model = meshes.for_evaluation(config, jax.devices()[:1]), LanguageModel(config.model)
+    params = train_state.create(model, optax.identity(), config.seed, mesh)[0].params
+    streamer = Streamer(model, params, pad_id=words.pad_id, end_id=words.end_id)
+
+    least = (CHUNK + 2) * config.model.segment_length
+    first = max(prompts.values(), key=len)[:max(len(prompts[lengths[0]]), least)]
+    total = len(first) + sum(map(len, prompts.values()))
+    bar = Bar("bench eval", total, console=console, unit="tokens")
+    read, readings = 0, []
+
+    def answer(tokens, text: str) -> None:
+        def progress(count: int) -> None:
+            nonlocal read
+            read += count
+            bar.update(read, text)
+
+        streamer.answer([tokens], e.max_new_tokens, progress=progress)
+
+    with jax.set_mesh(mesh):
+        answer(first, "warm-up")
+        for length, tokens in prompts.items():
+            begun = time.perf_counter()
+            answer(tokens, length)
+            readings.append(Reading(length, len(tokens), time.perf_counter() - begun,
+                                    _resident()))
+    bar.close()
+    (task, _), *_ = drawn
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    console.print(f"{task}, one row on one device, {size:,} untrained parameters", highlight=False)
+    console.print(_table(readings))
+    return readings
+
+
+def _resident() -> float | None:
+    if not _STATUS.exists():
+        return None
+    return int(re.search(r"VmRSS:\s+(\d+) kB", _STATUS.read_text())[1]) * 1024 / 1e6
+
+
+def _table(readings: list[Reading]) -> Table:
+    table = Table(title="Reading longer and longer contexts", box=box.SIMPLE_HEAD, show_edge=False,
+                  pad_edge=False)
+    for name in ("length", "tokens", "seconds", "tokens/s", "to the\nfirst", "MB resident\nafter",
+                 "to the\nfirst"):
+        table.add_column(name, justify="right")
+    for one in readings:
+        known = one.resident is not None
+        table.add_row(one.length, f"{one.tokens:,}", f"{one.seconds:.2f}", f"{one.rate:,.0f}",
+                      f"{one.rate / readings[0].rate:.3f}",
+                      f"{one.resident:,.1f}" if known else "unknown",
+                      f"{one.resident / readings[0].resident:.3f}" if known else "")
+    return table

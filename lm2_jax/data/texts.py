@@ -1,0 +1,104 @@
+"""Long texts: in pieces on the way in, then as tokens in a file, never in memory as a whole."""
+
+import os
+import re
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+PIECE = 2**16  # characters
+_BLOCK = 2**16  # tokens
+_CUT = re.compile(r".*(?= \S)", re.DOTALL)  # up to the last blank that stands before a word
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A text that is there as a whole, in pieces."""
+    return (text[first:first + PIECE] for first in range(0, len(text), PIECE))
+
+
+def as_it_is(pieces: Iterable[str], size: int = PIECE) -> Iterator[str]:
+    """A text without the white space at its ends, in parts of `size` characters or somewhat more.
+
+    A part begins with a single blank before a word. Tokenizers that split at words split there as
+    well, so that the parts have the tokens of the whole.
+    """
+    rest, begun = "", False
+    for piece in pieces:
+        rest = rest + piece if begun else (rest + piece).lstrip()
+        cut = _CUT.match(rest) if len(rest) > size else None
+        if cut and cut.end():
+            yield cut[0]
+            rest, begun = rest[cut.end():], True
+    if rest := rest.rstrip():
+        yield rest
+
+
+class Spool:
+    """A file without a name, for the tokens of any number of texts.
+
+    Attributes:
+      size: tokens written so far.
+    """
+
+    def __init__(self):
+        self._file, self.size = tempfile.TemporaryFile(), 0
+        weakref.finalize(self, self._file.close)
+
+    def write(self, tokens: np.ndarray) -> None:
+        """Behind what was written before; int32."""
+        try:
+            self._file.write(tokens.tobytes())
+        except OSError as error:
+            raise OSError(f"the tokens of a context cannot be written to {tempfile.gettempdir()}: "
+                          f"{error.strerror}; TMPDIR names another folder") from None
+        self.size += len(tokens)
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """Tokens number `first` to `stop` - 1, int32."""
+        self._file.flush()
+        return np.frombuffer(os.pread(self._file.fileno(), 4 * (stop - first), 4 * first), np.int32)
+
+
+class Text:
+    """Tokens of a text, written to a file part by part and read by slices.
+
+    Args:
+      parts: int32 ids of each sentence; taken once.
+      spool: where they are written; if not given, a file of their own.
+    """
+
+    def __init__(self, parts: Iterable[Sequence[int]], spool: Spool | None = None):
+        self._spool = spool or Spool()
+        self._start = self._spool.size
+        for part in parts:
+            tokens = np.array(part, np.int32)
+            tokens[:1] = ~tokens[:1]  # negative: a sentence begins
+            self._spool.write(tokens)
+        self._length = self._spool.size - self._start
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Tokens, int32."""
+        first, stop, _ = part.indices(self._length)
+        return _unmarked(self._read(first, max(first, stop)))
+
+    def sentences(self) -> Iterator[np.ndarray]:
+        """The sentences that have tokens, in order; int32 each."""
+        rest = np.empty(0, np.int32)
+        for first in range(0, self._length, _BLOCK):
+            block = np.append(rest, self._read(first, min(first + _BLOCK, self._length)))
+            *whole, rest = np.split(block, np.flatnonzero(block < 0))
+            yield from (_unmarked(sentence) for sentence in whole if len(sentence))
+        if len(rest):
+            yield _unmarked(rest)
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        return self._spool.read(self._start + first, self._start + stop)
+
+
+def _unmarked(tokens: np.ndarray) -> np.ndarray:
+    return tokens ^ (tokens >> 31)
