@@ -187,6 +187,10 @@ def test_forward_on_a_mesh_equals_the_unsharded_one(mesh, created):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(
         np.asarray(a), np.asarray(b), rtol=0, atol=1e-5), out.state, plain.state)
     assert len(plain.logits.sharding.device_set) == 1
-    assert all(shard.data.shape[1] == 2 for shard in out.state.memory.addressable_shards)
+    window = out.state.window
+    for leaf, parts in ((out.state.memory, [1, 4]), (window.key_QBWKH, [1, 4, 1, 2]),
+                        (window.value_QBWKH, [1, 4, 1, 2]), (window.valid_BW, [4])):
+        for axis, count in enumerate(parts):
+            assert leaf.addressable_shards[0].data.shape[axis] * count == leaf.shape[axis]
     logits = NamedSharding(mesh, PartitionSpec(ROWS, None, "tensor"))
     assert out.logits.sharding.is_equivalent_to(logits, 3)
