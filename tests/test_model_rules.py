@@ -1,51 +1,21 @@
-"""The rules that hold for every memory: causal, carried, reset per row, padding writes nothing,
-and what does not fit is refused. (The others: test_llama.py, test_model_gradient.py and, for
-placement, test_model_reference.py.)"""
+"""The rules that hold for every memory: causal, carried, reset per row, padding writes nothing.
+(The others: test_model_refusals.py, test_llama.py, test_model_gradient.py and, for placement,
+test_model_reference.py.)"""
 
-from dataclasses import replace
 from functools import cache
 
 import jax
 import numpy as np
 import pytest
-import reference
+from model_cases import CASES, B, V, variables
 
-from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments, split_segments
 
-V = 19
-B = 3
-
-
-def make_config(T=5, M=4, P=1, window=0, **changes):
-    memory = MemoryConfig(num_slots=M, num_heads=2, num_layers=P, key_dim=4,
-                          **{key: changes.pop(key) for key in ("kind", "top_k") if key in changes})
-    small = dict(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
-                 mlp_dim=24, segment_length=T, memory=memory, attention_window=window)
-    return ModelConfig(**{**small, **changes})
-
-
-CASES = {
-    "memory in all blocks": make_config(T=6, M=4, P=2, top_k=2),
-    "more slots than tokens and channels": make_config(T=4, M=19, tie_embeddings=False),
-    "no memory": make_config(P=0),
-    "window and memory": make_config(T=6, window=3),
-    "window beyond a segment": make_config(T=4, M=3, P=2, window=11),
-    "window alone": make_config(P=0, window=5),
-    "memory tokens": make_config(T=6, M=3, P=2, kind="rmt"),
-    "associations": make_config(T=6, M=3, P=2, kind="armt"),
-    "associations in one block": make_config(T=4, M=5, P=1, kind="armt", num_layers=3),
-}
 each_case = pytest.mark.parametrize("name", CASES)
 some_cases = pytest.mark.parametrize("name", [
     "memory in all blocks", "window beyond a segment", "window alone", "memory tokens",
     "associations"])
-
-
-@cache
-def variables(config):
-    return reference.params(config)
 
 
 @cache
@@ -264,46 +234,3 @@ def test_short_segment_equals_the_padded_one(name):
     short = read_one(config, tokens_BT[:, :3], dirty_state(config))
     padded = read_one(config, tokens_BT, dirty_state(config), until(config.segment_length, 3, 3, 3))
     check_close((short.logits, short.state), (padded.logits[:, :3], padded.state), atol=4e-6)
-
-
-SMALL = CASES["window and memory"]
-TOKENS = np.zeros((B, SMALL.segment_length), np.int32)
-
-
-def state_shapes(rows=B, **memory):
-    config = replace(SMALL, memory=replace(SMALL.memory, **memory))
-    return jax.eval_shape(lambda: init_state(config, rows))
-
-
-@pytest.mark.parametrize("args,wanted", [
-    ((np.zeros((B, 7), np.int32), state_shapes()),
-     "tokens have shape (3, 7); a segment is [B, T] with T from 1 to segment_length = 6"),
-    ((np.zeros((B, 0), np.int32), state_shapes()), "tokens have shape (3, 0)"),
-    ((np.zeros(6, np.int32), state_shapes()), "tokens have shape (6,)"),
-    ((TOKENS, state_shapes(num_slots=5)), "memory=(1, 3, 5, 16)"),
-    ((TOKENS, state_shapes(rows=2)), "memory=(1, 2, 4, 16)"),
-    ((TOKENS, state_shapes().replace(window=None)), "window=None"),
-    ((TOKENS, None), "the state has shapes None"),
-    ((TOKENS, state_shapes(), np.ones((B, 6), np.int32)),
-     "valid_BT is int32[3, 6]; it must be bool[3, 6]"),
-    ((TOKENS, state_shapes(), np.ones((B, 5), bool)),
-     "valid_BT is bool[3, 5]; it must be bool[3, 6]"),
-    ((TOKENS, state_shapes(), None, np.ones((B, 1), bool)),
-     "reset_B is bool[3, 1]; it must be bool[3]"),
-])
-def test_bad_input_is_told_in_one_line(args, wanted):
-    with pytest.raises(ValueError) as caught:
-        LanguageModel(SMALL).apply(variables(SMALL), *args)
-    assert wanted in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("changes,wanted", [
-    ({"schedule": "diagonal"}, "schedule is 'diagonal'; it must be one of sequential"),
-    ({"valid_BL": np.ones((B, 21), bool)}, "valid_BL has shape (3, 21)"),
-    ({"reset_BS": np.ones((B, 3), bool)}, "they must be (3, 22) and (3, 4)"),
-])
-def test_bad_input_of_a_sequence_is_told_in_one_line(changes, wanted):
-    with pytest.raises(ValueError) as caught:
-        apply_segments(LanguageModel(SMALL), variables(SMALL), np.zeros((B, 22), np.int32),
-                       init_state(SMALL, B), **changes)
-    assert wanted in str(caught.value) and "\n" not in str(caught.value)
