@@ -272,7 +272,8 @@ def _hush_orbax() -> None:
         return
 
     def keep(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname + record.getMessage()
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+        return "orbax" not in record.pathname + record.getMessage() + trace
 
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(keep)

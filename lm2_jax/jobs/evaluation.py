@@ -99,7 +99,7 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
 
 
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
-           console: Console, between: Callable[[], None]) -> list[Row]:
+           console: Console, between: Callable[[], None] | None = None) -> list[Row]:
     """Evaluates, writes `workdir/eval`, prints the table and where the plots are.
 
     Args:
@@ -110,7 +110,7 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
 
 
 def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
-            console: Console, between: Callable[[], None]) -> list[Row]:
+            console: Console, between: Callable[[], None] | None) -> list[Row]:
     folder, config = Path(workdir) / "eval", evaluator.config
     if drawn := evaluator.drawn_beside_indices():
         console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
