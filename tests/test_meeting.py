@@ -115,6 +115,7 @@ def test_a_port_that_is_taken_is_one_line():
 @pytest.mark.parametrize("gone", [0, 2])
 def test_all_others_learn_of_one_that_is_gone(meet, gone):
     meetings = meet(3)
+    meetings[gone]._leaving = True  # a dead one tells nobody what it sees
     for peer in meetings[gone]._peers.values():  # as the kernel does when a process dies
         peer.socket.shutdown(socket.SHUT_RDWR)
     others = {0, 1, 2} - {gone}
