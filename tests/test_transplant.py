@@ -1,5 +1,7 @@
 """A new run that begins with the weights of another model."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -9,15 +11,18 @@ from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.jobs import transplant
 from lm2_jax.model.lm import LanguageModel, init_state
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 LAYERS = 4
 
 
+@functools.cache
 def variables(seed, memory_layers, kind="lm2", **sizes):
     config = ModelConfig(**dict(vocab_size=11, embed_dim=8, num_layers=LAYERS, num_heads=2,
                                 num_kv_heads=2, mlp_dim=12, segment_length=4) | sizes,
                          memory=MemoryConfig(kind=kind, num_slots=3, num_heads=2, key_dim=4,
                                              num_layers=memory_layers))
-    return config, nn.unbox(LanguageModel(config).init(
+    return config, nn.unbox(jax.jit(LanguageModel(config).init)(
         jax.random.key(seed), np.zeros((1, 4), np.int32), init_state(config, 1)))
 
 
