@@ -183,6 +183,7 @@ def loses(workdir, victim, moment, step):
     return max(kill_train.checkpoints(workdir))
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_on_one_host_fails_on_all(alone, tmp_path):
     """Its files may not grow until that has been said; the training goes on as if they could."""
     workdir = tmp_path / "run"

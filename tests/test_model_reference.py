@@ -178,7 +178,7 @@ def test_keys_begin_as_a_multiple_of_the_queries(scale):
     """In every block, each with queries of its own, of standard deviation 1 / sqrt(D)."""
     memory = MemoryConfig(num_slots=4, num_heads=4, num_layers=2, key_init_scale=scale)
     config = ModelConfig(vocab_size=8, embed_dim=64, num_layers=2, memory=memory)
-    variables = nn.unbox(LanguageModel(config).init(
+    variables = nn.unbox(jax.jit(LanguageModel(config).init)(
         jax.random.key(0), jnp.zeros((1, 1), jnp.int32), init_state(config, 1)))
     kernels = variables["params"]["memory_blocks"]["memory"]
     q_PDNH = np.asarray(kernels["q_proj"]["kernel"])

@@ -173,6 +173,7 @@ def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished,
     assert lines[-1]["tokens"] > 1.5 * lines[first - 1]["tokens"]
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_begin_a_run(finished, tmp_path, capsys):
     """A tokenizer comes with them; what has another shape is refused."""
     run = runs.lm2("train", tmp_path / "run", "--config.train.num_steps=1", "--profile=1:1",
