@@ -163,6 +163,18 @@ def test_no_more_of_a_file_is_read_than_is_taken(tmp_path):
         list(samples)
 
 
+@pytest.mark.parametrize("end", ["", ",", ", \n"])
+def test_a_list_cut_between_its_samples_is_not_whole(tmp_path, end):
+    path = tmp_path / "1k" / "qa1.json"
+    path.parent.mkdir()
+    whole = json.dumps([sample("qa1", "1k", i) for i in range(3)])
+    path.write_text(whole + "\n")
+    assert len(list(published.read(tmp_path, "qa1", "1k"))) == 3
+    path.write_text(whole[:-1] + end)
+    with pytest.raises(ValueError, match="qa1.json .*the list does not end"):
+        list(published.read(tmp_path, "qa1", "1k"))
+
+
 @pytest.mark.parametrize(("task", "length", "said"), [
     ("qa1", "2k", "no qa1 at 2k in .*, which has qa1 at 0k, 1M, 1k"),
     ("qa2", "1k", "no qa2 at 1k in .*, which has tasks qa1, qa10")])

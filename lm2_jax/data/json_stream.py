@@ -46,19 +46,25 @@ def values(file: TextIO, taken: Mapping[str, Take], chunk: int) -> Iterator[tupl
         except json.JSONDecodeError as error:
             raise NotJson(line, error.msg) from None
         yield line, value
+    if listed and "]" not in reader.passed:
+        raise NotJson(0, "the list does not end")
 
 
 class _Reader:
-    """A file up to where it was read: `text` from `at` on is still to be parsed."""
+    """A file up to where it was read: `text` from `at` on is still to be parsed; `passed` is what
+    `next` last passed over."""
 
     def __init__(self, file: TextIO, taken: Mapping[str, Take], chunk: int):
         self._file, self._taken, self._chunk = file, taken, chunk
-        self._text, self._at, self.line = "", 0, 1
+        self._text, self._at, self.line, self.passed = "", 0, 1, ""
 
     def next(self, passed: re.Pattern) -> str:
         """The first character that is not passed over; "" at the end of the file."""
+        self.passed = ""
         while True:
-            self._go(passed.match(self._text, self._at).end())
+            end = passed.match(self._text, self._at).end()
+            self.passed += self._text[self._at:end]
+            self._go(end)
             if self._at < len(self._text) or not self._more(self._chunk):
                 return self._text[self._at:self._at + 1]
 

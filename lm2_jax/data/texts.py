@@ -1,5 +1,6 @@
 """Long texts: in pieces on the way in, then as tokens in a file, never in memory as a whole."""
 
+import contextlib
 import os
 import re
 import tempfile
@@ -35,6 +36,15 @@ def as_it_is(pieces: Iterable[str], size: int = PIECE) -> Iterator[str]:
         yield rest
 
 
+@contextlib.contextmanager
+def _naming_the_folder() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"the tokens of a context cannot be written to {tempfile.gettempdir()}: "
+                      f"{error.strerror}; TMPDIR names another folder") from None
+
+
 class Spool:
     """A file without a name, for the tokens of any number of texts.
 
@@ -48,16 +58,14 @@ class Spool:
 
     def write(self, tokens: np.ndarray) -> None:
         """Behind what was written before; int32."""
-        try:
+        with _naming_the_folder():
             self._file.write(tokens.tobytes())
-        except OSError as error:
-            raise OSError(f"the tokens of a context cannot be written to {tempfile.gettempdir()}: "
-                          f"{error.strerror}; TMPDIR names another folder") from None
         self.size += len(tokens)
 
     def read(self, first: int, stop: int) -> np.ndarray:
         """Tokens number `first` to `stop` - 1, int32."""
-        self._file.flush()
+        with _naming_the_folder():
+            self._file.flush()
         return np.frombuffer(os.pread(self._file.fileno(), 4 * (stop - first), 4 * first), np.int32)
 
 

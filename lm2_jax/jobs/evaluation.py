@@ -80,6 +80,10 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
     """
     console = console or Console(quiet=not distributed.leads())
     evaluator, params, step = open_workdir(config, workdir, step)
+    distributed.require_alike({
+        "the commit": provenance.commit(), "the step": step,
+        "the samples": babilong.digest(evaluator.prompts(evaluator.config.eval.num_samples)),
+    } | config_file.flat(evaluator.config))
     console.print(f"evaluating {workdir} at step {step}", highlight=False)
     with Preemption() as preemption:
         return report(evaluator, params, step, workdir, console, preemption.check)

@@ -81,6 +81,8 @@ class Recorder(loop.Hooks):
         before = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
                                         phases.read_note(workdir / TIME), first_step)
         self.phases = Phases(before, begun)
+        self._evaluated = {line["step"] for line in read_lines(workdir / "eval/history.jsonl")
+                           if line["step"] <= first_step}
         distributed.barrier("read")  # before one of them writes these files
         self._parts = contextlib.ExitStack()
         self.watchdog = Watchdog(self.phases, config.train.stall_seconds, distributed.name(),
@@ -89,8 +91,6 @@ class Recorder(loop.Hooks):
         self._clock = Clock(config.model, jax.devices())
         self._bar = Bar("train", config.train.num_steps, first_step, console)
         self._writer = self._looks = self._history = None
-        self._evaluated = {line["step"] for line in read_lines(workdir / "eval/history.jsonl")
-                           if line["step"] <= first_step}
         if distributed.leads():
             self._looks = JsonLines(workdir / "curriculum.jsonl", first_step)
             self._writer = MetricsWriter(workdir, first_step, config.train.tensorboard)
@@ -142,6 +142,9 @@ class Recorder(loop.Hooks):
         return ends
 
     def save(self, step: int, state: train_state.TrainState) -> None:
+        for lines in (self._writer, self._looks, self._history):
+            if lines:
+                lines.flush()  # with the checkpoint their steps are done for good
         with self.phases.within(phases.SAVE):
             self._checkpointer.save(step, state.params, workdirs.training_part(state),
                                     self._meta | {"next_step": step,
@@ -170,11 +173,11 @@ class Recorder(loop.Hooks):
             except Left:
                 self.left = True
                 return True
+        if self._history:
+            self._history.write(*({"step": step, "task": row.task, "length": row.length,
+                                   "n": row.n, "exact_match": row.exact_match,
+                                   "constant_answer": row.constant_answer} for row in rows))
         for row in rows:
-            if self._history:
-                self._history.write({"step": step, "task": row.task, "length": row.length,
-                                     "n": row.n, "exact_match": row.exact_match,
-                                     "constant_answer": row.constant_answer})
             self._console.print(f"step {step}: {row.task} {row.length} exact match "
                                 f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})",
                                 highlight=False)

@@ -81,15 +81,15 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     source = pipeline.BatchSource(maker, config.seed, config.train.batch_size,
                                   config.train.num_steps, rows)
     source.row(0, 0)  # what cannot be drawn is said here, before anything binds the workdir
+    meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
+            "config": config_file.to_dict(config)}
+    distributed.require_alike({"the commit": provenance.commit(), "the data": meta["source_digest"],
+                               "the tokenizer": tokens.digest} | config_file.flat(config))
     evaluator = evaluation.Evaluator(config, tokens, mesh)
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
     checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(
         console.print, highlight=False, markup=False, soft_wrap=True))
-    meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
-            "config": config_file.to_dict(config)}
-    distributed.require_alike({"the commit": provenance.commit(), "the data": meta["source_digest"],
-                               "the tokenizer": tokens.digest} | config_file.flat(config))
     t = config.train
     curriculum = Curriculum(config.data.curriculum, t.advance_accuracy, t.advance_patience)
     examiner = Examiner(config, pipeline.SampleMaker(

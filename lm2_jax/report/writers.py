@@ -22,7 +22,7 @@ class JsonLines:
     """Appends one JSON object a line; lines of steps after `last_step` are dropped first.
 
     After a crash the steps since the last checkpoint are trained again, so their lines, and
-    one that was cut short, go. What a full disk does not take waits until it does.
+    one that was cut short, go. What a full disk does not take waits until it does: said once.
     """
 
     def __init__(self, path: str | Path, last_step: int):
@@ -30,21 +30,31 @@ class JsonLines:
         kept = [line for line in read_lines(path) if line["step"] <= last_step]
         with replacing(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        self._file, self._waiting = open(path, "ab", buffering=0), b""
+        self._path, self._file = path, open(path, "ab", buffering=0)
+        self._waiting, self._said = b"", False
 
-    def write(self, values: dict) -> None:
-        self._waiting += json.dumps(values).encode() + b"\n"
-        with contextlib.suppress(OSError):
-            self._flush()
+    def write(self, *objects: dict) -> None:
+        """Together: all of them, or, after a crash, none."""
+        self._waiting += b"".join(json.dumps(values).encode() + b"\n" for values in objects)
+        self.flush()
+
+    def flush(self) -> None:
+        """Tries again what is waiting."""
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting):]
+        except OSError as error:
+            if not self._said:
+                print(f"{self._path} cannot be written: {error.strerror}; its lines wait",
+                      file=sys.stderr)
+            self._said = True
 
     def close(self) -> None:
-        """Raises an OSError if lines are still waiting."""
-        with self._file:
-            self._flush()
-
-    def _flush(self) -> None:
-        while self._waiting:
-            self._waiting = self._waiting[self._file.write(self._waiting):]
+        self.flush()
+        if self._waiting:
+            print(f"{self._path} lacks its last {self._waiting.count(bytes([10]))} lines",
+                  file=sys.stderr)
+        self._file.close()
 
 
 def read_lines(path: str | Path) -> list[dict]:
@@ -68,6 +78,9 @@ class MetricsWriter:
         self._lines.write({"step": step, **values})
         if self._board:
             self._board.write(step, values)
+
+    def flush(self) -> None:
+        self._lines.flush()
 
     def close(self) -> None:
         if self._board:
