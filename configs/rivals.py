@@ -18,6 +18,11 @@ the gates:
   lm2 report runs/rivals/{lm2,rmt,armt,llama,full,rag}_seed0 --out=runs/rivals_report \\
       --names="LM2,RMT,ARMT,Llama of one segment,Llama with full attention,the same with RAG"
   lm2 gates --config=configs/rivals.py:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
+
+qa2 has two facts to an answer, which do not fit one segment; so with these, evaluation too:
+
+  --config.data.tasks=qa2 --config.eval.lengths=192,512,1k,4k \\
+      "--config.data.curriculum=((0,2,20),(600,4,12),(1200,8,8))"
 """
 
 from ml_collections import ConfigDict
