@@ -6,7 +6,9 @@ import os
 
 import pytest
 
-from lm2_jax.jobs import access
+from lm2_jax import distributed
+from lm2_jax.config import Config, DataConfig
+from lm2_jax.jobs import access, workdir
 
 
 def test_a_second_run_is_told_of_the_first(tmp_path):
@@ -25,3 +27,15 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fcntl, "flock", flock)
     with access.locked(tmp_path, "lm2 train"):
         assert f"{tmp_path}: this file system has no locks" in capsys.readouterr().err
+
+
+def test_the_first_process_alone_makes_the_tokenizer(tmp_path, monkeypatch):
+    """The others come after it, and find one in a workdir that has no config yet."""
+    config = Config(data=DataConfig(background_sentences=200, tokenizer_vocab_size=256))
+    path = tmp_path / "tokenizer.json"
+    path.write_text("left by a run that failed")
+    made, *_ = workdir.prepare(config, tmp_path)
+    before = path.stat()
+    monkeypatch.setattr(distributed, "leads", lambda: False)
+    found, *_ = workdir.prepare(config, tmp_path)
+    assert found.digest == made.digest and path.stat() == before
