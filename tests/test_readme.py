@@ -75,6 +75,19 @@ def test_its_comparison_is_that_of_the_files():
         assert f" | {line} |" in README, line
 
 
+def test_its_qa2_is_that_of_the_files():
+    folder = ROOT / "configs" / "results" / "rivals_qa2"
+    names = [name for name in ("lm2", "rmt", "armt", "llama", "full", "rag")
+             if (folder / f"{name}_seed0").exists()]
+    assert len(names) >= 5
+    for row in zip(*(results.cells(results.read_results(folder / f"{name}_seed0"))
+                     for name in names), strict=True):
+        wanted = [100 * cell.carried.exact_match for cell in row]
+        wanted.append(100 * row[0].any.constant_answer)
+        line = " | ".join(f"{value:.1f}" for value in wanted)
+        assert f" | {line} |" in README, line
+
+
 def test_its_report_command_makes_the_report_that_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
