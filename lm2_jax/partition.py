@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
-from jax._src.mesh import thread_resources  # of the old context, which nothing public tells of
+from jax._src import mesh as _mesh
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -53,11 +53,17 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
     resolved = spec(names)
     if jax.sharding.get_abstract_mesh().empty:
-        if not thread_resources.env.physical_mesh.empty:
+        if _in_old_context():
             raise ValueError("constrain sees no mesh inside `with mesh:`; use `with "
                              "jax.set_mesh(mesh):`")
         return x
     return jax.lax.with_sharding_constraint(x, resolved)
+
+
+def _in_old_context() -> bool:
+    """Whether this is inside `with mesh:`, of which nothing public tells; no, once JAX drops it."""
+    resources = getattr(_mesh, "thread_resources", None)
+    return resources is not None and not resources.env.physical_mesh.empty
 
 
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None

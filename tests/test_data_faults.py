@@ -40,7 +40,7 @@ def not_utf8(folder):
 def cut_story(folder):
     path = folder / "qa1_single-supporting-fact_train.txt"
     path.write_text(STORY * 30 + "1 Mary moved to the bathroom.\n2 Where is Mary? \tbathr")
-    return "babi", folder, str(path)
+    return "babi", folder, f"{path}, line 62: expected 'QUESTION?<TAB>ANSWER<TAB>SUPPORT IDS'"
 
 
 def no_stories(folder):

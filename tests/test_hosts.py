@@ -235,18 +235,21 @@ def test_sigterm_is_heard_as_a_run_is_resumed_and_in_its_last_evaluation(alone, 
 
 @pytest.mark.slow
 def test_processes_of_unlike_runs_are_refused(tmp_path):
-    arguments = ["-m", "lm2_jax.cli", "train", runs.CONFIG, *runs.SMALL, *STEPS, *MESH,
-                 f"--workdir={tmp_path / 'run'}"]
-    command = " ".join(f"'{word}'" for word in (sys.executable, *arguments))
-    run = subprocess.run(
-        ["launch/local.sh", "-n", "2", "-d", "2", "--", "bash", "-c",
-         f"exec {command} --config.seed=$LM2_PROCESS_ID"], cwd=runs.ROOT, text=True,
-        capture_output=True)
+    run = each_with_its_own(f"--workdir='{tmp_path}/run' --config.seed=$LM2_PROCESS_ID")
     assert run.returncode != 0
-    for line in run.stderr.splitlines()[:2]:
-        assert re.match(r"\[[01]\] lm2 train: the processes are not of one run: process 1 of 2 "
-                        r"\(.*\): .*seed is 1 there, 0 on process 0", line), run.stderr
+    said = re.findall(r"^\[([01])\] lm2 train: the processes are not of one run: process 1 of 2 "
+                      r"\(.*\): .*seed is 1 there, 0 on process 0", run.stderr, re.MULTILINE)
+    assert sorted(said) == ["0", "1"], run.stderr
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def each_with_its_own(overrides):
+    """Two processes, for each of which the shell fills in the overrides."""
+    arguments = ["-m", "lm2_jax.cli", "train", runs.CONFIG, *runs.SMALL, *STEPS, *MESH]
+    command = " ".join(f"'{word}'" for word in (sys.executable, *arguments))
+    return subprocess.run(["launch/local.sh", "-n", "2", "-d", "2", "--", "bash", "-c",
+                           f"exec {command} {overrides}"], cwd=runs.ROOT, text=True,
+                          capture_output=True)
 
 
 def children(pid):
@@ -259,12 +262,7 @@ def children(pid):
 
 
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
-    arguments = ["-m", "lm2_jax.cli", "train", runs.CONFIG, *runs.SMALL, *STEPS, *MESH]
-    command = " ".join(f"'{word}'" for word in (sys.executable, *arguments))
-    run = subprocess.run(
-        ["launch/local.sh", "-n", "2", "-d", "2", "--", "bash", "-c",
-         f"exec {command} --workdir='{tmp_path}'/$LM2_PROCESS_ID"], cwd=runs.ROOT, text=True,
-        capture_output=True)
+    run = each_with_its_own(f"--workdir='{tmp_path}'/$LM2_PROCESS_ID")
     assert run.returncode != 0
     assert re.search(r"\[1\] lm2 train: .*/1 is not shared: .* a file system that all hosts have",
                      run.stderr)

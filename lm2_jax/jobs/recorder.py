@@ -86,7 +86,7 @@ class Recorder(loop.Hooks):
         distributed.barrier("read")  # before one of them writes these files
         self._parts = contextlib.ExitStack()
         self.watchdog = Watchdog(self.phases, config.train.stall_seconds, distributed.name(),
-                                  distributed.tell)
+                                 distributed.tell)
         self.watchdog.step = first_step
         self._clock = Clock(config.model, jax.devices())
         self._bar = Bar("train", config.train.num_steps, first_step, console)
