@@ -8,6 +8,8 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from lm2_jax.errors import UserError
+
 DESCRIPTION = "Memory-augmented language models in JAX."
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
 --config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32."""
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     try:
         return args.run(args, _overrides(args, rest))
-    except (ValueError, OSError) as error:
+    except UserError as error:
         if os.environ.get("LM2_TRACEBACK"):
             raise
         return _failed(args, str(error), 2)
@@ -56,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(args: argparse.Namespace, reason: str, status: int) -> int:
     print(f"lm2 {args.command}: {reason}", file=sys.stderr)
     if _several(args):
-        from lm2_jax import distributed
+        from lm2_jax.runtime import processes
 
-        distributed.fail(reason, status)
+        processes.abort(reason, status)
     return status
 
 
 def _several(args: argparse.Namespace) -> bool:
-    return "coordinator" in args and "lm2_jax.distributed" in sys.modules
+    return "coordinator" in args and "lm2_jax.runtime.processes" in sys.modules
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,12 +142,12 @@ def _parser() -> argparse.ArgumentParser:
 def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
     """--config.a.b=v as {"a.b": "v"}; anything else is refused, and all where no config is."""
     if rest and "config" not in args:
-        raise ValueError(f"unknown argument {rest[0]} (lm2 {args.command} --help lists them)")
+        raise UserError(f"unknown argument {rest[0]} (lm2 {args.command} --help lists them)")
     overrides = {}
     for argument in rest:
         key, equals, value = argument.partition("=")
         if not key.startswith("--config.") or not equals:
-            raise ValueError(f"unknown argument {argument}; a key of the config is given as "
+            raise UserError(f"unknown argument {argument}; a key of the config is given as "
                              "--config.KEY=VALUE (lm2 help lists the commands)")
         overrides[key.removeprefix("--config.")] = value
     return overrides
@@ -155,15 +157,15 @@ def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.checkpoint import SaveError
-    from lm2_jax.config_file import load_config
+    from lm2_jax.checkpoint.checkpointer import SaveError
+    from lm2_jax.config.files import load_config
 
     begun = time.perf_counter()
     config = load_config(args.config, overrides)
     finish = _join(args)
-    from lm2_jax.jobs.training import Options, train
-    from lm2_jax.report import profile
-    from lm2_jax.train.loop import NonFiniteError
+    from lm2_jax.commands.train import Options, train
+    from lm2_jax.training import profile
+    from lm2_jax.training.loop import NonFiniteError
 
     options = Options(profile.parse(args.profile) if args.profile else None,
                       args.accept_changes, args.init_from)
@@ -179,16 +181,16 @@ def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.config_file import load_config
+    from lm2_jax.config.files import load_config
 
     config = load_config(args.config, overrides)
     finish = _join(args)
-    from lm2_jax.jobs.evaluation import evaluate
-    from lm2_jax.preemption import Left
+    from lm2_jax.commands.evaluate import evaluate
+    from lm2_jax.runtime.preemption import Preempted
 
     try:
         evaluate(config, args.workdir, args.step)
-    except Left:
+    except Preempted:
         print(f"lm2 eval: SIGTERM: what was answered is kept in {args.workdir}; the same command "
               "goes on from there", file=sys.stderr)
         finish()
@@ -202,26 +204,26 @@ def _join(args: argparse.Namespace):
 
     What computes is imported after it: some libraries touch the devices as they are loaded.
     """
-    from lm2_jax import distributed
+    from lm2_jax.runtime import processes
 
-    place = distributed.find_place(args.coordinator, args.num_processes, args.process_id)
+    place = processes.find_process_info(args.coordinator, args.num_processes, args.process_id)
     timeouts = {name: float(os.environ[variable]) for name, variable in
                 (("connect_timeout", "LM2_CONNECT_TIMEOUT"),
                  ("heartbeat_timeout", "LM2_HEARTBEAT_TIMEOUT")) if os.environ.get(variable)}
-    distributed.initialize(place, command=f"lm2 {args.command}", **timeouts)
-    return distributed.finish
+    processes.initialize(place, command=f"lm2 {args.command}", **timeouts)
+    return processes.shutdown
 
 
 def _gates(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.config_file import load_config
-    from lm2_jax.jobs.gates import show
+    from lm2_jax.commands.gates import show
+    from lm2_jax.config.files import load_config
 
     show(load_config(args.config, overrides), args.workdir, args.step, args.samples)
     return 0
 
 
 def _report(args: argparse.Namespace, _: dict[str, str]) -> int:
-    from lm2_jax.jobs.comparison import report
+    from lm2_jax.commands.report import report
 
     names = [name.strip() for name in args.names.split(",") if name.strip()]
     report(args.workdirs, args.out, args.metric, names, args.paper)
@@ -229,8 +231,8 @@ def _report(args: argparse.Namespace, _: dict[str, str]) -> int:
 
 
 def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.config_file import load_config
-    from lm2_jax.jobs.compilation import STEPS, compile_steps
+    from lm2_jax.commands.compile import STEPS, compile_steps
+    from lm2_jax.config.files import load_config
 
     fits = compile_steps(load_config(args.config, overrides), args.config, args.topology,
                          STEPS if args.step == "both" else (args.step,), args.out)
@@ -238,15 +240,15 @@ def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _data(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.config_file import load_config
-    from lm2_jax.jobs.inspection import show
+    from lm2_jax.commands.data import show
+    from lm2_jax.config.files import load_config
 
     show(load_config(args.config, overrides), args.step, args.rows)
     return 0
 
 
 def _bench(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from lm2_jax.config_file import load_config
+    from lm2_jax.config.files import load_config
 
     config = load_config(args.config, overrides)
     if args.what == "data":

@@ -11,6 +11,8 @@ from jax._src import mesh as _mesh
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lm2_jax.errors import UserError
+
 MESH_AXES = ("data", "fsdp", "tensor")
 
 RULES = {
@@ -83,7 +85,7 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
         sizes[sizes.index(-1)] = count // fixed
     if -1 in sizes or math.prod(sizes) != count:
         wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in MESH_AXES)
-        raise ValueError(f"mesh ({wanted}) does not fit {count} devices: "
+        raise UserError(f"mesh ({wanted}) does not fit {count} devices: "
                          "the sizes must multiply to it (-1: as many as are left)")
     if isinstance(devices, int):
         return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types)
@@ -119,7 +121,7 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
              and math.gcd(*rows) % (sizes[0] * sizes[1]) == 0 and math.gcd(*heads) % sizes[2] == 0]
     if not found:
         fixed = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, wanted, strict=True))
-        raise ValueError(
+        raise UserError(
             f"no mesh ({fixed}) for {num_devices} devices: data x fsdp must divide the rows of "
             f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
             f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")

@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.data import corpus
-from lm2_jax.data.pipeline import BatchSource, SampleMaker
+from lm2_jax.data.babilong import corpus
+from lm2_jax.data.batches import BatchSource, SampleMaker
 
 SIMULATED = tuple(f"qa{number}" for number in range(1, 11))
 T = 48

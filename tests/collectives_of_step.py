@@ -19,7 +19,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from training import CONFIG, MODEL, B, S, T  # noqa: E402
 
 from lm2_jax import partition  # noqa: E402
-from lm2_jax.jobs.compilation import training_step  # noqa: E402
+from lm2_jax.commands.compile import training_step  # noqa: E402
 from lm2_jax.report.collectives import listed  # noqa: E402
 
 WASTE_ABOVE = "above: what splits anew by way of the whole; below: the step"  # on stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lm2_jax.config import Config
-from lm2_jax.config_file import load_config
+from lm2_jax.config.files import load_config
 
 FOLDER = Path(__file__).parents[1] / "configs"
 TINY = FOLDER / "tiny.py"

@@ -10,28 +10,31 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lm2_jax import config_file, distributed, partition
-from lm2_jax.data import corpus, feed, pipeline
+from lm2_jax import partition
+from lm2_jax.config import files
+from lm2_jax.data import batches, feed
+from lm2_jax.data.babilong import corpus
+from lm2_jax.runtime import processes
 
 MESHES = ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 1, 2), (1, 2, 2))
 
 
 def main() -> None:
     if os.environ.get("LM2_COORDINATOR"):
-        distributed.initialize(distributed.find_place())
+        processes.initialize(processes.find_process_info())
     else:
         jax.config.update("jax_num_cpu_devices", 4)
-    config = config_file.load_config("configs/tiny.py")
+    config = files.load_config("configs/tiny.py")
     tokens = corpus.make_tokenizer(config.data, config.seed)
     path = os.path.join(os.environ["FOLDER"], f"tokenizer{jax.process_index()}.json")
     tokens.save(path)
-    maker = pipeline.SampleMaker(config.data, corpus.training(config, corpus.tokenizer.load(path)),
+    maker = batches.SampleMaker(config.data, corpus.training(config, corpus.tokenizer.load(path)),
                                  config.model.segment_length)
     for shape in MESHES:
         mesh = partition.make_mesh(dict(zip(partition.MESH_AXES, shape, strict=True)))
         sharding = partition.named(mesh, "act_batch", None)
         rows = {8: feed.local_rows(sharding, 8)}
-        source = pipeline.BatchSource(maker, config.seed, 8, 50, rows)
+        source = batches.BatchSource(maker, config.seed, 8, 50, rows)
         digest = hashlib.sha256()
         for step in (0, 36):
             batch = feed.to_devices(source[step], rows[8], 8, sharding)
@@ -41,7 +44,7 @@ def main() -> None:
                 digest.update(np.ascontiguousarray(whole))
         print(f"{jax.process_index()} {shape} {len(rows[8])} rows {digest.hexdigest()}",
               flush=True)
-    distributed.finish()
+    processes.shutdown()
 
 
 if __name__ == "__main__":

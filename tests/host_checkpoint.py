@@ -10,9 +10,9 @@ import sys
 import jax
 import numpy as np
 
-from lm2_jax import distributed
-from lm2_jax.checkpoint import Checkpointer
+from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import CheckpointConfig
+from lm2_jax.runtime import processes
 
 
 def shards(tree) -> list[bytes]:
@@ -27,7 +27,7 @@ def shards(tree) -> list[bytes]:
 
 def main(what: str, folder: str) -> None:
     if os.environ.get("LM2_COORDINATOR"):
-        distributed.initialize(distributed.find_place())
+        processes.initialize(processes.find_process_info())
     else:
         jax.config.update("jax_num_cpu_devices", 8)
     from states import MESHES, random_bits  # the meshes need the devices
@@ -42,7 +42,7 @@ def main(what: str, folder: str) -> None:
         wanted = shards(random_bits(4, MESHES[1]))
         assert shards(restored) == wanted
         print(f"{len(wanted)} shards of process {jax.process_index()} are alike", flush=True)
-    distributed.finish()
+    processes.shutdown()
 
 
 if __name__ == "__main__":

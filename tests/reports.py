@@ -10,11 +10,10 @@ import math
 import pytest
 from rich.console import Console
 
-from lm2_jax import config_file
-from lm2_jax.config import parse_length
+from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.commands import report as job
+from lm2_jax.config import files, parse_length
 from lm2_jax.eval.results import Row, write_results
-from lm2_jax.jobs import comparison as job
-from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.report import figures
 
 LENGTHS = ("0k", "1k", "4k")
@@ -31,7 +30,7 @@ def run(tmp_path):
     """Makes an evaluated workdir without training one."""
     def make(name, base=0.9, tasks=("qa1", "qa2"), lengths=LENGTHS, memory=("carried",), n=100,
              provenance=None, **config):
-        config = config_file.from_dict({"model": {"vocab_size": 50}} | config)
+        config = files.from_dict({"model": {"vocab_size": 50}} | config)
         workdir = tmp_path / name
         (workdir / "eval").mkdir(parents=True)
         workdirs.store_config(config, workdir)

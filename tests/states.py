@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from lm2_jax import partition
-from lm2_jax.checkpoint import Checkpointer
+from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import CheckpointConfig
 
 MESHES = [partition.make_mesh(dict(data=2, fsdp=2, tensor=2)), partition.make_mesh(dict(fsdp=8))]

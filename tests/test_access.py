@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from lm2_jax import distributed
+from lm2_jax.checkpoint import workdir
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.jobs import access, workdir
+from lm2_jax.runtime import locks as access
+from lm2_jax.runtime import processes
 
 
 def test_a_second_run_is_told_of_the_first(tmp_path):
@@ -36,6 +37,6 @@ def test_the_first_process_alone_makes_the_tokenizer(tmp_path, monkeypatch):
     path.write_text("left by a run that failed")
     made, *_ = workdir.prepare(config, tmp_path)
     before = path.stat().st_mtime_ns
-    monkeypatch.setattr(distributed, "leads", lambda: False)
+    monkeypatch.setattr(processes, "is_primary", lambda: False)
     found, *_ = workdir.prepare(config, tmp_path)
     assert found.digest == made.digest and path.stat().st_mtime_ns == before

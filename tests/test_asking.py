@@ -9,9 +9,9 @@ import pytest
 from solver import solve
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from lm2_jax.data import asking, corpus, prompts
-from lm2_jax.data.samples import prompt_of
-from lm2_jax.data.wording import WORDING
+from lm2_jax.data.babilong import corpus, prompting, prompts
+from lm2_jax.data.babilong.samples import prompt_of
+from lm2_jax.data.babilong.wording import WORDING
 from lm2_jax.eval import metrics
 from lm2_jax.eval.babilong import cells
 
@@ -30,7 +30,7 @@ def held_out():
 
 
 def prompted(**changes):
-    return asking.make(EvalConfig(asking="prompted", **changes), held_out().encoder)
+    return prompting.make(EvalConfig(asking="prompted", **changes), held_out().encoder)
 
 
 def text(tokens):
@@ -87,7 +87,7 @@ def test_the_context_has_the_length_less_the_benchmarks_300_tokens(distance):
 
 
 def test_tuned_is_context_question_mark():
-    way, encoder = asking.make(EvalConfig(), held_out().encoder), held_out().encoder
+    way, encoder = prompting.make(EvalConfig(), held_out().encoder), held_out().encoder
     tokens = prompt_of(SAMPLE, "", way).tokens[:].tolist()
     question = encoder.text("Where is Mary?")
     assert tokens[-len(question) - 1:] == [*question, encoder.tokenizer.answer_id]

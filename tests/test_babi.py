@@ -12,10 +12,10 @@ import pytest
 from solver import solve
 from templates import template
 
-from lm2_jax.data import babi
-from lm2_jax.data.simulator import TASKS, simulate
-from lm2_jax.data.simulator_town import TOWNS, WINDOW
-from lm2_jax.data.simulator_world import Dice, Event, Listener, World
+from lm2_jax.data.babi import files as babi
+from lm2_jax.data.babi.simulator.tasks import TASKS, simulate
+from lm2_jax.data.babi.simulator.town import TOWNS, WINDOW
+from lm2_jax.data.babi.simulator.world import Dice, Event, Listener, World
 
 DATA = os.environ.get("LM2_TEST_DATA")
 real_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is not set")

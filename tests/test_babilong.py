@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.data import tokenizer
-from lm2_jax.data.babi import Question
-from lm2_jax.data.babilong import Encoder, Piece, fitting, mix, pieces_of, sentence_ids
-from lm2_jax.data.background import TokenizedBackground
-from lm2_jax.data.simulator import TASKS, simulate
+from lm2_jax.data.babi.files import Question
+from lm2_jax.data.babi.simulator.tasks import TASKS, simulate
+from lm2_jax.data.babilong.mixing import Encoder, Piece, fitting, mix, pieces_of, sentence_ids
+from lm2_jax.data.text.background import TokenizedBackground
 
 FIRST = 10**6  # tokens of pieces are above, tokens of prose below
 

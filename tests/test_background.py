@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm2_jax.data import background, prose
+from lm2_jax.data.prose import generator
+from lm2_jax.data.text import background
 
 DATA = os.environ.get("LM2_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
@@ -70,7 +71,7 @@ def test_generated_is_the_default_and_a_prefix_of_more():
     assert [len(d) for d in documents] == [100, 100, 50]
     longer = background.load("generated", seed=7, num_sentences=300)
     assert documents == [*longer[:2], longer[2][:50]]
-    assert [s for d in documents for s in d] == prose.sentences(7, 250)
+    assert [s for d in documents for s in d] == generator.sentences(7, 250)
 
 
 def write_parquet(path, column, values):

@@ -8,10 +8,10 @@ import pytest
 from states import MESHES, abstract, bits, random_bits, saved
 
 import lm2_jax
-from lm2_jax.checkpoint import Checkpointer
-from lm2_jax.checkpoint_folder import LAST_FILE, PARTS
+from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.checkpoint.checkpointer import Checkpointer
+from lm2_jax.checkpoint.folder import LAST_FILE, PARTS
 from lm2_jax.config import CheckpointConfig
-from lm2_jax.jobs import workdir as workdirs
 
 TMP = ".orbax-checkpoint-tmp"  # how orbax names what it is writing
 

@@ -12,7 +12,7 @@ import runs
 from disks import mount, small_disk
 
 import lm2_jax
-from lm2_jax.checkpoint import PARTS, Checkpointer
+from lm2_jax.checkpoint.checkpointer import PARTS, Checkpointer
 from lm2_jax.cli import main
 
 EVERY, BAD = 2, 9  # steps between two saves; checkpoints that are damaged

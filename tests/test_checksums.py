@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import saved
 
-from lm2_jax import checksums
-from lm2_jax.checkpoint import META, PARAMS, PARTS, Checkpointer
-from lm2_jax.checkpoint_folder import ABOUT, LAST_FILE
+from lm2_jax.checkpoint import checksums
+from lm2_jax.checkpoint.checkpointer import META, PARAMS, PARTS, Checkpointer
+from lm2_jax.checkpoint.folder import ABOUT, LAST_FILE
 
 # Whether these are there is asked first.
 FIRST = (ABOUT, *(f"{part}/{LAST_FILE}" for part in PARTS), LAST_FILE)

@@ -130,7 +130,7 @@ def test_the_config_is_stored_whole(finished):
         for key, value in (override.split("=") for override in runs.SMALL)})
     stored = json.loads((finished / "config.json").read_text())
     assert stored["model"].pop("vocab_size") == config.model.vocab_size > 0
-    assert stored == {**json.loads(json.dumps(lm2_jax.config_file.to_dict(written))),
+    assert stored == {**json.loads(json.dumps(lm2_jax.config.files.to_dict(written))),
                       "model": stored["model"]}
 
 

@@ -12,8 +12,9 @@ import jax
 import pytest
 
 from lm2_jax import cli
-from lm2_jax.jobs import compilation, topologies
+from lm2_jax.commands import compile as compilation
 from lm2_jax.report import compilation as reports
+from lm2_jax.runtime import topologies
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

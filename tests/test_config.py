@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 from config_keys import FOLDER, KEYS, LEAVES, TINY, refusal
 
-from lm2_jax import config_file
 from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, with_vocab_size
-from lm2_jax.config_file import differences, from_dict, load_config, to_dict
+from lm2_jax.config import files as config_file
+from lm2_jax.config.files import differences, from_dict, load_config, to_dict
 from lm2_jax.model.lm import LanguageModel, init_state
 
 FILES = sorted(FOLDER.glob("*.py"))

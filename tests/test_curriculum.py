@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lm2_jax.train.curriculum import Curriculum
+from lm2_jax.training.curriculum import Curriculum
 
 STAGES = ((0, 1), (20, 2, 8), (50, 4))
 EVERY = 5

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from lm2_jax import partition
+from lm2_jax.commands import evaluate as evaluation
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from lm2_jax.data import corpus
+from lm2_jax.data.babilong import corpus
 from lm2_jax.eval.results import read_results
-from lm2_jax.jobs import evaluation
-from lm2_jax.report import progress as bar
+from lm2_jax.runtime import progress as bar
 
 STORY = "1 Mary went to the garden.\n2 John went to the hallway.\n3 Where is Mary?\tgarden\t1\n"
 OTHERS = ("gates.json", "history.jsonl", "mine.csv", "qa1_4k_mine.csv", "reset/mine.json",

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from lm2_jax.cli import main
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.data.kinds import FACT, PROSE, QUESTION
+from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel, init_state
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from lm2_jax.data import corpus
-from lm2_jax.data.asking import Tuned
-from lm2_jax.data.samples import draw
+from lm2_jax.data.babilong import corpus
+from lm2_jax.data.babilong.prompting import Tuned
+from lm2_jax.data.babilong.samples import draw
 from lm2_jax.eval.babilong import cells
 
 DATA = os.environ.get("LM2_TEST_DATA")

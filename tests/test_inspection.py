@@ -10,12 +10,12 @@ from rich.console import Console
 
 from lm2_jax.bench import data as bench
 from lm2_jax.bench import eval as bench_eval
+from lm2_jax.commands import data as inspection
 from lm2_jax.config import Config, DataConfig, ModelConfig, TrainConfig
-from lm2_jax.data import babilong, corpus
-from lm2_jax.data.kinds import ANSWER, FACT, QUESTION, kinds_of
-from lm2_jax.data.pipeline import BatchSource, SampleMaker
+from lm2_jax.data.babilong import corpus, mixing
+from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
+from lm2_jax.data.batches import BatchSource, SampleMaker
 from lm2_jax.eval import stream
-from lm2_jax.jobs import inspection
 
 T = 48
 
@@ -66,8 +66,8 @@ def test_facts_questions_and_answers_are_told_apart():
     data = corpus.training(config_of(), corpus.make_tokenizer(config_of().data, 0))
     for index in range(20):
         rng = np.random.default_rng(index)
-        pieces = babilong.pieces_of(data.sources[0].draw(rng, 6), data.encoder, 5, dense=True)
-        sample = babilong.mix(pieces, 300, data.background, rng, last_at_end=False).sample()
+        pieces = mixing.pieces_of(data.sources[0].draw(rng, 6), data.encoder, 5, dense=True)
+        sample = mixing.mix(pieces, 300, data.background, rng, last_at_end=False).sample()
         kinds = kinds_of(sample.tokens, data.encoder)
         for kind, parts in {
                 FACT: [p.tokens for p in pieces if p.answer == len(p.tokens)],

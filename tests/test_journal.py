@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import EvalConfig
-from lm2_jax.data.samples import Prompt
+from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.eval import babilong
 from lm2_jax.eval.journal import Journal
 

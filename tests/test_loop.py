@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from lm2_jax.train import loop
+from lm2_jax.training import loop
 
 
 class Calls(loop.Hooks):
@@ -21,10 +21,10 @@ class Calls(loop.Hooks):
         yield
         self.phases.append(f"/{name}")
 
-    def begins(self, step):
+    def on_step_start(self, step):
         self.phases.append(step)
 
-    def leaves(self, step, state):
+    def should_stop(self, step, state):
         assert state == step
         return step == self.leaves_at
 

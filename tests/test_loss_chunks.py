@@ -12,7 +12,7 @@ from training import MODEL, B, T, batch, furthest
 
 from lm2_jax.config import Config, MemoryConfig, TrainConfig
 from lm2_jax.model.lm import LanguageModel, init_state, unembed, unembedding
-from lm2_jax.train.loss import loss_sums
+from lm2_jax.training.loss import loss_sums
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lm2_jax import distributed
-from lm2_jax.distributed import Place, find_place
-from lm2_jax.meeting import Meeting, MeetingError, split_address
+from lm2_jax.runtime import processes
+from lm2_jax.runtime.processes import ProcessInfo, find_process_info
+from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError, split_address
 
 
 def free_port():
@@ -31,7 +31,7 @@ def meet():
         address = f"127.0.0.1:{free_port()}"
 
         def one(index):
-            return Meeting(address, (of or {}).get(index, count), index, timeout,
+            return Rendezvous(address, (of or {}).get(index, count), index, timeout,
                            lost=lambda line: events.append((index, "lost", line)),
                            heard=lambda line: events.append((index, "heard", line)))
 
@@ -52,9 +52,9 @@ def until(condition, seconds=10.0):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_all_come_and_leave_together(meet, count):
     meetings = meet(count)
-    assert all(isinstance(meeting, Meeting) for meeting in meetings)
+    assert all(isinstance(meeting, Rendezvous) for meeting in meetings)
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(Meeting.leave, meetings))
+        list(pool.map(Rendezvous.leave, meetings))
     assert meet.events == []
 
 
@@ -62,7 +62,8 @@ def test_who_is_missing_is_named_to_all(meet):
     began = time.monotonic()
     errors = meet(5, present=(0, 1, 3), timeout=1.5)
     assert time.monotonic() - began < 5
-    assert {type(error) for error in errors} == {MeetingError} and len(set(map(str, errors))) == 1
+    assert {type(error) for error in errors} == {RendezvousError}
+    assert len(set(map(str, errors))) == 1
     assert str(errors[0]).startswith("processes 2, 4 of 5 did not connect to ")
     assert str(errors[0]).endswith(" within 1.5 s")
 
@@ -89,10 +90,10 @@ def test_strangers_at_the_port_do_no_harm():
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         nothing = dict(lost=lambda line: None, heard=lambda line: None)
-        first = pool.submit(Meeting, f"127.0.0.1:{port}", 2, 0, 20.0, **nothing)
+        first = pool.submit(Rendezvous, f"127.0.0.1:{port}", 2, 0, 20.0, **nothing)
         for text in (b"GET / HTTP/1.1\r\n\r\n", b"", b"[1]\n", b'{"process": 1}\n'):
             until(lambda text=text: said(port, text))
-        second = pool.submit(Meeting, f"127.0.0.1:{port}", 2, 1, 20.0, **nothing)
+        second = pool.submit(Rendezvous, f"127.0.0.1:{port}", 2, 1, 20.0, **nothing)
         for meeting in (first.result(), second.result()):
             threading.Thread(target=meeting.leave).start()
 
@@ -108,8 +109,8 @@ def said(port, text):
 
 def test_a_port_that_is_taken_is_one_line():
     with socket.create_server(("", 0)) as server:
-        with pytest.raises(MeetingError, match="cannot be used .*take another as coordinator"):
-            Meeting(f"127.0.0.1:{server.getsockname()[1]}", 2, 0, 1.0, print, print)
+        with pytest.raises(RendezvousError, match="cannot be used .*take another as coordinator"):
+            Rendezvous(f"127.0.0.1:{server.getsockname()[1]}", 2, 0, 1.0, print, print)
 
 
 @pytest.mark.parametrize("gone", [0, 2])
@@ -144,11 +145,11 @@ def test_a_killed_process_is_noticed_at_once(tmp_path):
     script = tmp_path / "one.py"
     script.write_text(
         "import os, sys, time\n"
-        "from lm2_jax.meeting import Meeting\n"
+        "from lm2_jax.runtime.rendezvous import Rendezvous\n"
         "def lost(line):\n"
         "    print('lost:', line, flush=True)\n"
         "    os._exit(1)\n"
-        "Meeting(sys.argv[1], 2, int(sys.argv[2]), 30.0, lost, print)\n"
+        "Rendezvous(sys.argv[1], 2, int(sys.argv[2]), 30.0, lost, print)\n"
         "print('met', flush=True)\n"
         "time.sleep(60)\n")
     address = f"127.0.0.1:{free_port()}"
@@ -183,16 +184,16 @@ SLURM = {"SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_NTAS
 
 @pytest.mark.parametrize("arguments,environment,place", [
     ((), {}, None),
-    ((), LM2, Place("a:1", 4, 2)),
-    (("b:2", 3, 0), LM2, Place("b:2", 3, 0)),
-    (("b:2", None, None), LM2, Place("b:2", 4, 2)),
-    ((), LM2 | SLURM, Place("a:1", 4, 2)),
+    ((), LM2, ProcessInfo("a:1", 4, 2)),
+    (("b:2", 3, 0), LM2, ProcessInfo("b:2", 3, 0)),
+    (("b:2", None, None), LM2, ProcessInfo("b:2", 4, 2)),
+    ((), LM2 | SLURM, ProcessInfo("a:1", 4, 2)),
     ((), {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
     ((), {"SLURM_NTASKS": "8"}, None),  # a login shell of an allocation: no task of it
     ((), SLURM | {"LM2_DISTRIBUTED": "0"}, None),
     ((), {"TPU_WORKER_HOSTNAMES": "localhost"}, None)])
 def test_the_place_of_a_process(arguments, environment, place):
-    assert find_place(*arguments, environment=environment) == place
+    assert find_process_info(*arguments, environment=environment) == place
 
 
 @pytest.mark.parametrize("arguments,environment,wanted", [
@@ -208,25 +209,25 @@ def test_a_place_that_cannot_be_is_one_line(arguments, environment, wanted, monk
         if name.startswith(("SLURM", "TPU", "LM2_C", "LM2_N", "LM2_P", "OMPI", "KUBERNETES")):
             monkeypatch.delenv(name)
     with pytest.raises(ValueError) as caught:
-        find_place(*arguments, environment=environment)
+        find_process_info(*arguments, environment=environment)
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_slurm_is_recognised(monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    place = find_place()
+    place = find_process_info()
     assert (place.num_processes, place.process_id, place.local_devices) == (2, 1, (0,))
     assert split_address(place.coordinator)[0] == "node3"
 
 
 def test_one_process_needs_no_meeting():
-    distributed.initialize(None)
-    assert distributed.leads() and distributed.leader_first(lambda: 3) == 3
-    assert distributed.from_leader(7) == 7
-    distributed.barrier("nobody else")
-    distributed.finish()
-    assert json.dumps(distributed.name()).startswith('"process 0 of 1 (')
+    processes.initialize(None)
+    assert processes.is_primary() and processes.primary_first(lambda: 3) == 3
+    assert processes.broadcast_from_primary(7) == 7
+    processes.barrier("nobody else")
+    processes.shutdown()
+    assert json.dumps(processes.name()).startswith('"process 0 of 1 (')
 
 
 TPU_VM = {"agent-worker-number": "2", "tpu-env": "TYPE: 'V5LITE_POD'",
@@ -236,8 +237,8 @@ TPU_VM = {"agent-worker-number": "2", "tpu-env": "TYPE: 'V5LITE_POD'",
 @pytest.mark.parametrize("environment,place", [
     ({"TPU_WORKER_HOSTNAMES": "localhost,job-1.svc", "TPU_WORKER_ID": "1",
       "TPU_SKIP_MDS_QUERY": "1", "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1",
-      "MEGASCALE_COORDINATOR_ADDRESS": "localhost"}, Place("localhost:8482", 4, 3)),
-    ({"LM2_DISTRIBUTED": "1"}, Place("127.0.0.1:8482", 4, 2))], ids=["GKE", "TPU VM"])
+      "MEGASCALE_COORDINATOR_ADDRESS": "localhost"}, ProcessInfo("localhost:8482", 4, 3)),
+    ({"LM2_DISTRIBUTED": "1"}, ProcessInfo("127.0.0.1:8482", 4, 2))], ids=["GKE", "TPU VM"])
 def test_a_tpu_pod_is_recognised(monkeypatch, environment, place):
     """With what GKE puts into a pod's environment, or what a TPU VM's metadata say."""
     cluster = "jax._src.clusters.cloud_tpu_cluster."
@@ -248,4 +249,4 @@ def test_a_tpu_pod_is_recognised(monkeypatch, environment, place):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert find_place() == place
+    assert find_process_info() == place

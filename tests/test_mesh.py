@@ -15,10 +15,10 @@ from training import CONFIG, MODEL, furthest, plain, train
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig
-from lm2_jax.config_file import load_config
+from lm2_jax.config.files import load_config
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.train import optimizer
-from lm2_jax.train import state as train_state
+from lm2_jax.training import optimizer
+from lm2_jax.training import state as train_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

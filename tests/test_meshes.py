@@ -11,8 +11,8 @@ from training import CONFIG, B, furthest, plain, train
 import lm2_jax as lm2
 from lm2_jax import partition
 from lm2_jax.config import TrainConfig
-from lm2_jax.jobs import meshes
-from lm2_jax.train.step import micro_batches
+from lm2_jax.runtime import meshes
+from lm2_jax.runtime.meshes import micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from lm2_jax.preemption import Left, Preemption
-from lm2_jax.report import phases, profile
-from lm2_jax.report.phases import COMPILE, DATA, EVAL, LOST, PHASES, SAVE, START, STEP, Phases
-from lm2_jax.report.watchdog import Watchdog
+from lm2_jax.runtime import phases
+from lm2_jax.runtime.phases import COMPILE, DATA, EVAL, LOST, PHASES, SAVE, START, STEP, Phases
+from lm2_jax.runtime.preemption import Preempted, Preemption
+from lm2_jax.runtime.watchdog import Watchdog
+from lm2_jax.training import profile
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_sigterm_asks_to_leave_and_ends_nothing():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
         assert preemption.reached() and preemption.reached()
-        with pytest.raises(Left):
+        with pytest.raises(Preempted):
             preemption.check()
     assert signal.getsignal(signal.SIGTERM) == before
 

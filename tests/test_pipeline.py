@@ -9,8 +9,8 @@ from absl import flags
 from batch_sources import T, config_of, corpus_of, equal, source_of, tokenizer_of
 
 from lm2_jax.config import Config
-from lm2_jax.data import corpus
-from lm2_jax.data.pipeline import SampleMaker, digest, iterate
+from lm2_jax.data.babilong import corpus
+from lm2_jax.data.batches import SampleMaker, digest, iterate
 
 
 @pytest.fixture(scope="module")

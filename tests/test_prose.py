@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from solver import _PATTERNS, TASKS
 
-from lm2_jax.data import prose
-from lm2_jax.data.prose_forms import fix_articles, ing, participle, past, plural, third
-from lm2_jax.data.prose_nouns import NOUNS
-from lm2_jax.data.prose_words import WORDS
-from lm2_jax.data.simulator import simulate
+from lm2_jax.data.babi.simulator.tasks import simulate
+from lm2_jax.data.prose import generator
+from lm2_jax.data.prose.forms import fix_articles, ing, participle, past, plural, third
+from lm2_jax.data.prose.nouns import NOUNS
+from lm2_jax.data.prose.words import WORDS
 
 DATA = os.environ.get("LM2_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
@@ -47,7 +47,7 @@ def words_of(text):
 
 @pytest.fixture(scope="module")
 def generated():
-    return prose.sentences(0, 20_000)
+    return generator.sentences(0, 20_000)
 
 
 def test_prose_is_varied_and_of_the_stated_length(generated):
@@ -83,18 +83,18 @@ def test_prose_is_well_formed(generated):
 @given(st.integers(-(2**70), 2**70), st.integers(0, 2**40))
 @settings(max_examples=50, deadline=None)
 def test_sentence_is_a_function_of_seed_and_index(seed, index):
-    assert prose.sentence(seed, index) == prose.sentence(seed, index)
-    assert prose.sentences(seed, 3) == [prose.sentence(seed, i) for i in range(3)]
+    assert generator.sentence(seed, index) == generator.sentence(seed, index)
+    assert generator.sentences(seed, 3) == [generator.sentence(seed, i) for i in range(3)]
 
 
 def test_seeds_and_indices_name_different_texts():
-    texts = [tuple(prose.sentences(seed, 20)) for seed in (0, 1, -1, 2**64, 2**64 + 1)]
+    texts = [tuple(generator.sentences(seed, 20)) for seed in (0, 1, -1, 2**64, 2**64 + 1)]
     assert len(set(texts)) == len(texts)
 
 
 def test_prose_does_not_change_by_itself():
     expected = "After crossing Hollingbeck, the bold stationer wandered off by the counter."
-    assert prose.sentence(0, 0) == expected
+    assert generator.sentence(0, 0) == expected
 
 
 @pytest.mark.parametrize(

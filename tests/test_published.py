@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.config import Config, DataConfig, EvalConfig
-from lm2_jax.data import asking, babilong, corpus, published
-from lm2_jax.data.samples import read_file
+from lm2_jax.data.babilong import corpus, mixing, prompting, published
+from lm2_jax.data.babilong.samples import read_file
 from lm2_jax.eval.babilong import cells
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -113,7 +113,7 @@ def test_only_what_is_asked_for_is_read(tmp_path, layout):
     config = Config(data=DATA, eval=e)
     drawn_from = corpus.held_out(config, tokenizer())
     assert drawn_from.sources == () and drawn_from.background is None
-    way = asking.make(e, drawn_from.encoder)
+    way = prompting.make(e, drawn_from.encoder)
     found = cells(config, drawn_from, way, 2)
     assert list(found) == [("qa1", "1k"), ("qa1", "0k")]
     decode = drawn_from.encoder.tokenizer.decode
@@ -131,7 +131,7 @@ def test_only_what_is_asked_for_is_read(tmp_path, layout):
 def test_a_single_file_tells_its_task_and_length_by_its_path(tmp_path, layout):
     where, *_ = LAYOUTS[layout]
     path = copy_of(tmp_path, layout, count=6) / where("qa10", "1M", 0)
-    way = asking.make(EvalConfig(), babilong.Encoder(tokenizer()))
+    way = prompting.make(EvalConfig(), mixing.Encoder(tokenizer()))
     prompts = read_file(path, way)
     assert {(prompt.task, prompt.length) for prompt in prompts} == {("qa10", "1M")}
     text = " ".join(sample("qa10", "1M", 0)["input"].split())

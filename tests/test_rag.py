@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm2_jax.data.babilong import Joined, Mixture, Piece, Text
-from lm2_jax.data.background import TokenizedBackground
-from lm2_jax.data.samples import Prompt
+from lm2_jax.data.babilong.mixing import Joined, Mixture, Piece, Text
+from lm2_jax.data.babilong.samples import Prompt
+from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.eval import rag
 
 BEFORE, BEHIND = np.array([90], np.int32), np.array([7, 8, 91], np.int32)

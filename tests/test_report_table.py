@@ -8,9 +8,9 @@ import pytest
 import reports
 from reports import LENGTHS, TEN, line_of, rate, report, table_of
 
-from lm2_jax import config_file
+from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.config import files
 from lm2_jax.eval.metrics import LABELS, babilong_correct
-from lm2_jax.jobs import workdir as workdirs
 from lm2_jax.report.comparison import never_right
 
 run, drawn = reports.run, reports.drawn
@@ -156,7 +156,7 @@ def test_an_evaluation_that_is_not_finished_is_told_in_one_line(tmp_path, run, d
     said = f"Not finished is the evaluation of {folders[1]}: the same lm2 eval goes on with it."
     assert not any(said in text for text in report(tmp_path, *folders, width=500))
     (folders[1] / "eval" / "unfinished.jsonl").write_text('"identity"\n')
-    for facts in (None, {"config": config_file.to_dict(workdirs.stored_config(folders[1]))}):
+    for facts in (None, {"config": files.to_dict(workdirs.stored_config(folders[1]))}):
         if facts:
             (folders[1] / "eval" / "provenance.json").write_text(json.dumps(facts))
         assert all(said in text for text in report(tmp_path, *folders, width=500))

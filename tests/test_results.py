@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from result_rows import grid, row
 
-from lm2_jax.data.prompts import TaskPrompt
+from lm2_jax.data.babilong.prompts import TaskPrompt
 from lm2_jax.eval import results
 
 # A busy machine is no failure.

@@ -15,9 +15,9 @@ import runs
 
 import lm2_jax
 from lm2_jax.cli import main
-from lm2_jax.data import pipeline
+from lm2_jax.data import batches
 from lm2_jax.eval.journal import Journal
-from lm2_jax.preemption import Preemption
+from lm2_jax.runtime.preemption import Preemption
 
 KILLS, EVERY = 3, 4  # EVERY: steps between two saves (runs.SMALL)
 
@@ -134,7 +134,7 @@ def test_an_evaluation_that_is_asked_to_leave_goes_on_where_it_was(finished, cop
 def test_a_resume_that_is_refused_leaves_the_workdir_as_it_was(copy, monkeypatch, capsys):
     """Other data is found out late, from the checkpoint: the config is not bound by then."""
     before = contents(copy)
-    monkeypatch.setattr(pipeline, "digest", lambda source: "other")
+    monkeypatch.setattr(batches, "digest", lambda source: "other")
     assert main(["train", runs.CONFIG, f"--workdir={copy}", *runs.SMALL,
                  "--config.train.num_steps=99"]) == 2
     assert "was made with other data" in capsys.readouterr().err

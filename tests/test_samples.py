@@ -11,10 +11,10 @@ import pytest
 from solver import solve
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, parse_length
-from lm2_jax.data import corpus
-from lm2_jax.data.asking import Tuned
-from lm2_jax.data.babi import Question
-from lm2_jax.data.samples import draw, read_file
+from lm2_jax.data.babi.files import Question
+from lm2_jax.data.babilong import corpus
+from lm2_jax.data.babilong.prompting import Tuned
+from lm2_jax.data.babilong.samples import draw, read_file
 from lm2_jax.eval.babilong import cells
 
 DATA = os.environ.get("LM2_TEST_DATA")

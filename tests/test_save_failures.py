@@ -10,7 +10,7 @@ import pytest
 from disks import file_size_limit, small_disk
 from states import MESHES, bits, random_bits
 
-from lm2_jax.checkpoint import Checkpointer, SaveError
+from lm2_jax.checkpoint.checkpointer import Checkpointer, SaveError
 from lm2_jax.config import CheckpointConfig
 
 

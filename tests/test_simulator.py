@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from templates import NAMES
 
-from lm2_jax.data.simulator import TASKS, simulate
+from lm2_jax.data.babi.simulator.tasks import TASKS, simulate
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from solver import TASKS, Solver, solve
 
-from lm2_jax.data import babi, simulator
-from lm2_jax.data.simulator import simulate
+from lm2_jax.data.babi import files as babi
+from lm2_jax.data.babi.simulator import tasks
+from lm2_jax.data.babi.simulator.tasks import simulate
 
-SIMULATED = simulator.TASKS
+SIMULATED = tasks.TASKS
 real_data = pytest.mark.skipif("LM2_TEST_DATA" not in os.environ, reason="LM2_TEST_DATA is not set")
 
 

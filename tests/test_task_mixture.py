@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.data import corpus, pipeline
-from lm2_jax.data.stories import StorySource
+from lm2_jax.data import batches
+from lm2_jax.data.babi.stories import StorySource
+from lm2_jax.data.babilong import corpus
 
 TASKS = ("qa1", "qa6", "qa9")
 
@@ -24,7 +25,7 @@ def drawn(weights, count=1500):
             asked.update([source.task]) or source.draw(*options)))
 
     sources = tuple(map(counting, whole.sources))
-    maker = pipeline.SampleMaker(data, dataclasses.replace(whole, sources=sources), 200)
+    maker = batches.SampleMaker(data, dataclasses.replace(whole, sources=sources), 200)
     for index in range(count):
         maker.draw(1, np.random.default_rng(index))
     return [asked[task] / asked.total() for task in TASKS]

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.config import DataConfig, EvalConfig
-from lm2_jax.data import asking, background, corpus, published, texts
-from lm2_jax.data.babilong import Encoder, sentence_ids
-from lm2_jax.data.samples import read_file
-from lm2_jax.data.texts import Spool, Text
+from lm2_jax.data.babilong import corpus, prompting, published
+from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
+from lm2_jax.data.babilong.samples import read_file
+from lm2_jax.data.text import background
+from lm2_jax.data.text import pieces as texts
+from lm2_jax.data.text.pieces import Spool, Text
 
 PROSE = st.text(st.sampled_from("Aab5 \t\n.,!\"'—(é\u3000"), max_size=60) | st.lists(
     st.sampled_from(["Mr.", "No.", "5", "I.", "He", "she", "end.", "“Oh!”", " ", "  ", "\n", "\n\n",
@@ -79,13 +81,13 @@ def test_a_long_context_is_never_in_memory(tmp_path, monkeypatch, way):
     """Neither its text nor its tokens, while it is read and after."""
     monkeypatch.setattr(published, "_CHUNK", 2**12)
     monkeypatch.setattr(texts, "PIECE", 2**12)
-    monkeypatch.setattr(asking, "_ENCODE_BATCH", 32)
+    monkeypatch.setattr(prompting, "_ENCODE_BATCH", 32)
     monkeypatch.setattr(texts.as_it_is, "__defaults__", (2**12,))
     sentences = list(itertools.chain(*background.load("generated", num_sentences=600))) * 10
     path = tmp_path / "qa1_64k.json"
     path.write_text(json.dumps([{"input": " ".join(sentences), "question": "Where is Mary?",
                                  "target": "kitchen"}]))
-    asked = asking.make(EvalConfig(asking=way), Encoder(words()))
+    asked = prompting.make(EvalConfig(asking=way), Encoder(words()))
     asked.behind("qa1", "Where is Mary?")
     tracemalloc.start()
     prompt, = read_file(path, asked)

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
-from lm2_jax.data import prose, tokenizer
+from lm2_jax.data import tokenizer
+from lm2_jax.data.prose import generator
 
 DATA = os.environ.get("LM2_TEST_DATA")
 KINDS = ("word", "bpe")
@@ -29,7 +30,7 @@ BABI = (
 
 @pytest.fixture(scope="module")
 def texts():
-    return prose.sentences(0, 2_000)
+    return generator.sentences(0, 2_000)
 
 
 @pytest.fixture(scope="module")

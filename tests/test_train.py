@@ -13,8 +13,8 @@ from training import CONFIG, MODEL, B, S, T, batch, furthest, plain, train
 from lm2_jax.config import TrainConfig
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
-from lm2_jax.train import optimizer
-from lm2_jax.train.loss import count_answers, loss_sums
+from lm2_jax.training import optimizer
+from lm2_jax.training.loss import count_answers, loss_sums
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

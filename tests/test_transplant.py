@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from lm2_jax.checkpoint import transplant
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.jobs import transplant
 from lm2_jax.model.lm import LanguageModel, init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.data import corpus, pipeline, stories
-from lm2_jax.data.simulator import simulate
+from lm2_jax.data import batches
+from lm2_jax.data.babi import stories
+from lm2_jax.data.babi.simulator.tasks import simulate
+from lm2_jax.data.babilong import corpus
 
 
 def actors(story):
@@ -40,7 +42,7 @@ def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
     source = stories.StorySource("qa1", lambda rng, *options: (
         asked.append(options[2]) or draw(rng, *options)))
     drawn_from = dataclasses.replace(drawn_from, sources=(source,))
-    maker = pipeline.SampleMaker(config.data, drawn_from, 40)
+    maker = batches.SampleMaker(config.data, drawn_from, 40)
     for segments in (1, 2, 3, 4):
         asked.clear()
         maker.draw(segments, np.random.default_rng(0))

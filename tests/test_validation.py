@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lm2_jax.data import stories
+from lm2_jax.data.babi import stories
 
 
 def write(folder, count):

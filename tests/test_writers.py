@@ -12,10 +12,11 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.report import clock, progress
-from lm2_jax.report.clock import Clock
-from lm2_jax.report.progress import Bar
-from lm2_jax.report.writers import JsonLines, MetricsWriter, read_lines
+from lm2_jax.runtime import progress
+from lm2_jax.runtime.progress import Bar
+from lm2_jax.training import clock
+from lm2_jax.training.clock import Clock
+from lm2_jax.training.writers import JsonLines, MetricsWriter, read_lines
 
 
 def written(path, steps, last_step=0, loss=1.0):

@@ -10,9 +10,9 @@ import numpy as np
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig, TrainConfig
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.train import optimizer
-from lm2_jax.train import state as train_state
-from lm2_jax.train.step import make_train_step
+from lm2_jax.training import optimizer
+from lm2_jax.training import state as train_state
+from lm2_jax.training.step import make_train_step
 from lm2_jax.types import Batch
 
 B, T, S = 8, 4, 3

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
-from lm2_jax.data import asking, corpus
+from lm2_jax.data.babilong import corpus, prompting
+from lm2_jax.errors import UserError
 from lm2_jax.eval.babilong import cells
 from lm2_jax.eval.stream import CHUNK, Streamer
-from lm2_jax.jobs import meshes
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.report.progress import Bar
-from lm2_jax.train import state as train_state
+from lm2_jax.runtime import meshes
+from lm2_jax.runtime.progress import Bar
+from lm2_jax.training import state as train_state
 
 _STATUS = Path("/proc/self/status")
 
@@ -54,7 +55,7 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
       ValueError: no length, or one that is none or has no room for a sample.
     """
     if not lengths:
-        raise ValueError("--lengths names no length; it must be as 64k,1M")
+        raise UserError("--lengths names no length; it must be as 64k,1M")
     console = console or Console()
     e = dataclasses.replace(config.eval, lengths=tuple(lengths), batch_size=1, retrieve=0,
                             tasks=(config.eval.tasks or config.data.tasks)[:1], samples="",
@@ -63,7 +64,7 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
     config = with_vocab_size(dataclasses.replace(config, eval=e, mesh=MeshConfig()),
                              words.vocab_size)
     drawn_from = corpus.held_out(config, words)
-    drawn = cells(config, drawn_from, asking.make(e, drawn_from.encoder), 1)
+    drawn = cells(config, drawn_from, prompting.make(e, drawn_from.encoder), 1)
     prompts = {length: prompt.tokens for (_, length), (prompt,) in drawn.items()}
     mesh, model = meshes.for_evaluation(config, jax.devices()[:1]), LanguageModel(config.model)
     params = train_state.create(model, optax.identity(), config.seed, mesh)[0].params

@@ -14,6 +14,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
+from lm2_jax.errors import UserError, UserFileNotFoundError
+
 PAD = "<pad>"
 ANSWER = "<answer>"
 END = "<end>"
@@ -102,12 +104,12 @@ def load(path: str | os.PathLike) -> Tokenizer:
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"no tokenizer at {path}: expected a tokenizer.json file")
+        raise UserFileNotFoundError(f"no tokenizer at {path}: expected a tokenizer.json file")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a valid tokenizer.json: {reason}") from None
+        raise UserError(f"{path} is not a valid tokenizer.json: {reason}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return _with_special_tokens(tokenizer)
@@ -132,7 +134,7 @@ def train(
         return _train_word(texts, vocab_size, required)
     if kind == "bpe":
         return _train_bpe(chain(required, texts), vocab_size)
-    raise ValueError(f"tokenizer kind must be 'word' or 'bpe', got {kind!r}")
+    raise UserError(f"tokenizer kind must be 'word' or 'bpe', got {kind!r}")
 
 
 def _word_tokenizer(vocab: dict[str, int]) -> tokenizers.Tokenizer:
@@ -161,7 +163,7 @@ def _train_word(texts: Iterable[str], vocab_size: int, required: Iterable[str]) 
     needed = frozenset(counts)
     room = vocab_size - len(SPECIAL_TOKENS)
     if len(needed) > room:
-        raise ValueError(
+        raise UserError(
             f"a word vocabulary of {vocab_size} has no room for {len(needed)} required words "
             f"and {len(SPECIAL_TOKENS)} special tokens"
         )
@@ -175,7 +177,7 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     least = len(alphabet) + len(SPECIAL_TOKENS)
     if vocab_size < least:
-        raise ValueError(f"a bpe vocabulary needs at least {least} tokens, got {vocab_size}")
+        raise UserError(f"a bpe vocabulary needs at least {least} tokens, got {vocab_size}")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -9,11 +9,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lm2_jax.config import Config, EvalConfig
-from lm2_jax.data import samples
-from lm2_jax.data.asking import Asking
-from lm2_jax.data.corpus import Corpus
-from lm2_jax.data.samples import Prompt
-from lm2_jax.data.texts import Spool
+from lm2_jax.data.babilong import samples
+from lm2_jax.data.babilong.corpus import Corpus
+from lm2_jax.data.babilong.prompting import Asking
+from lm2_jax.data.babilong.samples import Prompt
+from lm2_jax.data.text.pieces import Spool
 from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm2_jax.data.kinds import FACT, PROSE, QUESTION
+from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.types import Params
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from lm2_jax.eval.results import replacing
+from lm2_jax.runtime.files import replacing
 
 UNFINISHED = "unfinished.jsonl"  # its name in an evaluation's folder
 Key = tuple[str, str, str]  # task, length, memory

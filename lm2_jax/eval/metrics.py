@@ -5,6 +5,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from lm2_jax.errors import UserError
+
 _PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 _YES_NO = ("no", "yes")
 
@@ -47,7 +49,7 @@ def babilong_correct(task: str, target: str, output: str, question: str) -> bool
       ValueError: for an unknown task.
     """
     if task not in LABELS:
-        raise ValueError(f"task {task!r} is unknown, use qa1 to qa20")
+        raise UserError(f"task {task!r} is unknown, use qa1 to qa20")
     target, asked = target.lower(), question.lower()
     said = _CUT.split(output.lower(), maxsplit=1)[0]
     found = {label for label in LABELS[task] if label in said and label not in asked}
@@ -75,7 +77,7 @@ def constant_answer(targets: Sequence[str]) -> tuple[str, float]:
       ValueError: if there are no targets.
     """
     if not targets:
-        raise ValueError("constant_answer needs at least one target, got none")
+        raise UserError("constant_answer needs at least one target, got none")
     answer, count = min(Counter(targets).items(), key=lambda item: (-item[1], item[0]))
     return answer, count / len(targets)
 
@@ -87,7 +89,7 @@ def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
       ValueError: unless n >= 1 and 0 <= hits <= n.
     """
     if n < 1 or not 0 <= hits <= n:
-        raise ValueError(f"wilson needs n >= 1 and 0 <= hits <= n, got hits={hits}, n={n}")
+        raise UserError(f"wilson needs n >= 1 and 0 <= hits <= n, got hits={hits}, n={n}")
     rate, spread = hits / n, z * z / n
     middle = (rate + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (rate * (1 - rate) + spread / 4)) / (1 + spread)

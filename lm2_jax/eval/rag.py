@@ -3,8 +3,8 @@
 import bm25s
 import numpy as np
 
-from lm2_jax.data.babilong import Joined
-from lm2_jax.data.samples import Prompt
+from lm2_jax.data.babilong.mixing import Joined
+from lm2_jax.data.babilong.samples import Prompt
 
 
 def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str) -> Prompt:

@@ -11,13 +11,14 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lm2_jax.data.prompts import PARTS, TaskPrompt
+from lm2_jax.data.babilong.prompts import PARTS, TaskPrompt
+from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime.files import replacing
 
 MEMORY = ("carried", "reset")
 _PARTS = "_".join(f"{part}_(yes|no)" for part in PARTS)
@@ -53,18 +54,18 @@ class Row:
     def __post_init__(self):
         where = f"row {self.task} {self.length}"
         if self.memory not in MEMORY:
-            raise ValueError(f"{where}: memory is {self.memory!r}, must be one of {MEMORY}")
+            raise UserError(f"{where}: memory is {self.memory!r}, must be one of {MEMORY}")
         if self.n < 1:
-            raise ValueError(f"{where}: n is {self.n}, must be at least 1")
+            raise UserError(f"{where}: n is {self.n}, must be at least 1")
         if not 0 <= self.unscorable <= self.n:
-            raise ValueError(f"{where}: unscorable is {self.unscorable}, must be 0 to n = "
+            raise UserError(f"{where}: unscorable is {self.unscorable}, must be 0 to n = "
                              f"{self.n}")
         if not (self.tokens > 0 and self.segments > 0):
-            raise ValueError(f"{where}: tokens and segments must be positive, got "
+            raise UserError(f"{where}: tokens and segments must be positive, got "
                              f"{self.tokens} and {self.segments}")
         for name in ("exact_match", "accuracy", "constant_answer"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{where}: {name} is {getattr(self, name)}, must be 0 to 1")
+                raise UserError(f"{where}: {name} is {getattr(self, name)}, must be 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
     for row in rows:
         pair = found.setdefault((row.task, row.length), {})
         if row.memory in pair:
-            raise ValueError(f"two {row.memory} rows of {row.task} {row.length}, need one")
+            raise UserError(f"two {row.memory} rows of {row.task} {row.length}, need one")
         pair[row.memory] = row
     if not found:
-        raise ValueError("there are no rows to report, run an evaluation first")
+        raise UserError("there are no rows to report, run an evaluation first")
     grid = [Cell(pair.get("carried"), pair.get("reset")) for pair in found.values()]
     return sorted(grid, key=lambda cell: (_natural(cell.any.task), cell.any.tokens))
 
@@ -104,22 +105,6 @@ def by_length(grid: Iterable[Cell]) -> list[list[Cell]]:
     for cell in grid:
         columns.setdefault(cell.any.length, []).append(cell)
     return sorted(columns.values(), key=lambda column: fmean(c.any.tokens for c in column))
-
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and moves it to `path` if all went well.
-
-    A reader sees the old file or the new one, never a part. The folder is made if need be.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def remove_results(folder: str | os.PathLike) -> None:
@@ -149,11 +134,11 @@ def read_results(folder: str | os.PathLike) -> list[Row]:
     """
     path = Path(folder) / "results.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, run an evaluation first")
+        raise UserFileNotFoundError(f"{path} does not exist, run an evaluation first")
     try:
         return [Row(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a list of results: {error}") from error
+        raise UserError(f"{path} does not hold a list of results: {error}") from error
 
 
 def write_predictions(folder: str | os.PathLike, task: str, length: str, memory: str,
@@ -167,7 +152,7 @@ def write_predictions(folder: str | os.PathLike, task: str, length: str, memory:
       beside it differs in the suffix.
     """
     if memory not in MEMORY:
-        raise ValueError(f"memory is {memory!r}, must be one of {MEMORY}")
+        raise UserError(f"memory is {memory!r}, must be one of {MEMORY}")
     parts = "_".join(f"{part}_{'yes' if getattr(prompt, part) else 'no'}" for part in PARTS)
     folder = Path(folder) / "reset" if memory == "reset" else Path(folder)
     path = folder / f"{task}_{length}_{parts}_chat_template_no.csv"

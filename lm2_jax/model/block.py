@@ -47,7 +47,7 @@ class Block(nn.Module):
         memory = memories.of(c).block(c, name="memory") if self.remembers else None
         x_BSD = constrain(x_BSD, "act_batch", "act_len", "act_embed")
         if memory:
-            x_BSD = memory.enter(x_BSD, state)
+            x_BSD = memory.pre_block(x_BSD, state)
         a_BSD = RMSNorm(**norm, name="attention_norm")(x_BSD)
         added_BSD, window_BSKH = Attention(c, name="attention")(
             a_BSD, window_BWKH, mask_BSS, rope_2SH)
@@ -58,5 +58,5 @@ class Block(nn.Module):
             state = memory.write(x_BSD, state, valid_BS)
         x_BSD += dropout(MLP(c, name="mlp")(RMSNorm(**norm, name="mlp_norm")(x_BSD)))
         if memory:
-            state = memory.leave(x_BSD, state, valid_BS)
+            state = memory.post_block(x_BSD, state, valid_BS)
         return x_BSD, (state, window_BSKH)

@@ -60,13 +60,13 @@ class LanguageModel(nn.Module):
         ends = kind and kind.tokens and kind.tokens(c, name="memory_tokens")
         x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
         if ends:
-            x_BSD, valid_BS = ends.surround(x_BTD, valid_BT, state.memory)
+            x_BSD, valid_BS = ends.wrap(x_BTD, valid_BT, state.memory)
             positions = ends.positions(T)
         x_BSD, state = self._blocks(x_BSD, state, valid_BS, positions, deterministic)
         x_BTD = x_BSD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BSD)
         if ends:
-            x_BTD = ends.inner(x_BSD)
-            state = state.replace(memory=ends.keep(x_BSD, state.memory, valid_BT))
+            x_BTD = ends.unwrap(x_BSD)
+            state = state.replace(memory=ends.next_state(x_BSD, state.memory, valid_BT))
         if not logits:
             return Output(logits=None, state=constrain_state(state), hidden=x_BTD)
         if c.tie_embeddings:

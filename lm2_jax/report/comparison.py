@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from lm2_jax import config_file
-from lm2_jax.config import Config, parse_length
+from lm2_jax.config import Config, files, parse_length
 from lm2_jax.eval.metrics import LABELS, babilong_correct
 from lm2_jax.eval.results import Row, by_length, cells
 
@@ -145,8 +144,8 @@ class Comparison:
         """{key of the config: its value in each group}, where they differ; not the seed."""
         first = self.groups[0].config
         keys = {line.split(": ")[0] for group in self.groups[1:]
-                for line in config_file.differences(first, group.config, ignore=("seed",))}
-        values = [config_file.flat(group.config) for group in self.groups]
+                for line in files.differences(first, group.config, ignore=("seed",))}
+        values = [files.flat(group.config) for group in self.groups]
         return {key: [flat.get(key) for flat in values] for key in sorted(keys)}
 
 

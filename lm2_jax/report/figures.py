@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm2_jax.eval.results import replacing
+from lm2_jax.runtime.files import replacing
 
 _DPI = 150
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from lm2_jax.errors import UserError
 from lm2_jax.eval.metrics import wilson
 from lm2_jax.eval.results import Cell, Row, by_length, cells
 from lm2_jax.report.figures import count_text
@@ -96,7 +97,7 @@ def plot_training(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
       stages: (first step, segments in a sequence) of each stage of the curriculum, in order.
     """
     if not len(steps) == len(losses) == len(accuracies) or not len(steps):
-        raise ValueError(f"plot_training needs as many losses and accuracies as steps, got "
+        raise UserError(f"plot_training needs as many losses and accuracies as steps, got "
                          f"{len(losses)} and {len(accuracies)} for {len(steps)}")
     last = {step: values for step, *values in zip(steps, losses, accuracies, strict=True)}
     x = np.array(sorted(last))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 
-from lm2_jax import config_file
 from lm2_jax.config import Config
-from lm2_jax.eval.results import replacing
+from lm2_jax.config import files as config_file
+from lm2_jax.runtime.files import replacing
 
 
 def write(folder: str | Path, config: Config, step: int, parameters: int) -> Path:

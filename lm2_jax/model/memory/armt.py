@@ -49,11 +49,12 @@ class AssociativeMemory(BlockMemory):
         self.write_gate = Linear("BTD,DK->BTK", (D, 1), ("embed", "memory_key"),
                                  bias_axes=("norm",), dtype=c.dtype)
 
-    def enter(self, x_BSD: jax.Array, state: Associations) -> jax.Array:
+    def pre_block(self, x_BSD: jax.Array, state: Associations) -> jax.Array:
         phi_BSE = self._phi(self.q_proj(x_BSD))
         return x_BSD + _recall(state, phi_BSE)[0].astype(x_BSD.dtype)
 
-    def leave(self, x_BSD: jax.Array, state: Associations, valid_BS: jax.Array) -> Associations:
+    def post_block(self, x_BSD: jax.Array, state: Associations, valid_BS: jax.Array
+                   ) -> Associations:
         M = self.config.memory.num_slots
         m_BMD, wrote_B = x_BSD[:, -M:], valid_BS[:, :-M].any(axis=1)
         phi_BME = self._phi(self.k_proj(m_BMD))

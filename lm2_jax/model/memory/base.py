@@ -14,13 +14,13 @@ from lm2_jax.model.linear import partitioned
 class BlockMemory(nn.Module):
     """The memory of one block, called in this order; a kind overrides what it needs.
 
-    All tokens read the state as it stood when the segment began; what `write` and `leave` return
-    is seen by the next one.
+    All tokens read the state as it stood when the segment began; what `write` and `post_block`
+    return is seen by the next one.
     """
 
     config: ModelConfig
 
-    def enter(self, x_BSD: jax.Array, state: Any) -> jax.Array:
+    def pre_block(self, x_BSD: jax.Array, state: Any) -> jax.Array:
         """The stream as the block shall see it."""
         return x_BSD
 
@@ -32,7 +32,7 @@ class BlockMemory(nn.Module):
         """The state after attention."""
         return state
 
-    def leave(self, x_BSD: jax.Array, state: Any, valid_BS: jax.Array) -> Any:
+    def post_block(self, x_BSD: jax.Array, state: Any, valid_BS: jax.Array) -> Any:
         """The state after the block."""
         return state
 
@@ -58,7 +58,7 @@ class MemoryTokens(nn.Module):
         """What stands there, [B, M, D] float32."""
         return jnp.broadcast_to(self.embedding_MD[None], (batch_size, *self.embedding_MD.shape))
 
-    def surround(self, x_BTD: jax.Array, valid_BT: jax.Array, state: Any
+    def wrap(self, x_BTD: jax.Array, valid_BT: jax.Array, state: Any
                  ) -> tuple[jax.Array, jax.Array]:
         """The segment with its memory tokens, [B, S, D], and which of S hold a token."""
         tokens_BMD = self.vectors(state, x_BTD.shape[0]).astype(x_BTD.dtype)
@@ -74,12 +74,12 @@ class MemoryTokens(nn.Module):
         return np.concatenate([np.arange(first + num_tokens),
                                first + T + np.arange(M if self.after else 0)])
 
-    def inner(self, x_BSD: jax.Array) -> jax.Array:
+    def unwrap(self, x_BSD: jax.Array) -> jax.Array:
         """The segment's own part, [B, T, D]."""
         M = self.config.memory.num_slots
         return x_BSD[:, M if self.before else 0:x_BSD.shape[1] - (M if self.after else 0)]
 
-    def keep(self, hidden_BSD: jax.Array, state: Any, valid_BT: jax.Array) -> Any:
+    def next_state(self, hidden_BSD: jax.Array, state: Any, valid_BT: jax.Array) -> Any:
         """The state after the segment; `hidden` is the last norm's output."""
         return state
 

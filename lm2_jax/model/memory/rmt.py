@@ -33,7 +33,7 @@ class RecurrentTokens(MemoryTokens):
         return jnp.where(state.begun_1B[0, :, None, None], state.tokens_1BMD[0],
                          self.embedding_MD[None])
 
-    def keep(self, hidden_BSD: jax.Array, state: RecurrentState, valid_BT: jax.Array
+    def next_state(self, hidden_BSD: jax.Array, state: RecurrentState, valid_BT: jax.Array
              ) -> RecurrentState:
         written_BMD = hidden_BSD[:, -self.config.memory.num_slots:].astype(jnp.float32)
         wrote_B = valid_BT.any(axis=1)

@@ -1,0 +1,1 @@
+"""Checkpoints: saving, restoring, integrity, and the workdir that holds them."""

@@ -1,0 +1,140 @@
+"""A workdir: its config, its tokenizer, its checkpoints."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lm2_jax import partition
+from lm2_jax.checkpoint.checkpointer import META, PARAMS, Checkpointer
+from lm2_jax.config import Config, files, with_vocab_size
+from lm2_jax.data.babilong import corpus
+from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.params import abstract_params
+from lm2_jax.runtime import processes
+from lm2_jax.runtime.files import replacing
+from lm2_jax.types import Params
+
+# What may differ when a run goes on: it does not change what the next batch or step would be
+# (but for num_steps, over which the learning rate falls).
+MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_workers",
+              "train.num_steps", "train.eval_every_steps", "train.tensorboard",
+              "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
+              "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
+              "model.scan_unroll", "model.attention_implementation")
+OLD_CONFIG = "config.before.jsonl"  # of a run whose config was changed, the oldest first
+# With other values of these the parameters would mean something else.
+NEVER_CHANGES = ("model.", "data.tokenizer")
+
+
+def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path | None = None
+            ) -> tuple[Tokenizer, Config, list[str]]:
+    """Checks a workdir: its tokenizer, and the config with the vocabulary filled in.
+
+    Args:
+      accept: that the run goes on although its config differs in what `NEVER_CHANGES` does not
+        name.
+      tokenizer: a tokenizer.json for a new run, in the place of one of its own.
+
+    Returns:
+      The third part are the differences that were accepted.
+
+    Raises:
+      ValueError: if it holds a run of another config; one line names what differs.
+    """
+    found: list[str] = []
+    if (workdir / "config.json").exists():
+        stored = stored_config(workdir)
+        same_vocab = with_vocab_size(config, stored.model.vocab_size)
+        found = files.differences(stored, same_vocab, ignore=MAY_CHANGE)
+        if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
+            refuse(never if accept else found, workdir)
+        refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
+               "says what is lost")
+    elif processes.is_primary():  # one that is there was left by a run that failed before it began
+        (workdir / "tokenizer.json").unlink(missing_ok=True)
+        if tokenizer:
+            with replacing(workdir / "tokenizer.json") as partial:
+                partial.write_bytes(tokenizer.read_bytes())
+    tokens = corpus.load_tokenizer(config, workdir)
+    return tokens, with_vocab_size(config, tokens.vocab_size), found
+
+
+def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:
+    """From here on the workdir is bound to the config; `keep_old` keeps the one before, if it has
+    another, with those before it."""
+    path = workdir / "config.json"
+    if keep_old:
+        with open(workdir / OLD_CONFIG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(json.loads(path.read_text("utf-8"))) + "\n")
+    with replacing(workdir / "config.json") as partial:
+        partial.write_text(json.dumps(files.to_dict(config), indent=2) + "\n", "utf-8")
+
+
+def stored_config(workdir: str | Path) -> Config:
+    """The config that a workdir's run was made with."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserFileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
+                                f"train --config=... --workdir={shlex.quote(str(workdir))}")
+    try:
+        return files.from_dict(json.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise UserError(f"{path} is not a config of this version: {error}") from error
+
+
+def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> None:
+    """Raises a ValueError that names the differences, if there are any."""
+    if differences:
+        raise UserError(f"{workdir} holds a run of another config (there -> here): "
+                         + "; ".join(differences)
+                         + f". Take another --workdir, or the config of that run{advice}")
+
+
+def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
+                    ) -> tuple[Config, Params, int]:
+    """The config, the variables and the step of a checkpoint.
+
+    Args:
+      step: None = the newest that is as it was written; the others are named on stderr.
+      mesh: that the variables are laid out over; None = a copy on every device.
+    """
+    config = stored_config(workdir)
+    checkpointer = Checkpointer(workdir)
+    # One process reads every file for all.
+    step = processes.broadcast_from_primary(
+        checkpointer.choose(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
+    mesh = partition.make_mesh({"data": -1}) if mesh is None else mesh
+    abstract = abstract_params(LanguageModel(config.model), mesh)
+    params = checkpointer.restore_params(step, abstract)
+    checkpointer.close()
+    return config, params, step
+
+
+def restore_training(checkpointer: Checkpointer, step: int, state: Any,
+                     meta: dict, accept: bool = False) -> tuple[Any, dict]:
+    """The whole training state of a step and its position in the curriculum, if the tokenizer is
+    still the same, and, unless changes are accepted, the data."""
+    stored = checkpointer.meta(step)
+    missing = {*meta, "next_step", "curriculum"} - stored.keys()
+    if missing:
+        raise UserError(f"{checkpointer.directory} was written by another version of lm2_jax (it "
+                         f"lacks {', '.join(sorted(missing))}); go on with that version, or take "
+                         "another --workdir")
+    for key, what in (("tokenizer_digest", "tokenizer"), ("source_digest", "data")):
+        if stored[key] != meta[key] and not (accept and what == "data"):
+            raise UserError(f"{checkpointer.directory} was made with other {what} ({key} "
+                             f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or take "
+                             "another --workdir")
+    params, rest = checkpointer.restore(step, state.params, training_part(state))
+    return state.replace(params=params, **rest), stored["curriculum"]
+
+
+def training_part(state: Any) -> dict[str, jax.Array]:
+    """What a checkpoint holds beside the parameters."""
+    return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}

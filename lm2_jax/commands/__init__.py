@@ -1,0 +1,1 @@
+"""The commands of lm2, one file each."""

@@ -1,0 +1,105 @@
+"""`lm2 eval`, and the evaluations of a training run."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.config import Config, files, with_vocab_size
+from lm2_jax.data.babilong import corpus
+from lm2_jax.eval import babilong
+from lm2_jax.eval.evaluator import Evaluator
+from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
+from lm2_jax.report import plots, provenance, tables
+from lm2_jax.runtime import locks, meshes, processes
+from lm2_jax.runtime.preemption import Preemption
+from lm2_jax.runtime.progress import Bar
+from lm2_jax.types import Params
+
+
+def evaluate(config: Config, workdir: str | Path, step: int | None = None,
+             console: Console | None = None) -> list[Row]:
+    """Evaluates a checkpoint of a workdir under `config.eval`; returns the results.
+
+    Raises:
+      Preempted: after SIGTERM; the same call goes on from there.
+    """
+    console = console or Console(quiet=not processes.is_primary())
+    evaluator, params, step = open_workdir(config, workdir, step)
+    processes.require_same({
+        "the commit": provenance.commit(), "the step": step,
+        "the samples": babilong.digest(evaluator.prompts(evaluator.config.eval.num_samples)),
+    } | files.flat(evaluator.config))
+    console.print(f"evaluating {workdir} at step {step}", highlight=False)
+    with Preemption() as preemption:
+        return report(evaluator, params, step, workdir, console, preemption.check)
+
+
+def open_workdir(config: Config, workdir: str | Path, step: int | None = None
+                 ) -> tuple[Evaluator, Params, int]:
+    """An evaluator of a workdir's model under `config.eval`, its variables and their step."""
+    stored = workdirs.stored_config(workdir)
+    config = with_vocab_size(config, stored.model.vocab_size)
+    workdirs.refuse([line for line in files.differences(stored, config,
+                                                              ignore=workdirs.MAY_CHANGE)
+                     if line.startswith("model.")], workdir)
+    mesh = meshes.for_evaluation(config)
+    _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
+    return Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step
+
+
+def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+           console: Console, between: Callable[[], None] | None = None) -> list[Row]:
+    """Evaluates, writes `workdir/eval`, prints the table and where the plots are.
+
+    Args:
+      between: called after every batch; where it raises, what was answered is kept.
+    """
+    with locks.locked(Path(workdir) / "eval", "an evaluation"):
+        return _report(evaluator, params, step, workdir, console, between)
+
+
+def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+            console: Console, between: Callable[[], None] | None) -> list[Row]:
+    folder, config = Path(workdir) / "eval", evaluator.config
+    if drawn := evaluator.drawn_beside_indices():
+        console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
+                      "are drawn", highlight=False, markup=False, soft_wrap=True)
+    journal = evaluator.journal(folder, step)
+    if processes.is_primary():
+        if not journal.begun:
+            remove_results(folder)
+        # Before the first row, so that none ever stands beside what made another's.
+        provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    rows: list[Row] = []
+    total, read = babilong.tokens_to_read(evaluator.prompts(config.eval.num_samples),
+                                          config.eval.memory, journal)
+    bar = Bar("eval", total, read, console, "tokens")
+
+    def progress(task: str, length: str, memory: str, *, tokens: int, done: int, hits: int):
+        nonlocal read
+        read += tokens
+        right = f": {hits / done:.3f} of {done}" if done else ""
+        bar.update(read, f"{task} {length} {memory}{right}")
+
+    with contextlib.closing(bar), journal:
+        for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
+                                              progress=progress, journal=journal,
+                                              between=between):
+            rows.append(row)
+            if processes.is_primary():
+                write_predictions(folder, row.task, row.length, row.memory, predictions,
+                                  evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
+                write_results(folder, rows)
+    if not processes.is_primary():
+        return rows
+    trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
+    plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
+    plots.plot_heat_map(rows, folder / "heat_map.png")
+    console.print(tables.results_table(rows))
+    for name in ("results.json", "accuracy.png", "heat_map.png"):
+        console.print(str(folder / name), highlight=False, soft_wrap=True)
+    return rows

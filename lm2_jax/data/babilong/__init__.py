@@ -1,0 +1,1 @@
+"""BABILong samples: the facts of bAbI stories scattered through prose."""

@@ -1,0 +1,129 @@
+"""All that samples are drawn from: tokenizer, stories, background; for training and held out."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lm2_jax.config import Config, DataConfig, EvalConfig
+from lm2_jax.data import tokenizer
+from lm2_jax.data.babi import files as babi
+from lm2_jax.data.babi import stories
+from lm2_jax.data.babi.stories import StorySource
+from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
+from lm2_jax.data.text import background
+from lm2_jax.data.text.background import TokenizedBackground
+from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.errors import UserError
+
+STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
+HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What samples are drawn from.
+
+    Attributes:
+      sources: of stories, one a task.
+      background: tokenized prose; None if nothing is drawn.
+      encoder: of facts and questions.
+    """
+
+    sources: tuple[StorySource, ...]
+    background: TokenizedBackground | None
+    encoder: Encoder
+
+
+def training(config: Config, tokens: Tokenizer) -> Corpus:
+    """Training stories and training prose."""
+    d = config.data
+    sources = _sources(d, d.tasks, d.babi, "train", config.seed)
+    return _corpus(d, sources, d.background, config.seed, tokens)
+
+
+def validation(config: Config, training: Corpus) -> Corpus:
+    """Stories that training does not see, in its prose, for what training decides by them: of a
+    file's train split those that are kept back, simulated ones of another seed."""
+    sources = _sources(config.data, config.data.tasks, config.data.babi, "validation",
+                       HELD_OUT - 1)
+    return dataclasses.replace(training, sources=sources)
+
+
+def held_out(config: Config, tokens: Tokenizer) -> Corpus:
+    """Test stories and prose that training did not see; no stories if samples are given."""
+    e, d = config.eval, config.data
+    if e.samples:
+        return Corpus((), None, Encoder(tokens))
+    tasks, folder, seed = e.tasks or d.tasks, e.babi or d.babi, HELD_OUT + e.seed
+    if e.indices:
+        sources = _asked_in_turn(e, tasks, folder)
+    else:
+        sources = _sources(d, tasks, folder, "test", seed)
+    return _corpus(d, sources, e.background or d.background, seed, tokens)
+
+
+def _asked_in_turn(config: EvalConfig, tasks: Iterable[str], folder: str
+                   ) -> tuple[StorySource, ...]:
+    if not folder:
+        raise UserError("eval.indices are places in bAbI files: set eval.babi to their folder")
+    sources = tuple(stories.asked_in_turn(task, folder, "test", config.indices) for task in tasks)
+    wanted = max(config.num_samples, config.during_training)
+    for source in sources:
+        if 0 < len(source.asked) < wanted:
+            raise UserError(f"{wanted} samples a task are asked for, but {config.indices} has "
+                             f"{len(source.asked)} indices of {source.task}; set "
+                             f"eval.num_samples to {len(source.asked)} at most")
+    return sources
+
+
+def _sources(config: DataConfig, tasks: Iterable[str], folder: str, split: str, seed: int
+             ) -> tuple[StorySource, ...]:
+    if folder:
+        return tuple(stories.from_files(task, folder, split) for task in tasks)
+    return tuple(stories.simulated(task, seed, persons=config.persons) for task in tasks)
+
+
+def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, seed: int,
+            tokens: Tokenizer) -> Corpus:
+    documents = background.load(prose, seed=seed, num_sentences=config.background_sentences)
+    tokenized = background.tokenize(documents, lambda texts: sentence_ids(tokens, texts),
+                                    min_tokens=config.min_sentence_tokens)
+    return Corpus(sources, tokenized, Encoder(tokens))
+
+
+def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
+    """The workdir's tokenizer; if it has none yet, the configured one is put there."""
+    path = Path(workdir) / "tokenizer.json"
+    if not path.exists():
+        make_tokenizer(config.data, config.seed).save(path)
+    return tokenizer.load(path)
+
+
+def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
+    """A tokenizer.json that exists, or one trained on the training stories and prose."""
+    if config.tokenizer not in ("word", "bpe"):
+        return tokenizer.load(config.tokenizer)
+    documents = background.load(config.background, seed=seed,
+                                num_sentences=config.background_sentences)
+    return tokenizer.train(itertools.chain.from_iterable(documents), kind=config.tokenizer,
+                           vocab_size=config.tokenizer_vocab_size,
+                           required=_story_texts(config, seed))
+
+
+def _story_texts(config: DataConfig, seed: int) -> Iterable[str]:
+    rng = np.random.default_rng(seed)
+    for task in config.tasks:
+        if config.babi:
+            read = babi.parse(babi.find_file(config.babi, task, "train"))
+        else:
+            source = stories.simulated(task, seed)
+            read = (source.draw(rng) for _ in range(STORIES_READ))
+        for story in read:
+            yield from story.facts
+            for question in story.questions:
+                yield question.text
+                yield question.answer

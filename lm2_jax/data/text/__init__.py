@@ -1,0 +1,1 @@
+"""Text: files, sentences and background prose."""

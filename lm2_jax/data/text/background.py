@@ -1,0 +1,244 @@
+"""Prose to hide facts in: where it comes from, its sentences, its tokens."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lm2_jax.data.prose import generator
+from lm2_jax.data.text import parquet
+from lm2_jax.errors import UserError, UserFileNotFoundError
+
+GENERATED = "generated"
+_SENTENCES_PER_DOCUMENT = 100
+_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+_ENCODE_BATCH = 4096
+_PARQUET_ROWS = 65_536  # read at once
+
+_PARAGRAPH = re.compile(r"\n\s*\n")
+# An end mark with the closing quotes after it, a blank, and what a sentence may begin with.
+_BORDER = re.compile(r"""[.!?…]["'”’)\]]* (?=[—–-]*["'“‘(\[]*[A-Z0-9À-ÖØ-Þ])""")
+_ABBREVIATIONS = frozenset(
+    """Mr Mrs Ms Messrs Mme Mlle Dr St Ste Mt Ft Rev Hon Prof Capt Col Gen Maj Lieut Lt Sgt Cpl Gov
+    Sen Rep Pres Adm Supt Vol vol Chap chap Fig fig cf viz i.e e.g""".split()
+)
+_BEFORE_A_NUMBER = frozenset("No no p pp".split())
+
+
+def _ends_abbreviation(word: str, following: str) -> bool:
+    """Whether the full stop after `word` is part of it, `following` being the next character."""
+    if word in _BEFORE_A_NUMBER:
+        return following.isdigit()
+    initials = word != "I" and all(len(c) == 1 and c.isupper() for c in word.split("."))
+    return initials or word in _ABBREVIATIONS
+
+
+def _split_paragraph(text: str) -> Iterator[str]:
+    start = 0
+    for border in _BORDER.finditer(text):
+        stop, end = border.span()
+        if text[stop] == "." and end == stop + 2:
+            word = re.split(r"[^\w.]", text[text.rfind(" ", 0, stop) + 1 : stop])[-1]
+            if _ends_abbreviation(word, text[end]):
+                continue
+        yield text[start : end - 1]
+        start = end
+    yield text[start:]
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of English prose, white space folded to single blanks.
+
+    A blank line is a border, a single line break is not. Titles, initials and other
+    abbreviations end no sentence, nor does an end mark with a small letter after it.
+    """
+    paragraphs = (" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text))
+    return [s for paragraph in paragraphs if paragraph for s in _split_paragraph(paragraph)]
+
+
+def sentences_of(pieces: Iterable[str]) -> Iterator[str]:
+    """As `split_sentences` of a text that comes in pieces."""
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        whole = rest.rstrip()
+        *sentences, last = split_sentences(whole) or [""]
+        yield from sentences
+        rest = last + rest[len(whole):]
+    if rest.strip():
+        yield rest.rstrip()
+
+
+def _jsonl_texts(path: Path) -> Iterator[str]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise UserError(f'{path}, line {number}: expected {{"text": "..."}}')
+            yield text
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The texts of one file, one a document."""
+    try:
+        if path.name.endswith(".txt"):
+            yield path.read_text(encoding="utf-8-sig")
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _jsonl_texts(path)
+        else:
+            rows = parquet.rows(path, ("text",), _PARQUET_ROWS)
+            yield from filter(None, (row["text"] for row in rows))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def _files(source: Path) -> list[Path]:
+    expected = "expected " + ", ".join(_SUFFIXES)
+    if source.is_dir():
+        files = [p for p in sorted(source.rglob("*")) if p.is_file() and p.name.endswith(_SUFFIXES)]
+        if not files:
+            raise UserError(f"no background texts in the folder {source}: {expected}")
+        return files
+    if not source.is_file():
+        raise UserFileNotFoundError(f"no background at {source}: expected a file or a folder")
+    if not source.name.endswith(_SUFFIXES):
+        raise UserError(f"background file {source} is of an unknown kind: {expected}")
+    return [source]
+
+
+def load(
+    source: str | os.PathLike, *, seed: int = 0, num_sentences: int = 20_000
+) -> list[list[str]]:
+    """Documents, each a list of sentences.
+
+    Args:
+      source: "" or "generated" for prose of our own; or a .txt file (one document), a .jsonl or
+        .jsonl.gz file ({"text": ...} a line, a document each), a .parquet file (column `text`),
+        or a folder of such files, read recursively in the order of their names, such as PG-19's.
+      seed: names the generated prose; sentence i of it depends on (seed, i) alone.
+      num_sentences: how much prose to generate.
+
+    Raises:
+      FileNotFoundError: there is nothing at `source`.
+      ValueError: what is there holds no text, or cannot be read.
+    """
+    if os.fspath(source) in ("", GENERATED):
+        if num_sentences < 1:
+            raise UserError(f"num_sentences must be at least 1, got {num_sentences}")
+        sentences = generator.sentences(seed, num_sentences)
+        step = _SENTENCES_PER_DOCUMENT
+        return [sentences[i : i + step] for i in range(0, num_sentences, step)]
+    texts = itertools.chain.from_iterable(map(_texts, _files(Path(source))))
+    documents = [document for document in map(split_sentences, texts) if document]
+    if not documents:
+        raise UserError(f"the background {source} holds no text")
+    return documents
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedBackground:
+    """A corpus of S sentences as token ids.
+
+    Attributes:
+      tokens: int32, all sentences one after another.
+      starts: int64 [S + 1], where each sentence starts in `tokens`; the last is their end.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+
+    def __post_init__(self):
+        if len(self.starts) < 2 or self.starts[0] != 0 or self.starts[-1] != len(self.tokens):
+            raise UserError("starts must run from 0 to len(tokens) and hold a sentence or more")
+        if len(self.tokens) == 0:
+            raise UserError("a tokenized background must hold a token or more")
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self.starts) - 1
+
+    def passage(self, start: int, num_tokens: int) -> Passage:
+        """Consecutive sentences from number `start` on, as if the corpus were repeated for ever."""
+        if num_tokens < 0:
+            raise UserError(f"num_tokens must not be negative, got {num_tokens}")
+        return Passage(self, start % self.num_sentences, num_tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """So many tokens of prose, made only as they are asked for; the last sentence is cut to fit.
+
+    Attributes:
+      background: the corpus that it runs through, again and again if need be.
+      start: number of the first sentence.
+      num_tokens: in all.
+    """
+
+    background: TokenizedBackground
+    start: int
+    num_tokens: int
+
+    def __len__(self) -> int:
+        return self.num_tokens
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Tokens, int32."""
+        tokens = self.background.tokens
+        first, stop, _ = part.indices(self.num_tokens)
+        begin = (int(self.background.starts[self.start]) + first) % len(tokens)
+        end = begin + max(stop - first, 0)
+        if end <= len(tokens):
+            return tokens[begin:end].copy()
+        return np.take(tokens, np.arange(begin, end), mode="wrap")
+
+    def sentences_before(self, place: int) -> int:
+        """How many sentences begin before the token at `place`."""
+        starts, total = self.background.starts, len(self.background.tokens)
+        laps, rest = divmod(int(starts[self.start]) + min(place, self.num_tokens), total)
+        return (laps * self.background.num_sentences - self.start
+                + int(starts[:-1].searchsorted(rest)))
+
+    def borders(self, numbers: np.ndarray) -> np.ndarray:
+        """Where these sentences begin, int64; that after the last one begins at `num_tokens`."""
+        starts, total = self.background.starts, len(self.background.tokens)
+        laps, sentences = np.divmod(self.start + numbers, self.background.num_sentences)
+        return np.minimum(starts[sentences] + laps * total - starts[self.start], self.num_tokens)
+
+
+def tokenize(
+    documents: Iterable[Iterable[str]],
+    encode_batch: Callable[[Sequence[str]], list[list[int]]],
+    min_tokens: int = 4,
+) -> TokenizedBackground:
+    """Tokenizes each sentence by itself; those of fewer than `min_tokens` tokens are dropped.
+
+    Raises:
+      ValueError: no sentence is left.
+    """
+    sentences = itertools.chain.from_iterable(documents)
+    tokens: list[np.ndarray] = []
+    lengths: list[int] = [0]
+    while batch := list(itertools.islice(sentences, _ENCODE_BATCH)):
+        kept = [ids for ids in encode_batch(batch) if len(ids) >= max(min_tokens, 1)]
+        lengths += map(len, kept)
+        tokens.append(np.fromiter(itertools.chain.from_iterable(kept), np.int32))
+    if len(lengths) == 1:
+        raise UserError(f"no sentence of the background has {min_tokens} tokens or more")
+    return TokenizedBackground(np.concatenate(tokens), np.cumsum(lengths, dtype=np.int64))

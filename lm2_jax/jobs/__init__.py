@@ -1,1 +1,0 @@
-"""The jobs behind the commands: everything put together for one workdir."""

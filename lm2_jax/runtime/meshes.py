@@ -1,0 +1,72 @@
+"""The mesh that a config asks for."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from lm2_jax import partition
+from lm2_jax.config import Config, ModelConfig, TrainConfig
+from lm2_jax.errors import UserError
+
+Devices = Sequence[jax.Device] | int | None
+"""Those given; so many abstract ones; or all that there are."""
+
+
+def for_training(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
+    """The mesh of the devices for a run, all of whose batches divide over it.
+
+    Raises:
+      ValueError: in one line, if a batch, a micro-batch or a batch of the evaluation does not.
+    """
+    rows = [size // config.train.accumulate_steps for size in config.batch_sizes()]
+    mesh = _mesh(config, [*rows, config.eval.batch_size], devices)
+    for size in config.batch_sizes():
+        micro_batches(config.train, size, mesh)
+    _check(config.eval.batch_size, mesh)
+    return mesh
+
+
+def for_evaluation(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
+    """The same for an evaluation alone."""
+    mesh = _mesh(config, [config.eval.batch_size], devices)
+    _check(config.eval.batch_size, mesh)
+    return mesh
+
+
+def heads(config: ModelConfig) -> list[int]:
+    """The numbers of heads in the model."""
+    own = [config.memory.num_heads] if config.memory.num_layers else []
+    return [config.num_heads, config.num_kv_heads, *own]
+
+
+def micro_batches(config: TrainConfig, rows: int, mesh: Mesh) -> int:
+    """In how many parts a batch of so many rows is taken; each has rows for every device.
+
+    Raises:
+      ValueError: if the rows do not divide so.
+    """
+    ways, count = partition.rows_per_step(mesh), config.accumulate_steps
+    if config.rows_per_device:
+        count = max(1, rows // (ways * config.rows_per_device))
+    if rows % (ways * count):
+        kept = f" in {count} micro-batches" if count > 1 else ""
+        raise UserError(f"a batch of {rows} rows{kept} does not divide over the {ways} devices of "
+                         f"the mesh axes data x fsdp; take a multiple of {ways * count}")
+    return count
+
+
+def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | AbstractMesh:
+    devices = jax.devices() if devices is None else devices
+    count = devices if isinstance(devices, int) else len(devices)
+    shape = partition.mesh_sizes(dataclasses.asdict(config.mesh), count, rows,
+                                 heads(config.model))
+    return partition.make_mesh(shape, devices)
+
+
+def _check(rows: int, mesh: Mesh) -> None:
+    ways = partition.rows_per_step(mesh)
+    if rows % ways:
+        raise UserError(f"eval.batch_size is {rows} rows; they must divide over the {ways} "
+                         f"devices of the mesh axes data x fsdp: take a multiple of {ways}")

@@ -1,0 +1,89 @@
+"""Devices that are not there, to compile for: TPU slices, virtual CPUs, abstract GPUs."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from lm2_jax.errors import UserError
+
+EXAMPLES = "v5e:4x4, v5p:4x4x4, v6e:8x8, cpu:8, gpu:8"
+GIB = 2**30
+TPU_MEMORY = {"TPU v4": 32 * GIB, "TPU v5 lite": 16 * GIB, "TPU v5e": 16 * GIB,
+              "TPU v5": 95 * GIB, "TPU v5p": 95 * GIB, "TPU v6 lite": 32 * GIB,
+              "TPU v6e": 32 * GIB}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Attributes:
+      name: as asked for.
+      devices: to build a mesh from; a number where they are abstract.
+      kind: of one device, as its maker calls it.
+      memory: bytes of one device; None = not known.
+      lowering: platforms to lower for, where there is no compiler for them here; () = compile.
+    """
+
+    name: str
+    devices: Any
+    kind: str
+    memory: int | None = None
+    lowering: tuple[str, ...] = ()
+
+
+def find(name: str) -> Topology:
+    """The devices of "v5e:4x4" (a TPU slice), "cpu:8" (virtual CPUs) or "gpu:8" (abstract).
+
+    Raises:
+      ValueError: in one line, for a name that is none of these or where libtpu is not installed.
+    """
+    jax.config.update("jax_platforms", "cpu")  # chips that are there are left alone
+    platform, _, size = name.partition(":")
+    if platform in ("cpu", "gpu"):
+        if not size.isdigit() or int(size) < 1:
+            raise UserError(f"--topology is {name!r}; it must be as {platform}:8")
+        if platform == "gpu":
+            return Topology(name, int(size), "GPU (abstract)", lowering=("cuda",))
+        return Topology(name, _virtual_cpus(int(size)), "CPU (virtual)")
+    if not re.fullmatch(r"v\d+[a-z]*:\d+(x\d+)*", name):
+        raise UserError(f"--topology is {name!r}; it must be as one of {EXAMPLES}")
+    devices = _tpu_slice(name)
+    kind = devices[0].device_kind
+    return Topology(name, devices, kind, TPU_MEMORY.get(kind))
+
+
+def _tpu_slice(name: str) -> list:
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise UserError(f"--topology={name} needs the TPU compiler, which is not installed: "
+                         "pip install 'lm2_jax[tpu]'") from None
+    from jax.experimental import topologies
+
+    # No chip is used, so other processes may have them, and nobody need be asked about this host.
+    for variable, value in (("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"), ("TPU_SKIP_MDS_QUERY", "1"),
+                            ("TPU_WORKER_HOSTNAMES", "localhost")):
+        os.environ.setdefault(variable, value)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "INVALID_ARGUMENT" not in reason:
+            raise UserError(f"--topology={name}: libtpu says {reason}") from None
+        raise UserError(f"--topology is {name!r}; it must be as one of {EXAMPLES} (libtpu says "
+                         f"{reason})") from None
+
+
+def _virtual_cpus(count: int) -> list:
+    """The first so many CPU devices; made virtual if no device was asked for yet."""
+    if jax.config.jax_num_cpu_devices < count:
+        try:
+            jax.config.update("jax_num_cpu_devices", count)
+        except RuntimeError:
+            pass  # they are there already
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise UserError(f"--topology=cpu:{count}: this process has {len(devices)} CPU devices")
+    return devices[:count]

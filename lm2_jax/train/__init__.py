@@ -1,1 +1,0 @@
-"""Loss, optimizer, the pure training step and the loop around it."""

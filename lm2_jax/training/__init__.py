@@ -1,0 +1,1 @@
+"""Loss, optimizer, the training step and the loop around it."""

@@ -1,0 +1,111 @@
+"""The loop around the training step."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from lm2_jax.training.state import TrainState
+from lm2_jax.types import Batch
+
+
+class NonFiniteError(RuntimeError):
+    """Loss, gradient or parameters of a step are not finite; they were not saved."""
+
+
+class Hooks(Protocol):
+    """What the loop calls."""
+
+    def phase(self, name: str) -> AbstractContextManager:
+        """What the time goes to until it is left: "data", "compile" or "step"; a phase that is
+        entered in another one takes its time from there."""
+
+    def on_step_start(self, step: int) -> None:
+        """Before a step goes to the device."""
+
+    def should_stop(self, step: int, state: TrainState) -> bool:
+        """After every step: whether to save now and go no further."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Once for each step, in order."""
+
+    def stage_ends(self, step: int, state: TrainState) -> bool:
+        """After every `check_every` steps, if not 0: whether other batches come next."""
+
+    def save(self, step: int, state: TrainState) -> None:
+        """After every `save_every` steps and after the last; after `evaluate`, so that what
+        a saved step calls for is done."""
+
+    def evaluate(self, step: int, state: TrainState) -> bool:
+        """After every `evaluate_every` steps but the last; what was evaluated once need not be
+        again. Returns whether it was broken off, to save and go no further."""
+
+
+def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, first_step: int,
+        num_steps: int, save_every: int, evaluate_every: int, check_every: int, hooks: Hooks
+        ) -> tuple[TrainState, int]:
+    """Trains from `first_step` steps done to `num_steps`, or to where a stage ends early.
+
+    Metrics are fetched one step behind, so that the device is never waited for; only before a
+    save or a check are those of the step itself awaited, so that no state that is not finite, or
+    came of a loss or gradient that is not, is ever saved.
+
+    Where `hooks.should_stop` or `hooks.evaluate` says so, the state is saved at once; an
+    evaluation that was due there comes first when the run goes on.
+
+    Returns:
+      The state, and the steps done.
+
+    Raises:
+      NonFiniteError: with the step and the samples.
+    """
+    def evaluation_is_due(step: int) -> bool:
+        return bool(evaluate_every) and 0 < step < num_steps and step % evaluate_every == 0
+
+    if evaluation_is_due(first_step) and hooks.evaluate(first_step, state):
+        return state, first_step
+    pending, compiled = None, set()
+    for step in range(first_step + 1, num_steps + 1):
+        with hooks.phase("data"):
+            batch = next(batches)
+        shape = batch.tokens_BL.shape
+        hooks.on_step_start(step)
+        with (hooks.phase("step" if shape in compiled else "compile"),
+              jax.profiler.StepTraceAnnotation("train", step_num=step)):
+            state, metrics = train_step(state, batch)
+        compiled.add(shape)
+        with hooks.phase("step"):
+            if pending:
+                report(*pending, hooks)
+            pending = (step, metrics)
+            leave = hooks.should_stop(step, state)
+            save = step % save_every == 0 or step == num_steps or leave
+            evaluate = evaluation_is_due(step) and not leave
+            check = check_every and step % check_every == 0
+            if save or evaluate or check:
+                report(*pending, hooks)
+                pending = None
+        ended = check and hooks.stage_ends(step, state)
+        leave = leave or evaluate and hooks.evaluate(step, state)
+        if save or leave:
+            hooks.save(step, state)
+        if ended or leave:
+            return state, step
+    return state, num_steps
+
+
+def report(step: int, metrics: dict, hooks: Hooks) -> None:
+    """Fetches the metrics of a step, checks them and hands them on."""
+    metrics = jax.device_get(metrics)
+    row_loss = metrics.pop("row_loss")
+    values = {name: float(value) for name, value in metrics.items()}
+    if not all(np.isfinite(values[name]) for name in ("loss", "grad_norm", "param_norm")):
+        bad = np.flatnonzero(~np.isfinite(row_loss))
+        bad = bad if bad.size else np.arange(len(row_loss))
+        raise NonFiniteError(
+            f"step {step}: loss {values['loss']:g}, norm of the gradient "
+            f"{values['grad_norm']:g}, of the parameters {values['param_norm']:g}; samples "
+            f"(batch {step - 1}, rows {', '.join(map(str, bad))})")
+    hooks.metrics(step, values)

@@ -1,0 +1,58 @@
+"""A trace of some training steps, for TensorBoard or Perfetto."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from lm2_jax.errors import UserError
+
+
+class Profile:
+    """Traces the steps `first` to `last` into a folder, one file a host.
+
+    Args:
+      steps: (first, last), or None for no trace.
+      done: the steps that a resumed run has behind it; if `first` is among them, that is said.
+    """
+
+    def __init__(self, folder: str | Path, steps: tuple[int, int] | None, console: Console,
+                 done: int = 0):
+        self._folder, self._steps, self._console = Path(folder), steps, console
+        self._running = False
+        if steps and steps[0] <= done:
+            self._steps = None
+            console.print(f"no trace of steps {steps[0]} to {steps[1]}: the run goes on after step "
+                          f"{done}", highlight=False, soft_wrap=True)
+
+    def on_step_start(self, step: int) -> None:
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def ended(self, step: int, result: Any) -> None:
+        """After a step went to the device; of the last one `result` is waited for."""
+        if self._running and step == self._steps[1]:
+            jax.block_until_ready(result)
+            self.close()
+
+    def close(self) -> None:
+        """Writes what there is, also of a run that ends sooner."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            self._console.print(f"trace in {self._folder} (tensorboard --logdir, or Perfetto)",
+                                highlight=False, markup=False, soft_wrap=True)
+
+
+def parse(text: str) -> tuple[int, int]:
+    """START:END as two steps.
+
+    Raises:
+      ValueError: in one line.
+    """
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile is {text!r}; it must be START:END, two steps, such as 10:12")
+    return int(first), int(last)

@@ -1,0 +1,56 @@
+"""The training state, born sharded."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from lm2_jax import partition
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.params import abstract_tree, init_params
+from lm2_jax.types import Params
+
+
+@struct.dataclass
+class TrainState:
+    """All that a training step changes.
+
+    Attributes:
+      step: int32 [], steps done.
+      params: the model's variables.
+      opt_state: the optimizer's.
+      rng: the key that every step folds its number into (dropout).
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    rng: jax.Array
+
+
+def create(model: LanguageModel, optimizer: optax.GradientTransformation, seed: int,
+           mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """A new state and its shardings; each device makes only its own part."""
+    init, key = functools.partial(_init, model, optimizer), jax.random.key(seed)
+    shardings = partition.shardings(jax.eval_shape(init, key), mesh)
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda key: nn.unbox(init(key)), out_shardings=shardings)(key)
+    return state, shardings
+
+
+def abstract(model: LanguageModel, optimizer: optax.GradientTransformation, mesh: Mesh
+             ) -> TrainState:
+    """Shapes, dtypes and shardings of what `create` makes."""
+    return abstract_tree(functools.partial(_init, model, optimizer), mesh)
+
+
+def _init(model: LanguageModel, optimizer: optax.GradientTransformation, key: jax.Array
+          ) -> TrainState:
+    params_key, rng = jax.random.split(key)
+    params = init_params(model, params_key)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params,
+                      opt_state=optimizer.init(params), rng=rng)

@@ -1,0 +1,104 @@
+"""The training step: pure, jitted with its shardings, its state donated."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lm2_jax import partition
+from lm2_jax.config import TrainConfig
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.runtime.meshes import micro_batches
+from lm2_jax.training import optimizer as optimizers
+from lm2_jax.training.loss import loss_sums
+from lm2_jax.training.state import TrainState
+from lm2_jax.types import Batch, Params
+
+
+def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config: TrainConfig,
+               optimizer: optax.GradientTransformation, num_parts: int = 1
+               ) -> tuple[TrainState, dict]:
+    """One optimizer step on a batch; returns the next state and metrics.
+
+    The rows are taken in `num_parts` micro-batches whose gradients are summed before the division
+    by the weight of all, so their number does not change the result (but for dropout and rounding).
+    """
+    step_key = jax.random.fold_in(state.rng, state.step)
+
+    def loss(params, rows: Batch, number):
+        sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number),
+                         bptt_segments=config.bptt_segments,
+                         remat_segments=config.remat_segments,
+                         segment_unroll=config.segment_unroll,
+                         chunk_tokens=config.loss_chunk_tokens)
+        return sums.loss, sums
+
+    grad = jax.grad(loss, has_aux=True)
+    if num_parts == 1:
+        grads, sums = grad(state.params, batch, 0)
+        row_loss = sums.row_loss_B
+    else:
+        def accumulate(total, x):
+            part = grad(state.params, *x)
+            return jax.tree.map(jnp.add, total, part), part[1].row_loss_B
+
+        rows = jax.tree.map(lambda a: _micro_batches(a, num_parts), batch)
+        xs = (rows, jnp.arange(num_parts))
+        first = jax.tree.map(lambda a: a[0], xs)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype),
+                             jax.eval_shape(grad, state.params, *first))
+        (grads, sums), row_loss_AB = jax.lax.scan(accumulate, zeros, xs)
+        row_loss = row_loss_AB.swapaxes(0, 1).reshape(-1)
+
+    weight = jnp.maximum(sums.weight, 1e-6)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "loss": sums.loss / weight,
+        "answer_accuracy": sums.hits / jnp.maximum(sums.answers, 1),
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(params),
+        "learning_rate": optimizers.learning_rate(config)(state.step),
+        "tokens": sums.tokens,
+        "row_loss": row_loss,
+    }
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,
+                    state_shardings: TrainState) -> Callable:
+    """`train_step` compiled for the mesh; the state that goes in is given up."""
+    optimizer = optimizers.make(config)
+    rows = partition.named(mesh, "act_batch", None)
+
+    def step(state: TrainState, batch: Batch):
+        return train_step(state, batch, model=model, config=config, optimizer=optimizer,
+                          num_parts=micro_batches(config, batch.reset_BS.shape[0], mesh))
+
+    return jax.jit(step, in_shardings=(state_shardings, rows),
+                   out_shardings=(state_shardings, partition.named(mesh)), donate_argnums=(0,))
+
+
+def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
+                  params_shardings: Params) -> Callable:
+    """(params, batch) -> (answers that are right, answers), compiled for the mesh."""
+    def accuracy(params: Params, batch: Batch):
+        sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
+                         remat_segments=False, segment_unroll=config.segment_unroll,
+                         chunk_tokens=config.loss_chunk_tokens, deterministic=True)
+        return sums.hits, sums.answers
+
+    return jax.jit(accuracy, out_shardings=partition.named(mesh), in_shardings=(
+        params_shardings, partition.named(mesh, "act_batch", None)))
+
+
+def _micro_batches(x_B: jax.Array, count: int) -> jax.Array:
+    """[B, ...] as [count, B / count, ...]: micro-batch a has the rows a, a + count, ...
+
+    Strided, so that each micro-batch has rows of every device.
+    """
+    x = x_B.reshape(x_B.shape[0] // count, count, *x_B.shape[1:]).swapaxes(0, 1)
+    return partition.constrain(x, None, "act_batch", *(None,) * (x.ndim - 2))
