@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: `lm2` prints their message alone, in one line.
+"""Errors whose message `lm2` prints alone, in one line.
 
 Every other exception is a programming error and keeps its traceback.
 """
@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class UserFileNotFoundError(UserError, FileNotFoundError):
     """A file or folder that was named is not there."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, although nothing that was given is wrong; the message says why."""

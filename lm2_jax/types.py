@@ -67,6 +67,7 @@ class Batch:
       tokens_BL: int32.
       targets_BL: int32, the token that follows in the same sample.
       loss_weight_BL: float32, 0 where no loss is taken.
+      answer_BL: bool, True where the target belongs to an answer.
       valid_BL: bool, False for padding.
       reset_BS: bool, True where a segment begins a new sample.
     """
@@ -74,5 +75,6 @@ class Batch:
     tokens_BL: Any
     targets_BL: Any
     loss_weight_BL: Any
+    answer_BL: Any
     valid_BL: Any
     reset_BS: Any

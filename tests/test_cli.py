@@ -1,6 +1,7 @@
 """The command line from the outside: what a run leaves behind, and mistakes in one line each."""
 
 import csv
+import errno
 import itertools
 import json
 import re
@@ -13,7 +14,10 @@ import pytest
 import runs
 
 import lm2_jax
+from lm2_jax import commands
 from lm2_jax.cli import main
+from lm2_jax.commands import data as _  # noqa: F401
+from lm2_jax.errors import RunError, UserError
 from lm2_jax.eval import metrics
 
 TUNED = "instruction_no_examples_no_post_prompt_no_chat_template_no"
@@ -106,6 +110,30 @@ def test_mistakes_are_one_line(arguments, wanted, capsys, tmp_path):
     assert line.startswith("lm2") and all(text in line for text in wanted)
     assert not (workdir / "checkpoints").exists() or arguments[0] == "train"
     assert workdir.exists() <= (arguments[0] == "train")
+
+
+@pytest.mark.parametrize("error", [ValueError("einsum"), OSError(9, "Bad file descriptor"),
+                                   KeyError("key")], ids=repr)
+def test_a_programming_error_keeps_its_traceback(error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(commands.data, "show", fail)
+    with pytest.raises(type(error)) as caught:
+        call("data", *SMALL)
+    assert caught.traceback[-1].name == "fail"
+
+
+@pytest.mark.parametrize("error,wanted,status", [
+    (UserError("seed is -1"), "seed is -1", 2), (RunError("step 3: loss nan"), "loss nan", 1),
+    (OSError(errno.ENOSPC, "No space left on device", "W/x"), "No space left on device: W/x", 2)])
+def test_an_error_of_the_users_is_one_line(error, wanted, status, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(commands.data, "show", fail)
+    assert call("data", *SMALL) == status
+    assert capsys.readouterr().err == f"lm2 data: {wanted if status == 2 else error}\n"
 
 
 def test_a_step_that_is_not_there(finished, capsys):

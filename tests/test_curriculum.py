@@ -15,7 +15,7 @@ def follow(curriculum, accuracies, first=0):
     ended = []
     for look, accuracy in enumerate(accuracies, first + 1):
         step = look * EVERY
-        if curriculum.looks_at(step) and curriculum.ends_at(step, accuracy):
+        if curriculum.can_end_after(step) and curriculum.update(step, accuracy):
             ended.append(step)
     return ended
 
@@ -42,7 +42,7 @@ def test_without_bound_and_patience_the_stages_keep_their_steps():
     (0.9, 3, [0.5, 0.4, 0.95, 0.5, 0.4, 0.3, 0.2] + [0.0] * 13, [15, 35],
      ((0, 1), (15, 2, 8), (35, 4))),
 ])
-def test_a_stage_ends_at_the_bound_or_without_a_rise(bound, patience, accuracies, ended, stages):
+def test_a_stage_update_the_bound_or_without_a_rise(bound, patience, accuracies, ended, stages):
     curriculum = Curriculum(STAGES, bound, patience)
     assert follow(curriculum, accuracies) == ended and curriculum.stages == stages
 

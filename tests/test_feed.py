@@ -20,7 +20,8 @@ def batch_of(rows, seed=0):
     rng = np.random.default_rng(seed)
     tokens, targets = rng.integers(0, 2**31, (2, rows, 6)).astype(np.int32)
     return Batch(tokens_BL=tokens, targets_BL=targets, loss_weight_BL=rng.random((rows, 6)),
-                 valid_BL=rng.random((rows, 6)) < 0.5, reset_BS=rng.random((rows, 2)) < 0.5)
+                 answer_BL=rng.random((rows, 6)) < 0.5, valid_BL=rng.random((rows, 6)) < 0.5,
+                 reset_BS=rng.random((rows, 2)) < 0.5)
 
 
 def sharding_of(shape, devices=None):
@@ -56,7 +57,7 @@ def test_the_global_batch_is_the_batch(shape, order):
 def test_types_are_those_of_the_batch():
     whole = feed.to_devices(batch_of(8), tuple(range(8)), 8, sharding_of((8, 1, 1)))
     assert [array.dtype.name for array in fields(whole)] == [
-        "int32", "int32", "float32", "bool", "bool"]
+        "int32", "int32", "float32", "bool", "bool", "bool"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

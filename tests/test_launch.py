@@ -1,6 +1,7 @@
 """The launchers: linted, their dry runs true, and what they do with signals and statuses."""
 
 import copy
+import importlib
 import re
 import shlex
 import signal
@@ -62,8 +63,10 @@ def test_every_command_line_is_one_of_lm2():
     for path in LAUNCH.iterdir():
         for line in re.findall(r"\blm2 (?:train|eval)(?: --?\S+)+", path.read_text("utf-8")):
             words = [word.rstrip('"') for word in line.split()[1:]]
-            args, rest = cli._parser().parse_known_args(words)
-            cli._overrides(args, rest)
+            name, *words = words
+            command = importlib.import_module("lm2_jax.commands." + cli.MODULES.get(name, name))
+            args, rest = cli.make_parser(name, command).parse_known_args(words)
+            cli.overrides(name, args, rest)
             assert args.config == "..." or (ROOT / args.config).is_file(), line
             found += 1
     assert found >= 8

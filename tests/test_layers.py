@@ -17,7 +17,8 @@ LAYERS = [
     {"training", "eval", "generate", "convert"},
     {"report"},
     {"analysis"},
-    {"commands", "bench"},
+    {"bench"},
+    {"commands"},
     {"cli"},
     {"__init__"},
 ]

@@ -31,7 +31,7 @@ class Calls(loop.Hooks):
     def metrics(self, step, values):
         self.log.append(("metrics", step))
 
-    def stage_ends(self, step, state):
+    def should_end_stage(self, step, state):
         assert state == step
         self.log.append(("check", step))
         return step in self.ends

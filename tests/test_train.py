@@ -235,3 +235,12 @@ def test_the_rate_of_each_step_is_on_record():
     rates = optimizer.learning_rate(CONFIG)(np.arange(3))
     assert len(set(rates.tolist())) == 3
     np.testing.assert_allclose([values["learning_rate"] for values in plain().metrics], rates)
+
+
+def test_answers_are_what_the_batch_says_whatever_the_weights():
+    """With data.loss_on_all=1 every token has the weight of an answer."""
+    rows = batch(0)
+    everywhere = dataclasses.replace(rows, loss_weight_BL=rows.valid_BL.astype(np.float32))
+    some, every = sums_only(variables(), rows), sums_only(variables(), everywhere)
+    assert every.answers == some.answers > 0 and every.hits == some.hits
+    assert every.weight > some.weight

@@ -30,10 +30,11 @@ def batch(seed, rows=B):
     valid_BL &= rng.random((rows, S * T)) < 0.9
     reset_BS = rng.random((rows, S)) < 0.3
     reset_BS[:, 0] = True
-    weight_BL = rng.choice([0, 0.25, 1], (rows, S * T)).astype(np.float32)
+    weight_BL = rng.choice([0, 0.25, 1], (rows, S * T)).astype(np.float32) * valid_BL
     return Batch(tokens_BL=rng.integers(0, 24, (rows, S * T), np.int32),
                  targets_BL=rng.integers(0, 24, (rows, S * T), np.int32),
-                 loss_weight_BL=weight_BL * valid_BL, valid_BL=valid_BL, reset_BS=reset_BS)
+                 loss_weight_BL=weight_BL, answer_BL=weight_BL == 1,
+                 valid_BL=valid_BL, reset_BS=reset_BS)
 
 
 def one_device():

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from lm2_jax.checkpoint import checksums
 from lm2_jax.checkpoint.folder import DELETING, META, PARAMS, PARTS, TRAINING, CheckpointFolder
 from lm2_jax.config import CheckpointConfig
-from lm2_jax.errors import UserError
+from lm2_jax.errors import RunError, UserError
 from lm2_jax.runtime import processes
 from lm2_jax.types import Params
 
@@ -26,7 +26,7 @@ from lm2_jax.types import Params
 MEETINGS = {"async_write_complete": "written", "async_commit_complete": "committed"}
 
 
-class SaveError(RuntimeError):
+class SaveError(RunError):
     """A checkpoint could not be saved; one line says which, why, and which one is there."""
 
 

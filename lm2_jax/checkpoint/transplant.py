@@ -49,6 +49,11 @@ def split_source(text: str) -> tuple[Path, int | None]:
     return Path(text), None
 
 
+def tokenizer_of(source: str) -> Path | None:
+    """The tokenizer.json of a run given as WORKDIR[:STEP]; None for ""."""
+    return split_source(source)[0] / "tokenizer.json" if source else None
+
+
 def compare(old: Params, new: Params) -> Differences:
     """Of two trees of variables (arrays or shapes)."""
     there, here = _places(old), _places(new)

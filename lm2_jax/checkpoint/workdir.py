@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,57 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
     return config, params, step
 
 
-def restore_training(checkpointer: Checkpointer, step: int, state: Any,
+@dataclass(frozen=True)
+class Run:
+    """A trained model.
+
+    Attributes:
+      config: that the run was made with; `config.model` is the model's.
+      variables: of the model, float32 arrays.
+      tokenizer: of the run.
+      step: of the checkpoint.
+    """
+
+    config: Config
+    variables: Params
+    tokenizer: Tokenizer
+    step: int
+
+    @property
+    def model(self) -> LanguageModel:
+        return LanguageModel(self.config.model)
+
+
+def load(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None) -> Run:
+    """Loads a run's model and tokenizer.
+
+    Args:
+      step: of the checkpoint; None = the newest valid one.
+      mesh: that the variables are laid out over; None = a copy on every device.
+
+    Raises:
+      UserError: if the workdir holds no run or no valid checkpoint.
+
+    Example:
+
+        run = lm2.load("runs/quickstart")
+        state = lm2.init_state(run.config.model, batch_size=1)
+        tokens = jax.numpy.array([run.tokenizer.encode("Where is John?")])
+        out = lm2.apply_segments(run.model, run.variables, tokens, state)
+    """
+    config, variables, step = load_checkpoint(workdir, step, mesh)
+    return Run(config, variables, corpus.load_tokenizer(config, workdir), step)
+
+
+def restore_training(checkpointer: Checkpointer, step: int, abstract_state: Any,
                      meta: dict, accept: bool = False) -> tuple[Any, dict]:
-    """The whole training state of a step and its position in the curriculum, if the tokenizer is
-    still the same, and, unless changes are accepted, the data."""
+    """Restores the training state of a step and its position in the curriculum.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings of the state.
+      meta: of this run; its tokenizer must be that of the checkpoint, and so must its data unless
+        `accept` is set.
+    """
     stored = checkpointer.meta(step)
     missing = {*meta, "next_step", "curriculum"} - stored.keys()
     if missing:
@@ -131,8 +179,9 @@ def restore_training(checkpointer: Checkpointer, step: int, state: Any,
             raise UserError(f"{checkpointer.directory} was made with other {what} ({key} "
                              f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or take "
                              "another --workdir")
-    params, rest = checkpointer.restore(step, state.params, training_part(state))
-    return state.replace(params=params, **rest), stored["curriculum"]
+    params, rest = checkpointer.restore(step, abstract_state.params,
+                                        training_part(abstract_state))
+    return abstract_state.replace(params=params, **rest), stored["curriculum"]
 
 
 def training_part(state: Any) -> dict[str, jax.Array]:

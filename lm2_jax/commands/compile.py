@@ -1,5 +1,6 @@
 """`lm2 compile`: the steps of a config compiled for devices that need not be there."""
 
+import argparse
 import dataclasses
 import time
 from collections.abc import Collection
@@ -11,7 +12,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lm2_jax import partition
-from lm2_jax.config import Config, ModelConfig, TrainConfig
+from lm2_jax.commands import arguments
+from lm2_jax.config import Config, ModelConfig, TrainConfig, files
 from lm2_jax.config.evaluation import parse_length
 from lm2_jax.errors import UserError
 from lm2_jax.eval import stream
@@ -114,8 +116,8 @@ def _batch(rows: int, segments: int, segment_length: int, mesh: Mesh) -> Batch:
 
     L = segments * segment_length
     return Batch(tokens_BL=of(jnp.int32, L), targets_BL=of(jnp.int32, L),
-                 loss_weight_BL=of(jnp.float32, L), valid_BL=of(bool, L),
-                 reset_BS=of(bool, segments))
+                 loss_weight_BL=of(jnp.float32, L), answer_BL=of(bool, L),
+                 valid_BL=of(bool, L), reset_BS=of(bool, segments))
 
 
 def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.Step:
@@ -137,3 +139,22 @@ def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.
         step, seconds=time.perf_counter() - begun, bytes=sizes,
         fits=None if topology.memory is None else sizes["peak"] <= topology.memory,
         collectives=[row._asdict() for row in collectives.exchanges(program.as_text())])
+
+
+EPILOG = arguments.CONFIG_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_config(parser)
+    parser.add_argument("--topology", required=True, metavar="NAME",
+                        help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
+    parser.add_argument("--step", default="both", choices=(*STEPS, "both"),
+                        help="what to compile (%(default)s)")
+    parser.add_argument("--out", metavar="FILE",
+                        help="report: .json, or .md with the table of all reports beside it")
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    fits = compile_steps(files.load_config(args.config, overrides), args.config, args.topology,
+                         STEPS if args.step == "both" else (args.step,), args.out)
+    return 0 if fits else 1

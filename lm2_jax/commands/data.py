@@ -1,11 +1,14 @@
 """`lm2 data`: the batch of a step as text."""
 
+import argparse
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm2_jax.config import Config
+from lm2_jax.commands import arguments
+from lm2_jax.config import Config, files
 from lm2_jax.data import batches
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.kinds import kinds_of
@@ -82,3 +85,17 @@ def _facts(step: int, batch: Batch, answer_id: int) -> str:
             f"{batch.reset_BS.sum() / B:.1f} samples and {answers.mean():.1f} answers "
             f"({answers.min()} to {answers.max()}); loss weight 1 on "
             f"{(batch.loss_weight_BL >= 1).mean():.1%}, padding {1 - batch.valid_BL.mean():.1%}")
+
+
+EPILOG = arguments.CONFIG_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_config(parser)
+    parser.add_argument("--step", type=int, default=0, help="training step whose batch is shown")
+    parser.add_argument("--rows", type=int, default=2, help="rows of the batch to show")
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    show(files.load_config(args.config, overrides), args.step, args.rows)
+    return 0

@@ -1,6 +1,9 @@
 """`lm2 eval`, and the evaluations of a training run."""
 
+import argparse
 import contextlib
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import jax
 from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files, with_vocab_size
 from lm2_jax.data.babilong import corpus
 from lm2_jax.eval import babilong
@@ -15,7 +19,7 @@ from lm2_jax.eval.evaluator import Evaluator
 from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, processes
-from lm2_jax.runtime.preemption import Preemption
+from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Params
 
@@ -103,3 +107,24 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
     for name in ("results.json", "accuracy.png", "heat_map.png"):
         console.print(str(folder / name), highlight=False, soft_wrap=True)
     return rows
+
+
+EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_config(parser)
+    arguments.add_checkpoint(parser)
+    arguments.add_processes(parser)
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    config = files.load_config(args.config, overrides)
+    with arguments.joined_processes(args, "lm2 eval"):
+        try:
+            evaluate(config, args.workdir, args.step)
+        except Preempted:
+            print(f"lm2 eval: SIGTERM: the answers so far are kept in {args.workdir}; the same "
+                  "command resumes from there", file=sys.stderr)
+            return 128 + signal.SIGTERM
+    return 0

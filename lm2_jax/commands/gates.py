@@ -1,5 +1,6 @@
 """`lm2 gates`: how open the gates of a trained LM2 stand while it reads held-out samples."""
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -8,8 +9,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from lm2_jax.commands import evaluate
-from lm2_jax.config import Config
+from lm2_jax.commands import arguments, evaluate
+from lm2_jax.config import Config, files
 from lm2_jax.data.babilong.kinds import QUESTION, kinds_of
 from lm2_jax.data.babilong.mixing import Encoder
 from lm2_jax.data.babilong.samples import Prompt
@@ -60,3 +61,18 @@ def _sample(prompt: Prompt, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
     kinds = kinds_of(tokens, encoder)
     kinds[len(tokens) - len(prompt.tokens.parts[-1]):] = QUESTION
     return tokens, kinds
+
+
+EPILOG = arguments.CONFIG_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_config(parser)
+    arguments.add_checkpoint(parser)
+    parser.add_argument("--samples", type=int, default=20,
+                        help="held-out samples of each task and length (%(default)s)")
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    show(files.load_config(args.config, overrides), args.workdir, args.step, args.samples)
+    return 0

@@ -1,5 +1,6 @@
 """`lm2 report`."""
 
+import argparse
 import collections
 import dataclasses
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.commands import arguments
 from lm2_jax.config import files
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.eval.journal import UNFINISHED
@@ -155,3 +157,27 @@ def _draw(name: str, out: Path, console: Console, plot: Callable[[Path], Path]) 
                       soft_wrap=True)
         return None
     return name
+
+
+EPILOG = """Writes report.md (a table of tasks by lengths, the runs, what differs between their
+configs), accuracy.png and capabilities.png. Runs that differ in the seed alone are one model: their
+mean stands with the lowest and the highest. The best constant answer stands beside every accuracy.
+Example: lm2 report runs/lm2_seed0 runs/lm2_seed1 runs/llama --names=lm2,llama --out=runs/report"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR",
+                        help="folders of evaluated runs, or copies of their eval folders")
+    parser.add_argument("--out", default="report", metavar="FOLDER",
+                        help="where the report is written (%(default)s)")
+    parser.add_argument("--metric", default="exact_match", choices=METRICS,
+                        help="accuracy is the benchmark's own metric (%(default)s)")
+    parser.add_argument("--names", default="", metavar="A,B",
+                        help="a name for each model, in order of its first workdir")
+    parser.add_argument("--paper", action="store_true",
+                        help="adds the LM2 paper's own figures, marked as not reproduced")
+
+
+def run(args: argparse.Namespace, _: dict[str, str]) -> int:
+    report(args.workdirs, args.out, args.metric, arguments.names(args.names), args.paper)
+    return 0

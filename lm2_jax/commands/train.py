@@ -1,8 +1,10 @@
-"""`lm2 train`."""
+"""`lm2 train`: a run from its config to its results, in the order in which data flows."""
 
+import argparse
 import contextlib
 import functools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,33 +16,40 @@ from lm2_jax import partition
 from lm2_jax.checkpoint import transplant
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
-from lm2_jax.commands import evaluate
+from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
-from lm2_jax.data import batches as pipeline
-from lm2_jax.data import feed
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data import batches, feed, sources
+from lm2_jax.data.babilong import corpus as corpora
+from lm2_jax.errors import RunError
+from lm2_jax.eval.evaluator import Evaluator
 from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, phases, processes
+from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
-from lm2_jax.training import loop, optimizer
+from lm2_jax.runtime.watchdog import Watchdog
+from lm2_jax.training import loop, optimizer, profile
 from lm2_jax.training import state as train_state
-from lm2_jax.training.curriculum import Curriculum
+from lm2_jax.training.curriculum import Curriculum, Stage
+from lm2_jax.training.hooks import TIME_FILE, PeriodicEvaluation, TrainingHooks
+from lm2_jax.training.metrics_log import MetricsLog
 from lm2_jax.training.profile import Profile
-from lm2_jax.training.recorder import Examiner, Recorder
+from lm2_jax.training.stages import HeldOutAccuracy, StageEvaluator
 from lm2_jax.training.step import make_accuracy, make_train_step
-from lm2_jax.training.writers import read_lines
-from lm2_jax.types import Params
+from lm2_jax.training.writers import JsonLines, read_lines
+from lm2_jax.types import Batch
+
+EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
 
 
 @dataclass(frozen=True)
 class Options:
-    """Of one start of a run; none of them is part of its config.
+    """Options of one start of a run; none of them is part of its config.
 
     Attributes:
       profile: first and last step of a trace; None = none.
-      accept_changes: go on although data, seed, batch size or optimizer differ.
+      accept_changes: resume although data, seed, batch size or optimizer differ.
       init_from: workdir (or WORKDIR:STEP) whose weights a new run begins with; "" = none.
     """
 
@@ -49,15 +58,36 @@ class Options:
     init_from: str = ""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_config(parser)
+    parser.add_argument("--workdir", required=True, help="folder of the run; created if missing")
+    parser.add_argument("--profile", metavar="START:END", help="trace these steps to W/profile")
+    parser.add_argument("--accept-changes", action="store_true",
+                        help="resume although data, seed, batch size or optimizer differ")
+    parser.add_argument("--init-from", default="", metavar="WORKDIR[:STEP]",
+                        help="begin a new run with the weights of another one")
+    arguments.add_processes(parser)
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    begun = time.perf_counter()
+    config = files.load_config(args.config, overrides)
+    options = Options(profile.parse(args.profile) if args.profile else None,
+                      args.accept_changes, args.init_from)
+    with arguments.joined_processes(args, "lm2 train"):
+        train(config, args.workdir, options=options, begun=begun)
+    return 0
+
+
 def train(config: Config, workdir: str | Path, console: Console | None = None,
           options: Options = Options(), begun: float | None = None) -> list[Row]:  # noqa: B008
-    """Trains in a workdir, or goes on where it left off, then evaluates.
+    """Trains in a workdir, or resumes the run there, then evaluates.
 
     Args:
-      begun: when the command did, by time.perf_counter(); None = now.
+      begun: when the command began, by time.perf_counter(); None = now.
 
     Returns:
-      The results; none if the run was asked to leave (SIGTERM) before its last step.
+      The results; none if the run was preempted (SIGTERM) before its last step.
     """
     begun = time.perf_counter() if begun is None else begun
     console = console or Console(quiet=not processes.is_primary())
@@ -71,102 +101,159 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
 
 def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options: Options,
            begun: float) -> list[Row]:
-    source_of_weights = options.init_from and transplant.split_source(options.init_from)[0]
-    tokens, config, changes = processes.primary_first(lambda: workdirs.prepare(
-        config, workdir, options.accept_changes,
-        source_of_weights and source_of_weights / "tokenizer.json"))
-    console.print(tables.config_table(
-        f"{workdir}: what is not the default", files.changed(config)))
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    num_steps = config.train.num_steps
 
-    sharding = partition.named(mesh, "act_batch", None)
-    rows = {size: feed.local_rows(sharding, size) for size in config.batch_sizes()}
-    drawn_from = corpus.training(config, tokens)
-    maker = pipeline.SampleMaker(config.data, drawn_from, config.model.segment_length)
-    source = pipeline.BatchSource(maker, config.seed, config.train.batch_size,
-                                  config.train.num_steps, rows)
-    source.row(0, 0)  # what cannot be drawn is said here, before anything binds the workdir
-    meta = {"source_digest": pipeline.digest(source), "tokenizer_digest": tokens.digest,
+    # Tokenizer, and the config with its vocabulary size.
+    tokenizer, config, changes = processes.primary_first(lambda: workdirs.prepare(
+        config, workdir, options.accept_changes, transplant.tokenizer_of(options.init_from)))
+    console.print(tables.config_table(f"{workdir}: keys that differ from the defaults",
+                                      files.changed(config)))
+
+    # Corpus and source of batches.
+    corpus = corpora.training(config, tokenizer)
+    row_sharding = partition.named(mesh, "act_batch", None)
+    rows = {size: feed.local_rows(row_sharding, size) for size in config.batch_sizes()}
+    make_source = functools.partial(
+        sources.make_source, segment_length=config.model.segment_length,
+        batch_size=config.train.batch_size, num_steps=num_steps, rows=rows)
+    source = make_source(config.data, corpus, seed=config.seed)
+    source[0]  # what cannot be drawn is reported now, before anything is written
+    evaluator = Evaluator(config, tokenizer, mesh)
+    meta = {"source_digest": source.digest(), "tokenizer_digest": tokenizer.digest,
             "config": files.to_dict(config)}
     processes.require_same({"the commit": provenance.commit(), "the data": meta["source_digest"],
-                               "the tokenizer": tokens.digest} | files.flat(config))
-    evaluator = evaluate.Evaluator(config, tokens, mesh)
-    model = LanguageModel(config.model)
-    state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
-    checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(
-        console.print, highlight=False, markup=False, soft_wrap=True))
-    t = config.train
-    curriculum = Curriculum(config.data.curriculum, t.advance_accuracy, t.advance_patience)
-    examiner = Examiner(config, pipeline.SampleMaker(
-        config.data, corpus.validation(config, drawn_from), config.model.segment_length), rows,
-        sharding, make_accuracy(model, t, mesh, shardings.params))
-    # One process reads every file for all.
-    first_step = processes.broadcast_from_primary(
+                            "the tokenizer": tokenizer.digest} | files.flat(config))
+
+    # Model and training state, new or from the newest valid checkpoint.
+    model, tx = LanguageModel(config.model), optimizer.make(config.train)
+    abstract_state = train_state.abstract(model, tx, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+    curriculum = Curriculum(config.data.curriculum, config.train.advance_accuracy,
+                            config.train.advance_patience)
+    checkpointer = Checkpointer(workdir, config.checkpoint, say=say)
+    # The primary process reads every file to verify it; the others take its answer.
+    step = processes.broadcast_from_primary(
         checkpointer.choose(required=False) if processes.is_primary() else 0)
-    if first_step:
-        state, position = workdirs.restore_training(checkpointer, first_step, state, meta,
+    if step:
+        state, position = workdirs.restore_training(checkpointer, step, abstract_state, meta,
                                                     options.accept_changes)
-        checkpointer.set_aside_after(first_step)
+        checkpointer.set_aside_after(step)
         if not any(line.startswith("data.curriculum") for line in changes):
             curriculum.restore(position)
-        console.print(f"resuming {workdir} after step {first_step}", highlight=False)
-    elif options.init_from:
-        params, lines = transplant.weights_from(options.init_from, workdir, state.params,
-                                                shardings.params, mesh)
-        state = state.replace(params=params)
-        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        say(f"resuming {workdir} after step {step}")
+    else:
+        state, _ = train_state.create(model, tx, config.seed, mesh)
+        if options.init_from:
+            params, lines = transplant.weights_from(options.init_from, workdir, state.params,
+                                                    shardings.params, mesh)
+            state = state.replace(params=params)
+            say("\n".join(lines))
     if processes.is_primary():
         workdirs.store_config(config, workdir, keep_old=bool(changes))
     if changes:
-        console.print(f"accepted after step {first_step}: {'; '.join(changes)}. Lost: no run from "
-                      "the start repeats this one; the steps until there are of the old config "
-                      f"({workdirs.OLD_CONFIG})", highlight=False, markup=False, soft_wrap=True)
+        say(f"accepted after step {step}: {'; '.join(changes)}. What is lost: no run from the "
+            "start repeats this one; the steps until here used the old config "
+            f"({workdirs.OLD_CONFIG})")
 
+    # The loop: one turn for each stage of the curriculum that ends early.
     with Preemption() as preemption, contextlib.ExitStack() as to_the_end:
-        with contextlib.ExitStack() as stack:
-            stack.callback(checkpointer.close)
-            hooks = Recorder(config, workdir, first_step, curriculum, examiner, evaluator,
-                             checkpointer, meta, console,
-                             Profile(workdir / "profile", options.profile, console, first_step),
-                             preemption, begun)
+        with contextlib.ExitStack() as until_trained:
+            until_trained.callback(checkpointer.close)
+            stages = _stage_evaluator(
+                config, curriculum, make_source, corpus, row_sharding, rows,
+                make_accuracy(model, config.train, mesh, shardings.params), workdir, step)
+            hooks = _hooks(config, workdir, step, stages, evaluator, checkpointer, curriculum, meta,
+                           console, options, preemption, begun)
             to_the_end.callback(hooks.watchdog.close)
-            stack.callback(hooks.close)
-            stack.enter_context(jax.set_mesh(mesh))
+            until_trained.callback(hooks.close)
+            until_trained.enter_context(jax.set_mesh(mesh))
             train_step = make_train_step(model, config.train, mesh, shardings)
-            while first_step < config.train.num_steps and not hooks.preempted:
-                now = source.with_curriculum(curriculum.stages)
-                batches = pipeline.iterate(now, first_step, num_threads=config.data.num_threads,
-                                           num_workers=config.data.num_workers)
-                sizes = map(now.rows_at, range(first_step, config.train.num_steps))
-                state, first_step = loop.run(
-                    train_step, state, feed.ahead(batches, sizes, rows, sharding),
-                    first_step=first_step, num_steps=config.train.num_steps,
-                    save_every=config.checkpoint.every_steps,
-                    evaluate_every=config.train.eval_every_steps,
-                    check_every=(t.advance_accuracy or t.advance_patience) and t.advance_every,
-                    hooks=hooks)
+            while step < num_steps and not hooks.preempted:
+                staged = source.with_curriculum(curriculum.stages)
+                made = batches.iterate(staged, step, num_threads=config.data.num_threads,
+                                       num_workers=config.data.num_workers)
+                sizes = map(staged.rows_at, range(step, num_steps))
+                try:
+                    state, step = loop.run(
+                        train_step, state, feed.ahead(made, sizes, rows, row_sharding),
+                        first_step=step, num_steps=num_steps,
+                        save_every=config.checkpoint.every_steps,
+                        evaluate_every=config.train.eval_every_steps,
+                        check_every=config.train.check_every(), hooks=hooks)
+                except loop.NonFiniteError as error:
+                    raise RunError(f"{error}. Stopped; the checkpoints in {workdir} are from "
+                                   "before.") from error
             with hooks.phase(phases.SAVE):
                 checkpointer.wait()
-            hooks.note_time(first_step)
-        results = None if hooks.preempted else _evaluate(evaluator, state.params, first_step,
-                                                         workdir, console, hooks, curriculum)
-        hooks.note_time(first_step)
+            hooks.note_time(step)
+
+        # The results.
+        results = None
+        if not hooks.preempted:
+            if processes.is_primary():
+                _plot(workdir, curriculum)
+            with hooks.phase(phases.EVAL), contextlib.suppress(Preempted):
+                results = evaluate.report(evaluator, state.params, step, workdir, console,
+                                          hooks.between_batches)
+        hooks.note_time(step)
     if results is None:
-        console.print(f"SIGTERM: saved at step {first_step}; the same command goes on from there",
-                      highlight=False)
-    console.print(f"time: {phases.summary(hooks.phases.seconds())}", highlight=False,
-                  soft_wrap=True)
+        say(f"SIGTERM: saved at step {step}; the same command resumes from there")
+    say(f"time: {phases.summary(hooks.timer.seconds())}")
     return results or []
 
 
-def _evaluate(evaluator: evaluate.Evaluator, params: Params, step: int, workdir: Path,
-              console: Console, hooks: Recorder, curriculum: Curriculum) -> list[Row] | None:
-    """The results at the end; None if the run was asked to leave before all were there."""
-    if processes.is_primary():
-        _plot(workdir, curriculum)
-    with hooks.phase(phases.EVAL), contextlib.suppress(Preempted):
-        return evaluate.report(evaluator, params, step, workdir, console,
-                                 hooks.between_batches)
-    return None
+def _stage_evaluator(config: Config, curriculum: Curriculum, make_source, corpus, sharding,
+                     rows: Mapping[int, tuple[int, ...]], accuracy, workdir: Path, first_step: int
+                     ) -> StageEvaluator:
+    """Held-out batches of each stage: stories that training does not see, in its prose."""
+    held_out = make_source(config.data, corpora.validation(config, corpus),
+                           seed=corpora.HELD_OUT + config.seed)
+
+    def batches_of(stage: Stage) -> list[Batch]:
+        source = held_out.with_curriculum(((0, *stage[1:]),))
+        size = source.rows_at(0)
+        return [feed.to_devices(source[number], rows[size], size, sharding)
+                for number in range(config.train.advance_batches)]
+
+    log = JsonLines(workdir / "curriculum.jsonl", first_step) if processes.is_primary() else None
+    return StageEvaluator(curriculum, HeldOutAccuracy(batches_of, accuracy), log)
+
+
+def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluator,
+           evaluator: Evaluator, checkpointer: Checkpointer, curriculum: Curriculum, meta: dict,
+           console: Console, options: Options, preemption: Preemption, begun: float
+           ) -> TrainingHooks:
+    t, time_file = config.train, workdir / TIME_FILE
+    earlier = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
+                                     phases.read_note(time_file), first_step)
+    timer = Phases(earlier, begun)
+    evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
+                                    config.eval.during_training or config.eval.num_samples, console)
+    log = MetricsLog(workdir, config.model, first_step=first_step, num_steps=t.num_steps,
+                     tensorboard=t.tensorboard, console=console)
+    watchdog = Watchdog(timer, t.stall_seconds, processes.name(), processes.print_on_primary)
+    watchdog.step = first_step
+
+    def save_state(step: int, state: train_state.TrainState) -> None:
+        checkpointer.save(step, state.params, workdirs.training_part(state), meta | {
+            "next_step": step, "curriculum": curriculum.to_dict()})
+
+    def note_time(step: int) -> None:
+        if not processes.is_primary():
+            return
+        try:
+            phases.note(time_file, step, timer)
+        except OSError as error:  # the disk is full; the next note may fit
+            console.print(f"{time_file} could not be written: {error.strerror}", highlight=False,
+                          markup=False, soft_wrap=True)
+
+    note_time(first_step)  # so that a start that fails before its first step is counted too
+    return TrainingHooks(
+        num_steps=t.num_steps, log=log, timer=timer, watchdog=watchdog, stages=stages,
+        evaluation=evaluation, save_state=save_state, poll_save=checkpointer.poll,
+        note_time=note_time, preemption=preemption,
+        profile=Profile(workdir / "profile", options.profile, console, first_step))
 
 
 def _plot(workdir: Path, curriculum: Curriculum) -> None:

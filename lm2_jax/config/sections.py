@@ -205,6 +205,10 @@ class TrainConfig:
     stall_seconds: float = 600.0  # in one phase, after which the watchdog speaks; 0 = never
     tensorboard: bool = True
 
+    def check_every(self) -> int:
+        """Steps between evaluations that may end a stage; 0 = no stage ends early."""
+        return self.advance_every if self.advance_accuracy or self.advance_patience else 0
+
     def __post_init__(self):
         _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
                   "segment_unroll", "advance_every", "advance_batches")

@@ -105,6 +105,10 @@ class BatchSource:
         return Batch(*(np.stack([getattr(row, field.name) for row in made])
                        for field in dataclasses.fields(Batch)))
 
+    def digest(self) -> str:
+        """A fingerprint of everything that the batches depend on."""
+        return digest(self)
+
     def row(self, step: int, row: int) -> Batch:
         """One row of n segments: one sample that fills it, or two parts where lengths vary.
 
@@ -132,14 +136,15 @@ def pack(samples: Sequence[Sample], starts: Sequence[int], num_segments: int,
     """Samples as one row, each from the segment that `starts` gives; the rest is padding."""
     L = num_segments * segment_length
     row = Batch(tokens_BL=np.full(L, pad_id, np.int32), targets_BL=np.full(L, pad_id, np.int32),
-                loss_weight_BL=np.zeros(L, np.float32), valid_BL=np.zeros(L, bool),
-                reset_BS=np.zeros(num_segments, bool))
+                loss_weight_BL=np.zeros(L, np.float32), answer_BL=np.zeros(L, bool),
+                valid_BL=np.zeros(L, bool), reset_BS=np.zeros(num_segments, bool))
     for sample, start in zip(samples, starts, strict=True):
         first, n = start * segment_length, len(sample.tokens)
         row.tokens_BL[first:first + n] = sample.tokens
         row.valid_BL[first:first + n] = True
         row.reset_BS[start] = True
         row.targets_BL[first:first + n - 1] = sample.tokens[1:]
+        row.answer_BL[first:first + n - 1] = sample.answer[1:]
         row.loss_weight_BL[first:first + n - 1] = np.where(sample.answer[1:], 1.0, loss_on_all)
     return row
 

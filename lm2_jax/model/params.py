@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lm2_jax import partition
+from lm2_jax.config import ModelConfig
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.types import Params
 
@@ -28,3 +29,15 @@ def abstract_tree(init: Callable, mesh: Mesh):
     boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                         nn.unbox(boxed), partition.shardings(boxed, mesh))
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Returns new variables as plain float32 arrays.
+
+    Example:
+
+        variables = lm2.init(cfg, jax.random.key(0))
+        out = lm2.LanguageModel(cfg).apply(variables, tokens_BT, lm2.init_state(cfg, B))
+    """
+    make = jax.jit(lambda key: nn.unbox(init_params(LanguageModel(config), key)))
+    return make(key)

@@ -14,17 +14,22 @@ Devices = Sequence[jax.Device] | int | None
 """Those given; so many abstract ones; or all that there are."""
 
 
-def for_training(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
-    """The mesh of the devices for a run, all of whose batches divide over it.
+def for_training(config: Config, devices: Devices = None, evaluates: bool = True
+                 ) -> Mesh | AbstractMesh:
+    """Returns the mesh of a run, all of whose batches divide over its devices.
+
+    Args:
+      evaluates: whether the batches of the evaluation must divide over them too.
 
     Raises:
-      ValueError: in one line, if a batch, a micro-batch or a batch of the evaluation does not.
+      UserError: if a batch, a micro-batch or a batch of the evaluation does not divide.
     """
     rows = [size // config.train.accumulate_steps for size in config.batch_sizes()]
-    mesh = _mesh(config, [*rows, config.eval.batch_size], devices)
+    mesh = _mesh(config, [*rows, *[config.eval.batch_size] * evaluates], devices)
     for size in config.batch_sizes():
         micro_batches(config.train, size, mesh)
-    _check(config.eval.batch_size, mesh)
+    if evaluates:
+        _check(config.eval.batch_size, mesh)
     return mesh
 
 

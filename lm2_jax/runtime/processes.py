@@ -126,6 +126,11 @@ def abort(reason: str, status: int) -> None:
         os._exit(status)
 
 
+def is_joined() -> bool:
+    """Returns True if this is one of several processes that `initialize` has joined."""
+    return _rendezvous is not None
+
+
 def is_primary() -> bool:
     """Whether this is the process that writes what is written once."""
     return jax.process_index() == 0

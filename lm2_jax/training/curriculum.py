@@ -1,43 +1,44 @@
-"""The stages that a run is in: each left at its step, or before, as its held-out accuracy says."""
+"""The stages of a run: each ends at its configured step, or earlier by held-out accuracy."""
 
-Stages = tuple[tuple[int, ...], ...]
+Stage = tuple[int, ...]
+Stages = tuple[Stage, ...]
 
 
 class Curriculum:
-    """Follows `data.curriculum`; a stage may end before its time.
+    """Follows `data.curriculum`; a stage may end before its configured step.
 
-    It ends where a look at held-out samples of the stage finds an accuracy of `bound` or more, or
-    where so many looks, `patience`, have found none above the best before them. The stages after
-    it come that much sooner; the last one has all the steps that are left. The position is part
-    of the checkpoint, so that it does not matter where a run was cut.
+    A stage ends early where an evaluation on held-out samples of the stage finds an accuracy of at
+    least `accuracy`, or where `patience` evaluations in a row have not improved on the best one.
+    The stages after it then begin that much sooner, and the last one has all steps that are left.
+    The position is part of a checkpoint, so that a resumed run takes the same decisions.
 
     Args:
       stages: (first step, segments[, rows]) of each, as configured.
-      bound: accuracy at which a stage is left; 0 = never for that.
-      patience: looks without a rise; 0 = never for that.
+      accuracy: at which a stage ends; 0 = never.
+      patience: evaluations without an improvement after which a stage ends; 0 = never.
     """
 
-    def __init__(self, stages: Stages, bound: float, patience: int):
-        self.stages, self._bound, self._patience = tuple(map(tuple, stages)), bound, patience
-        self._stage, self._best, self._since = 0, 0.0, 0  # its first step; looks since the best
+    def __init__(self, stages: Stages, accuracy: float, patience: int):
+        self.stages, self._accuracy, self._patience = tuple(map(tuple, stages)), accuracy, patience
+        self._first_step, self._best, self._since_best = 0, 0.0, 0  # of the running stage
 
-    def stage_at(self, step: int) -> tuple[int, ...]:
+    def stage_at(self, step: int) -> Stage:
         return [stage for stage in self.stages if stage[0] <= step][-1]
 
-    def looks_at(self, step: int) -> bool:
-        """Whether to look after this step: where a stage could still end before its time."""
+    def can_end_after(self, step: int) -> bool:
+        """Returns True where the stage could still end early, after this step."""
         later = [stage for stage in self.stages if stage[0] >= step]
-        return bool(self._bound or self._patience) and bool(later) and later[0][0] > step
+        return bool(self._accuracy or self._patience) and bool(later) and later[0][0] > step
 
-    def ends_at(self, step: int, accuracy: float) -> bool:
-        """A look after this step; if the stage ends, `stages` is from now on another."""
+    def update(self, step: int, accuracy: float) -> bool:
+        """Takes the accuracy after a step; returns True, with other `stages`, if the stage ends."""
         first = self.stage_at(step - 1)[0]
-        if first != self._stage or accuracy > self._best:
-            self._stage, self._best, self._since = first, accuracy, 0
+        if first != self._first_step or accuracy > self._best:
+            self._first_step, self._best, self._since_best = first, accuracy, 0
         else:
-            self._since += 1
-        good = self._bound and accuracy >= self._bound
-        if not good and not (self._patience and self._since >= self._patience):
+            self._since_best += 1
+        reached = self._accuracy and accuracy >= self._accuracy
+        if not reached and not (self._patience and self._since_best >= self._patience):
             return False
         sooner = min(stage[0] for stage in self.stages if stage[0] > step) - step
         self.stages = tuple((first - sooner if first > step else first, *rest)
@@ -46,11 +47,11 @@ class Curriculum:
 
     def to_dict(self) -> dict:
         """The position, for a checkpoint."""
-        return {"stages": self.stages, "stage": self._stage, "best": self._best,
-                "since": self._since}
+        return {"stages": self.stages, "stage": self._first_step, "best": self._best,
+                "since": self._since_best}
 
     def restore(self, position: dict) -> None:
-        """Puts back what `to_dict` gave."""
+        """Restores what `to_dict` returned."""
         self.stages = tuple(map(tuple, position["stages"]))
-        self._stage = position["stage"]
-        self._best, self._since = position["best"], position["since"]
+        self._first_step = position["stage"]
+        self._best, self._since_best = position["best"], position["since"]

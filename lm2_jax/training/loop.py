@@ -7,11 +7,12 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from lm2_jax.errors import RunError
 from lm2_jax.training.state import TrainState
 from lm2_jax.types import Batch
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """Loss, gradient or parameters of a step are not finite; they were not saved."""
 
 
@@ -19,28 +20,29 @@ class Hooks(Protocol):
     """What the loop calls."""
 
     def phase(self, name: str) -> AbstractContextManager:
-        """What the time goes to until it is left: "data", "compile" or "step"; a phase that is
-        entered in another one takes its time from there."""
+        """Attributes the time inside the context to a phase: "data", "compile" or "step". A nested
+        phase takes its time from the one around it."""
 
     def on_step_start(self, step: int) -> None:
-        """Before a step goes to the device."""
+        """Called before a step is dispatched."""
 
     def should_stop(self, step: int, state: TrainState) -> bool:
-        """After every step: whether to save now and go no further."""
+        """Called after every step; returns True to save now and end the run."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Once for each step, in order."""
+        """Called once for each step, in order, with its metrics."""
 
-    def stage_ends(self, step: int, state: TrainState) -> bool:
-        """After every `check_every` steps, if not 0: whether other batches come next."""
+    def should_end_stage(self, step: int, state: TrainState) -> bool:
+        """Called after every `check_every` steps, if not 0; returns True if the loop is to end, so
+        that the run goes on with other batches."""
 
     def save(self, step: int, state: TrainState) -> None:
-        """After every `save_every` steps and after the last; after `evaluate`, so that what
-        a saved step calls for is done."""
+        """Called after every `save_every` steps and after the last one; after `evaluate`, so that
+        the evaluation due at a saved step is done."""
 
     def evaluate(self, step: int, state: TrainState) -> bool:
-        """After every `evaluate_every` steps but the last; what was evaluated once need not be
-        again. Returns whether it was broken off, to save and go no further."""
+        """Called after every `evaluate_every` steps but the last. Skips steps already evaluated.
+        Returns True if interrupted by preemption: the loop then saves and ends."""
 
 
 def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, first_step: int,
@@ -48,18 +50,18 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         ) -> tuple[TrainState, int]:
     """Trains from `first_step` steps done to `num_steps`, or to where a stage ends early.
 
-    Metrics are fetched one step behind, so that the device is never waited for; only before a
-    save or a check are those of the step itself awaited, so that no state that is not finite, or
-    came of a loss or gradient that is not, is ever saved.
+    Metrics are fetched one step late, so that the host never waits for the device. Only before a
+    save or a check does it wait for the step itself: a state that is not finite, or that came of a
+    loss or gradient that is not, is never saved.
 
-    Where `hooks.should_stop` or `hooks.evaluate` says so, the state is saved at once; an
-    evaluation that was due there comes first when the run goes on.
+    Where `hooks.should_stop` or `hooks.evaluate` returns True, the state is saved at once; an
+    evaluation that was due at that step is done first when the run resumes.
 
     Returns:
       The state, and the steps done.
 
     Raises:
-      NonFiniteError: with the step and the samples.
+      NonFiniteError: naming the step and the samples.
     """
     def evaluation_is_due(step: int) -> bool:
         return bool(evaluate_every) and 0 < step < num_steps and step % evaluate_every == 0
@@ -80,24 +82,24 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
             if pending:
                 report(*pending, hooks)
             pending = (step, metrics)
-            leave = hooks.should_stop(step, state)
-            save = step % save_every == 0 or step == num_steps or leave
-            evaluate = evaluation_is_due(step) and not leave
+            stop = hooks.should_stop(step, state)
+            save = step % save_every == 0 or step == num_steps or stop
+            evaluate = evaluation_is_due(step) and not stop
             check = check_every and step % check_every == 0
             if save or evaluate or check:
                 report(*pending, hooks)
                 pending = None
-        ended = check and hooks.stage_ends(step, state)
-        leave = leave or evaluate and hooks.evaluate(step, state)
-        if save or leave:
+        ended = check and hooks.should_end_stage(step, state)
+        stop = stop or evaluate and hooks.evaluate(step, state)
+        if save or stop:
             hooks.save(step, state)
-        if ended or leave:
+        if ended or stop:
             return state, step
     return state, num_steps
 
 
 def report(step: int, metrics: dict, hooks: Hooks) -> None:
-    """Fetches the metrics of a step, checks them and hands them on."""
+    """Fetches the metrics of a step, checks that they are finite and passes them to the hooks."""
     metrics = jax.device_get(metrics)
     row_loss = metrics.pop("row_loss")
     values = {name: float(value) for name, value in metrics.items()}

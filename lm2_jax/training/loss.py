@@ -19,7 +19,7 @@ class LossSums:
     Attributes:
       loss: weighted cross-entropy, in nats.
       weight: of all tokens.
-      hits: answers (runs of tokens of weight 1) whose every token is the most likely one.
+      hits: answers (runs of answer tokens) whose every token is the most likely one.
       answers: all of them.
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
@@ -48,11 +48,12 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     """
     c = model.config
     S, dropout = batch.reset_BS.shape[1], c.dropout > 0 and not deterministic
-    fields = (batch.tokens_BL, batch.targets_BL, batch.loss_weight_BL, batch.valid_BL)
+    fields = (batch.tokens_BL, batch.targets_BL, batch.loss_weight_BL, batch.answer_BL,
+              batch.valid_BL)
     segments = tuple(split_segments(x_BL, c.segment_length) for x_BL in fields)
 
     def step(state, x):
-        tokens_BT, targets_BT, weight_BT, valid_BT, reset_B, number = x
+        tokens_BT, targets_BT, weight_BT, answer_BT, valid_BT, reset_B, number = x
         rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
         out = model.apply(params, tokens_BT, state, valid_BT, reset_B,
                           deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
@@ -61,7 +62,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
                                            chunk_tokens)
         else:
             loss_BT, right_BT = _token_losses(out.logits, targets_BT)
-        hits, answers = count_answers(right_BT, weight_BT == 1.0)
+        hits, answers = count_answers(right_BT, answer_BT)
         row_loss_B = jnp.sum(jnp.where(weight_BT > 0, loss_BT * weight_BT, 0.0), axis=1)
         return out.state, LossSums(
             loss=jnp.sum(row_loss_B), row_loss_B=row_loss_B,

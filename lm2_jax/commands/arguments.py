@@ -1,0 +1,56 @@
+"""Arguments that several commands take."""
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator
+
+from lm2_jax.runtime import processes
+
+CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
+--config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32."""
+PROCESSES_HELP = """Several processes: --coordinator, --num-processes and --process-id, or
+LM2_COORDINATOR, LM2_NUM_PROCESSES and LM2_PROCESS_ID; SLURM, a TPU pod and GKE are recognised
+(LM2_DISTRIBUTED=1 insists, 0 forbids). LM2_CONNECT_TIMEOUT and LM2_HEARTBEAT_TIMEOUT are
+seconds."""
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True,
+                        help="a Python file with get_config(), or the name of a shipped config")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--workdir and --step of a run that is there."""
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--step", type=int, help="checkpoint to take; by default the newest")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="processes of the run")
+    parser.add_argument("--process-id", type=int, metavar="I", help="of this one, from 0")
+
+
+@contextlib.contextmanager
+def joined_processes(args: argparse.Namespace, command: str) -> Iterator[None]:
+    """Joins the processes of the run, if there are several; they end together.
+
+    After an exception the processes are not shut down here: `lm2_jax.cli` ends them with the
+    reason.
+
+    Args:
+      command: what stands before a message, as "lm2 train".
+    """
+    info = processes.find_process_info(args.coordinator, args.num_processes, args.process_id)
+    timeouts = {name: float(os.environ[variable]) for name, variable in
+                (("connect_timeout", "LM2_CONNECT_TIMEOUT"),
+                 ("heartbeat_timeout", "LM2_HEARTBEAT_TIMEOUT")) if os.environ.get(variable)}
+    processes.initialize(info, command=command, **timeouts)
+    yield
+    processes.shutdown()
+
+
+def names(text: str) -> list[str]:
+    """The parts of "A, B", without the empty ones."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,160 @@
+"""What the training loop calls: metrics, evaluations, checkpoints, preemption."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from lm2_jax.runtime import phases, processes
+from lm2_jax.runtime.phases import Phases
+from lm2_jax.runtime.preemption import Preempted, Preemption
+from lm2_jax.runtime.watchdog import Watchdog
+from lm2_jax.training import loop
+from lm2_jax.training.metrics_log import MetricsLog
+from lm2_jax.training.profile import Profile
+from lm2_jax.training.stages import StageEvaluator
+from lm2_jax.training.state import TrainState
+from lm2_jax.training.writers import JsonLines, read_lines
+from lm2_jax.types import Params
+
+TIME_FILE = "time.json"  # in a workdir: wall time by phase, after the last step and save
+
+
+class Evaluator(Protocol):
+    """Evaluates parameters in the middle of a run."""
+
+    def run(self, params: Params, modes: Sequence[str], num_samples: int, *,
+            between: Callable[[], None]) -> Iterator[tuple]:
+        """Yields (row, predictions) for each task and length, and calls `between` after each
+        batch."""
+
+
+class PeriodicEvaluation:
+    """Evaluates the carried memory every so many steps; each step once, also across resumes.
+
+    Args:
+      path: of a JSON-lines file of the results.
+      first_step: steps that are done; later lines in the file are dropped.
+      num_samples: of each task and length.
+    """
+
+    def __init__(self, evaluator: Evaluator, path: Path, first_step: int, num_samples: int,
+                 console: Console):
+        self._evaluator, self._num_samples, self._console = evaluator, num_samples, console
+        self._evaluated = {line["step"] for line in read_lines(path) if line["step"] <= first_step}
+        processes.barrier("evaluation history read")  # before the primary process rewrites it
+        self._history = JsonLines(path, first_step) if processes.is_primary() else None
+
+    def is_due(self, step: int) -> bool:
+        return step not in self._evaluated
+
+    def run(self, step: int, params: Params, between: Callable[[], None]) -> None:
+        rows = [row for row, _ in self._evaluator.run(params, ("carried",), self._num_samples,
+                                                      between=between)]
+        if self._history:
+            self._history.write(*({"step": step, "task": row.task, "length": row.length,
+                                   "n": row.n, "exact_match": row.exact_match,
+                                   "constant_answer": row.constant_answer} for row in rows))
+        for row in rows:
+            self._console.print(f"step {step}: {row.task} {row.length} exact match "
+                                f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})",
+                                highlight=False)
+        self._evaluated.add(step)
+
+    def flush(self) -> None:
+        if self._history:
+            self._history.flush()
+
+    def close(self) -> None:
+        if self._history:
+            self._history.close()
+
+
+@dataclass
+class TrainingHooks(loop.Hooks):
+    """Connects the loop with the parts of a run.
+
+    Attributes:
+      num_steps: of the run.
+      save_state: (step, state) -> None: begins to write a checkpoint.
+      poll_save: raises if a checkpoint that is being written has failed.
+      note_time: (step) -> None: stores the wall time by phase.
+      preempted: set when the run is asked to end before its last step.
+      watchdog: closed by the caller, since it watches the last evaluation too.
+    """
+
+    num_steps: int
+    log: MetricsLog
+    timer: Phases
+    watchdog: Watchdog
+    stages: StageEvaluator
+    evaluation: PeriodicEvaluation
+    save_state: Callable[[int, TrainState], None]
+    poll_save: Callable[[], None]
+    note_time: Callable[[int], None]
+    profile: Profile
+    preemption: Preemption
+    preempted: bool = field(default=False, init=False)
+
+    def phase(self, name: str) -> AbstractContextManager:
+        return self.timer.within(name)
+
+    def on_step_start(self, step: int) -> None:
+        if self.timer.now in (phases.START, phases.LOST):
+            self.timer.enter(phases.STEP)
+        self.profile.on_step_start(step)
+
+    def should_stop(self, step: int, state: TrainState) -> bool:
+        self.watchdog.step = step
+        self.profile.ended(step, state)
+        self.preempted = self.preemption.reached() and step < self.num_steps
+        return self.preempted
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.poll_save()
+        self.log.write(step, values, self.stages.segments_at(step), self.timer.metrics())
+
+    def should_end_stage(self, step: int, state: TrainState) -> bool:
+        if not self.stages.is_due(step):
+            return False
+        with self.timer.within(phases.EVAL):
+            ends = self.stages.should_end(step, state.params)
+        self.log.pause()
+        return ends
+
+    def save(self, step: int, state: TrainState) -> None:
+        for log in (self.log, self.stages, self.evaluation):
+            log.flush()  # the lines until here belong to the checkpoint
+        with self.timer.within(phases.SAVE):
+            self.save_state(step, state)
+        self.note_time(step)
+        self.log.pause()
+
+    def evaluate(self, step: int, state: TrainState) -> bool:
+        if not self.evaluation.is_due(step):
+            return False
+        with self.timer.within(phases.EVAL):
+            try:
+                self.evaluation.run(step, state.params, self.between_batches)
+            except Preempted:
+                self.preempted = True
+                return True
+        self.log.pause()
+        return False
+
+    def between_batches(self) -> None:
+        """Called after each batch of an evaluation.
+
+        Raises:
+          Preempted: if the run is asked to end.
+        """
+        self.timer.enter(phases.EVAL)  # a new phase, so that the watchdog sees progress
+        self.preemption.check()
+
+    def close(self) -> None:
+        """Closes everything but the watchdog."""
+        for part in (self.profile, self.log, self.stages, self.evaluation):
+            part.close()
