@@ -14,9 +14,7 @@ import pytest
 import runs
 
 import lm2_jax
-from lm2_jax import commands
 from lm2_jax.cli import main
-from lm2_jax.commands import data as _  # noqa: F401
 from lm2_jax.errors import RunError, UserError
 from lm2_jax.eval import metrics
 
@@ -118,7 +116,7 @@ def test_a_programming_error_keeps_its_traceback(error, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(commands.data, "show", fail)
+    monkeypatch.setattr("lm2_jax.commands.data.show", fail)
     with pytest.raises(type(error)) as caught:
         call("data", *SMALL)
     assert caught.traceback[-1].name == "fail"
@@ -131,7 +129,7 @@ def test_an_error_of_the_users_is_one_line(error, wanted, status, monkeypatch, c
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(commands.data, "show", fail)
+    monkeypatch.setattr("lm2_jax.commands.data.show", fail)
     assert call("data", *SMALL) == status
     assert capsys.readouterr().err == f"lm2 data: {wanted if status == 2 else error}\n"
 
