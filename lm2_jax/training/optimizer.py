@@ -9,7 +9,7 @@ DECAYED = ("kernel", "embedding")
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Learning rate of a step: linear warm-up, then a cosine down to the final rate."""
+    """Returns the learning rate by step: linear warm-up, then cosine decay to the final rate."""
     warmup = min(config.warmup_steps, config.num_steps - 1)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else config.learning_rate, peak_value=config.learning_rate,
@@ -18,12 +18,13 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def decay_mask(params):
-    """True for the parameters that weight decay pulls: matrices, not norms and biases."""
+    """Returns True for the parameters with weight decay: matrices, not norms and biases."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(getattr(key, "key", None) in DECAYED for key in path), params)
 
 
 def make(config: TrainConfig) -> optax.GradientTransformation:
+    """Returns AdamW after clipping by the global norm."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate(config), b1=config.beta1, b2=config.beta2,

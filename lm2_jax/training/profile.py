@@ -10,11 +10,12 @@ from lm2_jax.errors import UserError
 
 
 class Profile:
-    """Traces the steps `first` to `last` into a folder, one file a host.
+    """Traces the steps `first` to `last` into a folder, one file for each host.
 
     Args:
       steps: (first, last), or None for no trace.
-      done: the steps that a resumed run has behind it; if `first` is among them, that is said.
+      done: steps that a resumed run has done; if `first` is among them, no trace is written
+        and a line says so.
     """
 
     def __init__(self, folder: str | Path, steps: tuple[int, int] | None, console: Console,
@@ -32,13 +33,13 @@ class Profile:
             self._running = True
 
     def ended(self, step: int, result: Any) -> None:
-        """After a step went to the device; of the last one `result` is waited for."""
+        """Called after a step is dispatched; waits for `result` of the last one."""
         if self._running and step == self._steps[1]:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """Writes what there is, also of a run that ends sooner."""
+        """Writes the trace, also of a run that ends before the last step."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
@@ -47,7 +48,7 @@ class Profile:
 
 
 def parse(text: str) -> tuple[int, int]:
-    """START:END as two steps.
+    """Parses START:END into two steps.
 
     Raises:
       ValueError: in one line.

@@ -1,4 +1,4 @@
-"""The training state, born sharded."""
+"""The training state, created in its shardings."""
 
 import functools
 
@@ -17,13 +17,13 @@ from lm2_jax.types import Params
 
 @struct.dataclass
 class TrainState:
-    """All that a training step changes.
+    """Everything that a training step changes.
 
     Attributes:
       step: int32 [], steps done.
       params: the model's variables.
       opt_state: the optimizer's.
-      rng: the key that every step folds its number into (dropout).
+      rng: key for dropout; each step folds its number into it.
     """
 
     step: jax.Array
@@ -34,7 +34,7 @@ class TrainState:
 
 def create(model: LanguageModel, optimizer: optax.GradientTransformation, seed: int,
            mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """A new state and its shardings; each device makes only its own part."""
+    """Returns a new state and its shardings; each device creates only its own part."""
     init, key = functools.partial(_init, model, optimizer), jax.random.key(seed)
     shardings = partition.shardings(jax.eval_shape(init, key), mesh)
     with jax.set_mesh(mesh):
@@ -44,7 +44,7 @@ def create(model: LanguageModel, optimizer: optax.GradientTransformation, seed: 
 
 def abstract(model: LanguageModel, optimizer: optax.GradientTransformation, mesh: Mesh
              ) -> TrainState:
-    """Shapes, dtypes and shardings of what `create` makes."""
+    """Returns the shapes, dtypes and shardings of the state that `create` returns."""
     return abstract_tree(functools.partial(_init, model, optimizer), mesh)
 
 

@@ -1,4 +1,4 @@
-"""The training step: pure, jitted with its shardings, its state donated."""
+"""The training step: a pure function, compiled with its shardings; the state is donated."""
 
 from collections.abc import Callable
 
@@ -20,10 +20,11 @@ from lm2_jax.types import Batch, Params
 def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config: TrainConfig,
                optimizer: optax.GradientTransformation, num_parts: int = 1
                ) -> tuple[TrainState, dict]:
-    """One optimizer step on a batch; returns the next state and metrics.
+    """Takes one optimizer step on a batch; returns the next state and metrics.
 
-    The rows are taken in `num_parts` micro-batches whose gradients are summed before the division
-    by the weight of all, so their number does not change the result (but for dropout and rounding).
+    The rows are split into `num_parts` micro-batches. Their gradients are summed and then divided
+    by the loss weight of the whole batch, so the number of micro-batches changes nothing but
+    dropout and rounding.
     """
     step_key = jax.random.fold_in(state.rng, state.step)
 
@@ -70,7 +71,7 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
 
 def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,
                     state_shardings: TrainState) -> Callable:
-    """`train_step` compiled for the mesh; the state that goes in is given up."""
+    """Returns `train_step` compiled for the mesh; it donates the state that is passed in."""
     optimizer = optimizers.make(config)
     rows = partition.named(mesh, "act_batch", None)
 
@@ -84,7 +85,7 @@ def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,
 
 def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
                   params_shardings: Params) -> Callable:
-    """(params, batch) -> (answers that are right, answers), compiled for the mesh."""
+    """Returns (params, batch) -> (number of right answers, number of answers), compiled."""
     def accuracy(params: Params, batch: Batch):
         sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
                          remat_segments=False, segment_unroll=config.segment_unroll,
@@ -96,9 +97,9 @@ def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
 
 
 def _micro_batches(x_B: jax.Array, count: int) -> jax.Array:
-    """[B, ...] as [count, B / count, ...]: micro-batch a has the rows a, a + count, ...
+    """Reshapes [B, ...] to [count, B / count, ...]: micro-batch a has the rows a, a + count, ...
 
-    Strided, so that each micro-batch has rows of every device.
+    The rows are strided, so that each micro-batch has rows of every device.
     """
     x = x_B.reshape(x_B.shape[0] // count, count, *x_B.shape[1:]).swapaxes(0, 1)
     return partition.constrain(x, None, "act_batch", *(None,) * (x.ndim - 2))
