@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     gates.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
     gates.add_argument("--samples", type=int, default=20,
                        help="held-out samples of each task and length (%(default)s)")
+    gates.add_argument("--out", metavar="FOLDER",
+                       help="where gates.json and gates.png go; WORKDIR/eval if not given")
     report = bare_command("report", "Compare evaluated workdirs: report.md, plots.", _report,
                           REPORT_HELP)
     report.add_argument("workdirs", nargs="+", metavar="WORKDIR",
@@ -218,7 +220,7 @@ def _gates(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.commands.gates import show
     from lm2_jax.config.files import load_config
 
-    show(load_config(args.config, overrides), args.workdir, args.step, args.samples)
+    show(load_config(args.config, overrides), args.workdir, args.step, args.samples, args.out)
     return 0
 
 

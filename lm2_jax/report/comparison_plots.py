@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lm2_jax.eval.metrics import wilson
-from lm2_jax.report import figures, paper
+from lm2_jax.report import paper
+from lm2_jax.report import style as figures
 from lm2_jax.report.capabilities import axes_of
 from lm2_jax.report.comparison import LONG, Comparison, Group, nominal_tokens
 

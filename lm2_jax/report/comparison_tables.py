@@ -9,7 +9,7 @@ from rich.text import Text
 
 from lm2_jax.report import paper
 from lm2_jax.report.comparison import Comparison, Line, never_right
-from lm2_jax.report.figures import count_text
+from lm2_jax.report.style import count_text
 
 METRIC_NAMES = {"exact_match": "exact match", "accuracy": "the benchmark's metric"}
 _NAMES = 2  # columns of text before those of numbers

@@ -1,4 +1,4 @@
-"""The gates of a model as a table and a picture."""
+"""The gates of a model as a table and a plot."""
 
 import os
 from collections.abc import Sequence
@@ -10,13 +10,11 @@ from rich import box
 from rich.table import Table
 
 from lm2_jax.eval.gates import QUANTILES, Gates
-from lm2_jax.report import figures
-
-_STYLES = ("-", "--", ":", "-.")
+from lm2_jax.report import style
 
 
 def gates_table(gates: Sequence[Gates]) -> Table:
-    """A line for prose, facts and the question in each block."""
+    """One row each for prose, facts and the question of every block."""
     spread = " ".join(f"{quantile:.0%}" for quantile in QUANTILES)
     table = Table(title="Gates, from 0 (closed) to 1 (open)", box=box.SIMPLE_HEAD, show_edge=False,
                   pad_edge=False, collapse_padding=True)
@@ -37,28 +35,34 @@ def _numbers(values: Sequence[float], form: str) -> str:
     return " ".join(map(form.format, values))
 
 
-def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, longest: float,
-               subtitle: str) -> Path:
-    """Draws how much of what the bank holds is left after so many tokens of prose.
+def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, segment_length: int,
+               longest: float, subtitle: str) -> Path:
+    """Draws the share of a value in the bank that is left after so many tokens of prose.
+
+    Curves follow from the half-lives; points are the measured `Gates.retention`.
 
     Args:
-      longest: tokens, to the end of the axis.
+      segment_length, longest: tokens, the two ends of the axis.
     """
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    tokens = np.geomspace(10, max(longest, 100), 200)
+    tokens = np.geomspace(segment_length, max(longest, 2 * segment_length), 200)
     for g in gates:
-        low, middle, high = (0.5 ** (tokens / half_life) for half_life in g.half_life)
-        shade = str(0.65 * g.block / max(1, len(gates) - 1))
-        axes.plot(tokens, middle, _STYLES[g.block % len(_STYLES)], color=shade, linewidth=1.8,
-                  label=f"block {g.block}: the median dimension of a slot")
-        axes.plot(tokens, high, _STYLES[g.block % len(_STYLES)], color=shade, linewidth=0.9,
-                  label=f"block {g.block}: one that {QUANTILES[-1]:.0%} forget faster than")
+        look = style.series(g.block)
+        measured = np.array(g.retention).reshape(-1, 1 + len(QUANTILES)).T
+        for i, name, width, fill in ((1, "median", 1.8, look["color"]),
+                                     (2, f"slowest {1 - QUANTILES[-1]:.0%}", 0.9, "white")):
+            curve = look | dict(marker="", linewidth=width)
+            points = dict(color=look["color"], marker=look["marker"], markerfacecolor=fill)
+            axes.plot(tokens, 0.5 ** (tokens / g.half_life[i]), **curve)
+            axes.plot(measured[0], measured[1 + i], **points, linestyle="none", zorder=3)
+            axes.plot([], [], label=f"block {g.block}, {name}", **curve | points)
     axes.set_xscale("log")
-    axes.set_xlabel("tokens of prose read since (log scale)")
-    axes.set_ylabel("share that is left (0 to 1)")
-    axes.set_ylim(-0.02, 1.04)
-    axes.grid(axis="y", color="0.9")
-    axes.legend(fontsize="small", frameon=False)
-    figures.title(axes, "What the forget gates leave", subtitle)
-    return figures.save(figure, path)
+    axes.set_xlabel("tokens of prose read since it was written (log scale)")
+    style.share_axis(axes, "share left of a value in a slot")
+    style.title(
+        axes, "How fast the memory forgets: share left vs tokens of prose",
+        f"{subtitle}\ncurves: from the half-life; points: measured over consecutive segments; "
+        "over slots and dimensions")
+    style.legend(figure)
+    return style.save(figure, path)

@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from lm2_jax.errors import UserError
 from lm2_jax.eval.metrics import wilson
 from lm2_jax.eval.results import Cell, Row, by_length, cells
-from lm2_jax.report.figures import count_text
-from lm2_jax.report.figures import save as _save
-from lm2_jax.report.figures import title as _title
+from lm2_jax.report.style import count_text
+from lm2_jax.report.style import save as _save
+from lm2_jax.report.style import title as _title
 
 _THIN_LINES = 5  # more tasks than these have no line of their own
 
