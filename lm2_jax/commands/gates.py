@@ -53,7 +53,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     what = f"{len(samples)} samples of up to {longest:,} tokens"
     report.plot_gates(found, folder / "gates.png", model.segment_length, longest,
                       f"step {step}; {what}")
-    console.print(report.gates_table(found))
+    console.print(report.table(found).terminal("Gates, from 0 (closed) to 1 (open)"))
     console.print(f"{what}; quantiles are over slots and dimensions, each averaged over segments",
                   highlight=False)
     for name in ("gates.json", "gates.png"):

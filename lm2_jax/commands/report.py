@@ -47,7 +47,7 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
     if metric not in METRICS:
         raise UserError(f"metric is {metric!r}; it must be one of {', '.join(METRICS)}")
     comparison = Comparison(tuple(_groups([read_run(folder) for folder in folders], names)), metric)
-    console.print(comparison_tables.terminal_table(comparison, paper, console.width))
+    console.print(comparison_tables.terminal(comparison, paper, console.width))
     for note in comparison_tables.notes(comparison, paper):
         console.print(note, style="dim", highlight=False, markup=False)
     drawn = [

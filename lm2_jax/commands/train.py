@@ -75,7 +75,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     tokens, config, changes = processes.primary_first(lambda: workdirs.prepare(
         config, workdir, options.accept_changes,
         source_of_weights and source_of_weights / "tokenizer.json"))
-    console.print(tables.config_table(
+    console.print(tables.settings(
         f"{workdir}: what is not the default", files.changed(config)))
 
     sharding = partition.named(mesh, "act_batch", None)
@@ -173,4 +173,5 @@ def _plot(workdir: Path, curriculum: Curriculum) -> None:
     lines = read_lines(workdir / "metrics.jsonl")
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
-                        [(first + 1, segments) for first, segments, *_ in curriculum.stages])
+                        [(first + 1, segments) for first, segments, *_ in curriculum.stages],
+                        workdir.name)

@@ -6,33 +6,23 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from lm2_jax.eval.gates import QUANTILES, Gates
 from lm2_jax.report import style
+from lm2_jax.report.table import Table
 
 
-def gates_table(gates: Sequence[Gates]) -> Table:
+def table(gates: Sequence[Gates]) -> Table:
     """One row each for prose, facts and the question of every block."""
     spread = " ".join(f"{quantile:.0%}" for quantile in QUANTILES)
-    table = Table(title="Gates, from 0 (closed) to 1 (open)", box=box.SIMPLE_HEAD, show_edge=False,
-                  pad_edge=False, collapse_padding=True)
-    for name in ("block", "in"):
-        table.add_column(name)
-    for name in ("output", f"input\n{spread}", f"forget\n{spread}", "half-life,\ntokens"):
-        table.add_column(name, justify="right")
-    for g in gates:
-        for where, output in g.output.items():
-            spreads = (_numbers(gate.get(where, ()), "{:.3f}") for gate in (g.input, g.forget))
-            half_life = _numbers(g.half_life, "{:,.0f}") if where == "prose" else ""
-            table.add_row(str(g.block), where, f"{output:.3f}", *spreads, half_life)
-        table.add_section()
-    return table
-
-
-def _numbers(values: Sequence[float], form: str) -> str:
-    return " ".join(map(form.format, values))
+    return Table(
+        ["block", "in", "output", f"input\n{spread}", f"forget\n{spread}", "half-life,\ntokens"],
+        [[[str(g.block), where, f"{output:.3f}",
+           *(" ".join(f"{value:.3f}" for value in gate.get(where, ()))
+             for gate in (g.input, g.forget)),
+           " ".join(f"{value:,.0f}" for value in g.half_life) if where == "prose" else ""]
+          for where, output in g.output.items()] for g in gates],
+        text_columns=2)
 
 
 def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, segment_length: int,
@@ -51,14 +41,17 @@ def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, segment_length: 
         look = style.series(g.block)
         measured = np.array(g.retention).reshape(-1, 1 + len(QUANTILES)).T
         for i, name, width, fill in ((1, "median", 1.8, look["color"]),
-                                     (2, f"slowest {1 - QUANTILES[-1]:.0%}", 0.9, "white")):
+                                     (2, f"{QUANTILES[-1]:.0%} quantile", 0.9, "white")):
             curve = look | dict(marker="", linewidth=width)
             points = dict(color=look["color"], marker=look["marker"], markerfacecolor=fill)
             axes.plot(tokens, 0.5 ** (tokens / g.half_life[i]), **curve)
             axes.plot(measured[0], measured[1 + i], **points, linestyle="none", zorder=3)
             axes.plot([], [], label=f"block {g.block}, {name}", **curve | points)
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens of prose read since it was written (log scale)")
+    segments = [2**i for i in range(int(np.log2(tokens[-1] / segment_length)) + 1)]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([n * segment_length for n in segments],
+                    [f"{n * segment_length:,}\n{n:,}" for n in segments])
+    axes.set_xlabel("tokens of prose read since (log scale); below it, the number of segments")
     style.share_axis(axes, "share left of a value in a slot")
     style.title(
         axes, "How fast the memory forgets: share left vs tokens of prose",

@@ -57,7 +57,7 @@ def offsets(tokens: Sequence[float], count: int) -> list[float]:
     """
     at = sorted(tokens)
     gap = min((b / a for a, b in zip(at, at[1:], strict=False)), default=2.0)
-    step = min(1.05, gap ** (1 / (3 * count)))
+    step = min(1.05, gap ** (1 / (3 * max(count, 1))))
     return [step ** (index - (count - 1) / 2) for index in range(count)]
 
 
@@ -84,8 +84,3 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
         figure.savefig(partial, format="png", dpi=_DPI)
     return Path(path)
 
-
-def count_text(counts) -> str:
-    """"100", or "50 to 100" if they differ."""
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
