@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lm2_jax.errors import UserError
 from lm2_jax.eval.results import Cell, Row, by_length, cells
@@ -128,6 +128,9 @@ def plot_training(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
         axes.set_ylabel(names[i])
         if i == 0:
             axes.set_yscale("log", nonpositive="mask")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(-0.02, 1.04)
         axes.grid(axis="y", color="0.9")
@@ -142,13 +145,14 @@ def plot_training(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
 def smooth(values: np.ndarray, half: int) -> np.ndarray:
     """The mean of each value and its `half` neighbours on either side.
 
-    The window narrows towards the ends but stays symmetric, so that the first mean is the first
-    value and no mean lags behind.
+    At the start, where values change fast, the window narrows but stays symmetric: the first mean
+    is the first value. At the end it is cut off.
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
-    halves = np.minimum(half, np.minimum(index, index[::-1]))
-    return (sums[index + halves + 1] - sums[index - halves]) / (2 * halves + 1)
+    halves = np.minimum(half, index)
+    low, high = index - halves, np.minimum(index + halves + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
 
 
 def _draw_smoothed(axes: Axes, x: np.ndarray, values: np.ndarray, borders: list[int]) -> None:
