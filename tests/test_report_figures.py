@@ -155,7 +155,7 @@ def test_paper_rows_stand_in_their_blocks(tmp_path, run, drawn):
     np.testing.assert_allclose(lines(axes)["LM2-1.7B (paper)"], [[120, 0.925], [4096, 0.559]])
     levels = [x.get_ydata() for x in axes.get_lines() if list(x.get_xdata()) == [8192, 16384]]
     np.testing.assert_allclose(levels, [[v, v] for v in (0.399, 0.355, 0.312, 0.282, 0.323)])
-    assert any("not reproduced; level" in text.get_text() for text in axes.texts)
+    assert any("not reproduced\nhorizontal" in text.get_text() for text in axes.texts)
 
 
 def test_paper_is_silent_unless_asked_or_without_like_figures(tmp_path, run, drawn):

@@ -23,7 +23,7 @@ _NAMED_TASKS = 6  # more tasks than these are counted, not named
 
 
 class NotDrawn(Exception):
-    """Why a figure would show nothing."""
+    """A figure was not drawn because it would be empty; the message says why."""
 
 
 def plot_curves(comparison: Comparison, path: str | os.PathLike, with_paper: bool = False) -> Path:
@@ -126,7 +126,7 @@ def _draw_paper(axes: Axes, lengths: dict[str, float], tasks: Sequence[str]) -> 
                      "reproduced")
         if points and long and paper.LONG in series.rates:
             axes.plot([long[0], long[-1]], 2 * [series.rates[paper.LONG]], **look)
-            level = "; level: its mean from 8K on"
+            level = "\nhorizontal: its mean over lengths from 8K on"
     return drawn + level
 
 

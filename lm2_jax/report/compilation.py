@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from lm2_jax.report.collectives import Exchange, by_kind
+from lm2_jax.report.collectives import Collectives, by_kind
 from lm2_jax.report.table import Table
 
 GIB = 2**30
@@ -24,7 +24,7 @@ class Step:
       matrix_flops: FLOPs of its matrix products, on all devices together.
       bytes: on one device, by use; empty if it was only lowered, or did not compile.
       fits: whether it fits into the memory of a device; None if that is not known.
-      collectives: `Exchange._asdict` of each.
+      collectives: `Collectives._asdict` of each kind and size.
       error: the compiler's message if it ran out of memory.
     """
 
@@ -141,7 +141,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def _totals(step: Step) -> dict[str, dict[str, int]]:
-    return by_kind([Exchange(**row) for row in step.collectives])
+    return by_kind([Collectives(**row) for row in step.collectives])
 
 
 def _where(report: Report) -> tuple[str, str]:

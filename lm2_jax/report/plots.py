@@ -20,10 +20,12 @@ from lm2_jax.report.tables import segments_text
 _TASK_CURVES = 5  # more tasks than these have no curve of their own
 
 
-def plot_heat_map(rows: Sequence[Row], path: str | os.PathLike) -> Path | None:
+def plot_heat_map(rows: Sequence[Row], path: str | os.PathLike, has_memory: bool = True
+                  ) -> Path | None:
     """Draws the exact match with the memory carried, tasks by lengths.
 
-    Of a single task nothing is drawn, and a file of an earlier evaluation is removed.
+    If there is a single task, nothing is drawn, None is returned, and a file of an earlier
+    evaluation is removed.
     """
     grid = cells(rows)
     tasks = list(dict.fromkeys(cell.any.task for cell in grid))
@@ -50,7 +52,8 @@ def plot_heat_map(rows: Sequence[Row], path: str | os.PathLike) -> Path | None:
     axes.set_ylabel("task")
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="exact match (0 to 1)")
-    style.title(axes, "Exact match by task and context length", _count(grid))
+    style.title(axes, "Exact match by task and context length",
+                ("memory carried; " if has_memory else "") + _count(grid))
     return style.save(figure, path)
 
 
@@ -105,8 +108,8 @@ def plot_training(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
     """Draws loss (log scale) and answer accuracy over steps, raw and smoothed.
 
     Args:
-      steps: the steps the values belong to; of a step that comes twice, as after a resume, the
-        last value counts.
+      steps: the steps that the values belong to. If a step occurs twice, as after a resume, its
+        last value is drawn.
       losses, accuracies: one for each step; NaN where there is none.
       stages: (first step, segments in a sequence) of each stage of the curriculum, in order.
       name: of the run, for the title.
