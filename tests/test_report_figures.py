@@ -61,6 +61,17 @@ def test_lines_differ_without_colour(tmp_path, run, drawn):
         assert len(looks) == count
 
 
+def test_names_are_shown_as_they_are(tmp_path, run, drawn):
+    """No $ begins mathematics; no underscore hides a label, as matplotlib's convention would."""
+    name = r"_a $\x$"
+    report(tmp_path, run("a", data={"curriculum": [[0, 9]]}), run("b", train={"num_steps": 7}),
+           names=[name, "b"])
+    figure = drawn["accuracy.png"]
+    figure.canvas.draw()
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert len(labels) == 5 and labels[0] == r" _a \$\x\$ (1 seed)"
+
+
 def test_each_longest_trained_length_is_marked(tmp_path, run, drawn):
     report(tmp_path, run("a"), run("b", train={"num_steps": 7}),
            run("c", data={"curriculum": [[0, 1], [5, 8], [9, 4]]}))

@@ -136,7 +136,7 @@ def _draw_trained(axes: Axes, groups: Sequence[Group]) -> None:
     for group in groups:
         trained.setdefault(group.trained_tokens, []).append(group.name)
     for index, (tokens, names) in enumerate(sorted(trained.items())):
-        whose = f" of {', '.join(names)}" if len(trained) > 1 else ""
+        whose = f" of {style.literal(', '.join(names))}" if len(trained) > 1 else ""
         axes.axvline(tokens, color="black", linestyle=(0, (1 + 5 * index, 2 + index)),
                      linewidth=1.0, zorder=1,
                      label=f"longest trained length{whose} ({tokens:,} tokens)")
@@ -151,7 +151,8 @@ def _tokens(comparison: Comparison) -> dict[str, float]:
 
 
 def _seeds(group: Group) -> str:
-    return f"{group.name} ({len(group.runs)} seed{'s' if len(group.runs) > 1 else ''})"
+    seeds = f"{len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
+    return f"{style.literal(group.name)} ({seeds})"
 
 
 def _metric(comparison: Comparison) -> str:

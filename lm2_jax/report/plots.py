@@ -96,7 +96,8 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, *, name: str = "",
                       "the mean number of segments")
     style.share_axis(axes, "exact match")
     what = ", ".join(tasks) if len(tasks) <= _TASK_CURVES else f"{len(tasks)} tasks"
-    style.title(axes, f"Exact match vs context length: {what}" + (f", {name}" if name else ""),
+    what += f", {style.literal(name)}" if name else ""
+    style.title(axes, f"Exact match vs context length: {what}",
                 f"{_count(grid)}; bars: 95 % interval")
     style.legend(figure)
     return style.save(figure, path)
@@ -123,7 +124,8 @@ def plot_training(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
     names = ["loss (nats per token, log scale)", "answer accuracy (0 to 1)"]
     shown = [i for i in range(len(names)) if not np.isnan(values[:, i]).all()]
     figure = Figure(figsize=(7.2, 1.2 + 2.4 * len(shown)), layout="constrained")
-    figure.suptitle("Loss and answer accuracy vs training step" + (f": {name}" if name else ""))
+    title = "Loss and answer accuracy vs training step"
+    figure.suptitle(f"{title}: {style.literal(name)}" if name else title)
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, i in zip(panels, shown, strict=True):
         known = ~np.isnan(values[:, i])

@@ -28,6 +28,12 @@ def series(index: int) -> dict:
                 marker=_MARKERS[index % len(_MARKERS)], linewidth=1.8, zorder=3)
 
 
+def literal(text: str) -> str:
+    """Escapes a user's text, in which matplotlib would read $ as mathematics and hide a label that
+    begins with an underscore."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def share_axis(axes: Axes, label: str) -> None:
     """Makes the vertical axis one of shares, from 0 to 1."""
     axes.set_ylabel(f"{label} (0 to 1)")
