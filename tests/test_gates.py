@@ -18,6 +18,8 @@ from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.report import gates as report
+from lm2_jax.report import style
 
 T, M, D, P = 4, 3, 8, 2
 CONFIG = ModelConfig(vocab_size=11, embed_dim=D, num_layers=3, num_heads=2, num_kv_heads=2,
@@ -139,6 +141,22 @@ def test_what_is_not_there_is_said_to_be_unknown(params):
     block, _ = gates.measure(MODEL, params, [sample(3 * T, [], 2)], pad_id=0)
     assert math.isnan(block.output["facts"]) and all(map(math.isnan, block.forget["facts"]))
     assert all(0 < value < 1 for value in block.forget["prose"])
+
+
+def test_plot_has_the_measured_points_beside_the_curves(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda figure, path: drawn.append(figure))
+    half_life = (50.0, 100.0, 200.0)
+    retention = tuple((tokens, 0.7, 0.8, 0.9) for tokens in (24.0, 48.0))
+    block = gates.Gates(0, {}, {}, {}, half_life, retention)
+    report.plot_gates([block], "", 24, 1_000, "")
+    axes, = drawn[0].axes
+    lines = [np.column_stack(line.get_data()) for line in axes.get_lines() if len(line.get_xdata())]
+    for curve, points, at, left in zip(lines[::2], lines[1::2], half_life[1:], (0.8, 0.9),
+                                       strict=True):
+        assert curve[0, 0] == 24 and curve[-1, 0] == 1_000  # no less than a segment
+        np.testing.assert_allclose(curve[:, 1], 0.5 ** (curve[:, 0] / at))
+        assert points.tolist() == [[24, left], [48, left]]
 
 
 @pytest.fixture(scope="session")

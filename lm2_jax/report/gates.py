@@ -51,11 +51,12 @@ def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, segment_length: 
     axes.set_xscale("log", base=2)
     axes.set_xticks([n * segment_length for n in segments],
                     [f"{n * segment_length:,}\n{n:,}" for n in segments])
-    axes.set_xlabel("tokens of prose read since (log scale); below it, the number of segments")
+    axes.set_xlabel("tokens read since (log scale); below it, the number of segments")
     style.share_axis(axes, "share left of a value in a slot")
-    style.title(
-        axes, "How fast the memory forgets: share left vs tokens of prose",
-        f"{subtitle}\ncurves: from the half-life; points: measured over consecutive segments; "
-        "over slots and dimensions")
+    measured_on = ("prose; curves: from the half-life; points: measured over consecutive segments"
+                   if gates[0].retention else
+                   "segments with facts, since none holds prose only; curves: from the half-life")
+    style.title(axes, "How fast the memory forgets: share left vs tokens read",
+                f"{subtitle}\n{measured_on}; quantiles over slots and dimensions")
     style.legend(figure)
     return style.save(figure, path)
