@@ -174,7 +174,7 @@ def test_paper_is_silent_unless_asked_or_without_like_figures(tmp_path, run, dra
     assert "(paper)" not in text and "arXiv" not in text
     for folder in (run("b", lengths=("96",)), run("c", tasks=("qa11",))):
         text, _ = report(tmp_path, folder, paper=True)
-        assert "has no figures of these tasks at these lengths" in text
+        assert "has no results of these tasks at these lengths" in text
         assert "(paper)" not in text and not any(
             "reproduced" in t.get_text() for t in drawn["accuracy.png"].axes[0].texts)
 

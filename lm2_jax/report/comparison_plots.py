@@ -108,10 +108,10 @@ def _points(comparison: Comparison, group: Group) -> list[curves.Point]:
 
 
 def _draw_paper(axes: Axes, lengths: dict[str, float], tasks: Sequence[str]) -> str:
-    """Draws the paper's own figures at these lengths, its mean of the long ones as a level.
+    """Draws the paper's own results at these lengths, its mean of the long ones as a level.
 
     Returns:
-      A line that says whose figures they are, or "" if there are none.
+      A line that says whose results they are, or "" if there are none.
     """
     long = [at for length, at in lengths.items() if nominal_tokens(length) >= LONG]
     drawn = level = ""
@@ -122,7 +122,7 @@ def _draw_paper(axes: Axes, lengths: dict[str, float], tasks: Sequence[str]) -> 
                     markerfacecolor="white", zorder=1.5)
         if points:
             axes.plot(*zip(*points, strict=True), label=series.name, **look)
-            drawn = (f"\ndotted: the paper's own figures ({paper.SOURCE}), {series.average}; not "
+            drawn = (f"\ndotted: the paper's own results ({paper.SOURCE}), {series.average}; not "
                      "reproduced")
         if points and long and paper.LONG in series.rates:
             axes.plot([long[0], long[-1]], 2 * [series.rates[paper.LONG]], **look)

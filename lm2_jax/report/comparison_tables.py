@@ -63,10 +63,10 @@ def notes(comparison: Comparison, with_paper: bool) -> list[str]:
     if any(group.rows(tasks, comparison.lengths, "reset") for group in comparison.groups
            if group.has_memory):
         lines.append("memory wiped: the same weights, with the memory reset at each segment.")
-    if begun := [run.workdir for group in comparison.groups for run in group.runs
+    if unfinished := [run.workdir for group in comparison.groups for run in group.runs
                  if run.unfinished]:
-        lines.append(f"The evaluation of {', '.join(begun)} is not finished; the same lm2 eval "
-                     "command continues it.")
+        lines.append(f"The evaluation of {', '.join(unfinished)} is not finished; the same lm2 "
+                     "eval command continues it.")
     if common != tasks:
         lines.append(f"Avg: over the tasks that every model has, {', '.join(common) or 'none'}.")
     blocks = comparison.blocks()
@@ -88,8 +88,8 @@ def _paper_notes(comparison: Comparison) -> list[str]:
     series = paper.beside(comparison.common_tasks)
     at = {length for each in series for length in each.rates}
     if not at & {_paper_length(block) for block in comparison.blocks()}:
-        return [f"The paper ({paper.SOURCE}) has no figures of these tasks at these lengths."]
-    lines = [f"(paper): the paper's own figures ({paper.SOURCE}), {series[0].average}, from its "
+        return [f"The paper ({paper.SOURCE}) has no results of these tasks at these lengths."]
+    lines = [f"(paper): the paper's own results ({paper.SOURCE}), {series[0].average}, from its "
              "own evaluation; not reproduced here."]
     if paper.LONG in at:
         lines.append("(paper) at >= 8k: its mean over its lengths from 8K on.")
