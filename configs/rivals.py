@@ -16,7 +16,7 @@ the gates:
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
   lm2 eval --config=configs/rivals.py:rag --workdir=runs/rivals/rag_seed0
   lm2 report runs/rivals/{lm2,rmt,armt,llama,full,rag}_seed0 --out=runs/rivals_report \\
-      --names="LM2,RMT,ARMT,Llama of one segment,Llama with full attention,the same with RAG"
+      --names="LM2,RMT,ARMT,Llama on one segment,Llama with full attention,RAG over full attention"
   lm2 gates --config=configs/rivals.py:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
 
 qa2 has two facts to an answer, which do not fit one segment; so with these, evaluation too:

@@ -20,7 +20,7 @@ from training import CONFIG, MODEL, B, S, T  # noqa: E402
 
 from lm2_jax import partition  # noqa: E402
 from lm2_jax.commands.compile import training_step  # noqa: E402
-from lm2_jax.report.collectives import listed  # noqa: E402
+from lm2_jax.report.collectives import describe  # noqa: E402
 
 WASTE_ABOVE = "above: what splits anew by way of the whole; below: the step"  # on stderr
 
@@ -41,7 +41,7 @@ def found() -> dict:
         step = training_step(MODEL, CONFIG, mesh, rows=B, segments=S)
         hlo = step.lower().compile().as_text()
     return {"step": f"{B} rows of {S} segments of {T} tokens, 2 x 2 x 2 devices",
-            "collectives": listed(hlo)}
+            "collectives": describe(hlo)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.commands import report as job
 from lm2_jax.config import files, parse_length
 from lm2_jax.eval.results import Row, write_results
-from lm2_jax.report import figures
+from lm2_jax.report import style
 
 LENGTHS = ("0k", "1k", "4k")
 TEN = tuple(f"qa{number}" for number in range(1, 11))
@@ -48,7 +48,7 @@ def run(tmp_path):
 def drawn(monkeypatch):
     """The figures drawn, by file name, instead of written."""
     found = {}
-    monkeypatch.setattr(figures, "save", lambda figure, path: found.update({path.name: figure}))
+    monkeypatch.setattr(style, "save", lambda figure, path: found.update({path.name: figure}))
     return found
 
 

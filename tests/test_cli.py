@@ -200,7 +200,7 @@ def test_files_of_a_run(finished):
     predictions = {f"qa1_{length}_{TUNED}{suffix}" for length in ("96", "192")
                    for suffix in (".csv", ".json")}
     assert {path.name for path in (finished / "eval").iterdir()} == {
-        "results.json", "provenance.json", "history.jsonl", "accuracy.png", "heat_map.png",
+        "results.json", "provenance.json", "history.jsonl", "accuracy.png",
         "reset", ".lock", *predictions}
     assert {path.name for path in (finished / "eval" / "reset").iterdir()} == predictions
     for path in finished.rglob("*.png"):

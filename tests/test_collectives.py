@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from lm2_jax import partition
-from lm2_jax.report.collectives import Exchange, by_kind, exchanges, listed
+from lm2_jax.report.collectives import Collectives, by_kind, describe, find
 from lm2_jax.report.flops import matrix_flops
 
 # What the TPU compiler writes, cut short: a gather spread over two fusions of the inner loop, one
@@ -52,16 +52,16 @@ ENTRY %main (p: f32[8]) -> f32[] {
 
 
 def test_collectives_are_counted_as_often_as_they_run():
-    rows = exchanges(HLO)
-    assert rows == [Exchange("all-gather", 2048 * 64 * 2, 1, 48), Exchange("all-gather", 32, 1, 3),
-                    Exchange("all-reduce", 20, 1, 1)]
+    rows = find(HLO)
+    assert rows == [Collectives("all-gather", 2048 * 64 * 2, 1, 48),
+                    Collectives("all-gather", 32, 1, 3), Collectives("all-reduce", 20, 1, 1)]
     assert by_kind(rows) == {
         "all-gather": dict(in_program=2, per_run=51, bytes_per_run=48 * 2048 * 64 * 2 + 96),
         "all-reduce": dict(in_program=1, per_run=1, bytes_per_run=20)}
 
 
 def test_a_reader_sees_what_is_exchanged_for_what():
-    assert listed(HLO) == [
+    assert describe(HLO) == [
         "backward mlp_norm/reduce_sum: all-gather f32[8], 3 a run",
         "mlp/up_proj/convert_element_type: all-gather bf16[1,2048,64], 48 a run",
         "step: all-reduce f32[] s32[4], 1 a run"]
@@ -81,7 +81,7 @@ def test_of_a_real_program():
 
     with partition.use(mesh):
         traced = jax.jit(steps).trace(x, w)
-        rows = exchanges(traced.lower().compile().as_text())
+        rows = find(traced.lower().compile().as_text())
     assert ("all-gather", 32 * 32 * 4, 5) in [(row.kind, row.bytes, row.per_run) for row in rows]
     assert matrix_flops(traced.jaxpr) == 5 * 2 * 64 * 32 * 32
 

@@ -65,7 +65,7 @@ def move_results(folder):
     (lambda folder: (folder / "config.json").unlink(), ["holds no run", "lm2 train --config="]),
     (lambda folder: (folder / "eval" / "results.json").unlink(), ["not evaluated", "lm2 eval "]),
     (break_results, ["no results with the memory carried", "lm2 eval --config="]),
-    (break_provenance, ["provenance.json does not say", "lm2 eval --config="]),
+    (break_provenance, ["provenance.json is not the provenance", "lm2 eval --config="]),
     (break_config, ["config.json is not a config", "did you mean seed?"]),
     (move_results, ["has results.json and no provenance.json"])])
 def test_a_workdir_that_cannot_be_read_is_one_line(tmp_path, run, capsys, spoil, wanted):

@@ -27,18 +27,23 @@ def test_curves(tmp_path, run, drawn):
     axes = drawn["accuracy.png"].axes[0]
     shown = lines(axes)
     tokens = [120, 1024, 4096]
-    for label, base in [("a (1 seed): 95 % interval", 0.9),
-                        ("b (2 seeds): mean, lowest and highest", 0.65)]:
+    for label, base in [("a (1 seed)", 0.9), ("b (2 seeds)", 0.65)]:
         means = [np.mean([rate(task, length, base) for task in TEN[:2]]) for length in LENGTHS]
-        np.testing.assert_allclose(shown[label], np.column_stack([tokens, means]), atol=1e-9)
-    constant, = [points for label, points in shown.items() if label.startswith("constant")]
+        np.testing.assert_allclose(shown[label][:, 0], tokens, rtol=0.06)
+        np.testing.assert_allclose(shown[label][:, 1], means, atol=1e-9)
+    assert (shown["b (2 seeds)"][:, 0] > 1.01 * shown["a (1 seed)"][:, 0]).all()
+    constant, = [points for label, points in shown.items() if "constant" in label]
     np.testing.assert_allclose(constant, np.column_stack([tokens, 3 * [0.2]]))
     assert shown["longest trained length (64 tokens)"][0, 0] == 64
-    bars = [np.array(c.get_segments())[1, :, 1] for c in axes.collections]
+    bars = [c.get_segments()[0][:, 1] for c in axes.collections]
     middle = np.mean([rate(task, "1k", 0.9) for task in TEN[:2]])
-    np.testing.assert_allclose(bars[0], wilson(middle * 100, 100), atol=1e-9)
-    np.testing.assert_allclose(bars[1], [np.mean([rate(task, "1k", base) for task in TEN[:2]])
-                                         for base in (0.6, 0.7)], atol=1e-9)
+    np.testing.assert_allclose(bars[1], wilson(middle * 100, 100), atol=1e-9)
+    seeds = [np.mean([rate(task, "1k", base) for task in TEN[:2]]) for base in (0.6, 0.7)]
+    np.testing.assert_allclose(bars[4], seeds, atol=1e-9)
+    dots = [np.sort(x.get_ydata()) for x in axes.get_lines() if x.get_linestyle() == "None"
+            and len(x.get_ydata()) == 2 and x.get_marker() == "o"]
+    np.testing.assert_allclose(dots[1], seeds, atol=1e-9)
+    assert axes.get_title(loc="left") == "Exact match vs context length: mean of qa1, qa2"
     assert axes.xaxis.get_transform().base == 2
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0k\n120", "1k\n1,024", "4k\n4,096"]
     assert any("n = 50 to 100" in text.get_text() for text in axes.texts)
@@ -54,6 +59,17 @@ def test_lines_differ_without_colour(tmp_path, run, drawn):
                  for line in drawn[name].axes[0].get_lines()
                  if not str(line.get_label()).startswith("_")}
         assert len(looks) == count
+
+
+def test_names_are_shown_as_they_are(tmp_path, run, drawn):
+    """No $ begins mathematics; no underscore hides a label, as matplotlib's convention would."""
+    name = r"_a $\x$"
+    report(tmp_path, run("a", data={"curriculum": [[0, 9]]}), run("b", train={"num_steps": 7}),
+           names=[name, "b"])
+    figure = drawn["accuracy.png"]
+    figure.canvas.draw()
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert len(labels) == 5 and labels[0] == r" _a \$\x\$ (1 seed)"
 
 
 def test_each_longest_trained_length_is_marked(tmp_path, run, drawn):
@@ -75,8 +91,29 @@ def test_radar(tmp_path, run, drawn):
               for tasks in (TEN[:1], TEN[1:3], TEN[3:5], TEN[5:8])]
     np.testing.assert_allclose(lines(axes)["b (1 seed)"][:, 1], [*values, values[0]], atol=1e-9)
     np.testing.assert_allclose(
-        [p[:, 1] for label, p in lines(axes).items() if label.startswith("constant")], 0.2)
-    assert "mean over 1k, 4k; memory carried; n = 100" in drawn["capabilities.png"].get_suptitle()
+        [p[:, 1] for label, p in lines(axes).items() if "constant" in label], 0.2)
+    assert "mean over 1k, 4k; n = 100 per task" in drawn["capabilities.png"].get_suptitle()
+
+
+MEMORY = {"vocab_size": 50, "memory": {"num_layers": 1}}
+
+
+def test_memory_carried_is_said_only_where_every_model_has_one(tmp_path, run, drawn):
+    folders = run("a", tasks=TEN, model=MEMORY), run("llama", tasks=TEN)
+    for count, said in ((1, True), (2, False)):
+        report(tmp_path, *folders[:count])
+        assert ("memory carried" in drawn["capabilities.png"].get_suptitle()) == said
+        assert any("memory carried" in text.get_text()
+                   for text in drawn["accuracy.png"].axes[0].texts) == said
+
+
+def test_six_models_have_six_colours_that_differ_in_grey_too(tmp_path, run, drawn):
+    report(tmp_path, *(run(f"m{i}", 0.9 - i / 20, train={"num_steps": i + 1}) for i in range(6)))
+    curves = [line for line in drawn["accuracy.png"].axes[0].get_lines()
+              if str(line.get_label()).startswith("m")]
+    assert len({line.get_color() for line in curves}) == 6
+    assert len({line.get_marker() for line in curves}) == 6
+    assert len({str(line._unscaled_dash_pattern) for line in curves}) == 6
 
 
 def test_a_radar_of_two_axes_is_left_out_in_one_line(tmp_path, run):
@@ -129,7 +166,7 @@ def test_paper_rows_stand_in_their_blocks(tmp_path, run, drawn):
     np.testing.assert_allclose(lines(axes)["LM2-1.7B (paper)"], [[120, 0.925], [4096, 0.559]])
     levels = [x.get_ydata() for x in axes.get_lines() if list(x.get_xdata()) == [8192, 16384]]
     np.testing.assert_allclose(levels, [[v, v] for v in (0.399, 0.355, 0.312, 0.282, 0.323)])
-    assert any("not reproduced; level" in text.get_text() for text in axes.texts)
+    assert any("not reproduced\nhorizontal" in text.get_text() for text in axes.texts)
 
 
 def test_paper_is_silent_unless_asked_or_without_like_figures(tmp_path, run, drawn):
@@ -137,7 +174,7 @@ def test_paper_is_silent_unless_asked_or_without_like_figures(tmp_path, run, dra
     assert "(paper)" not in text and "arXiv" not in text
     for folder in (run("b", lengths=("96",)), run("c", tasks=("qa11",))):
         text, _ = report(tmp_path, folder, paper=True)
-        assert "has no figures of these tasks at these lengths" in text
+        assert "has no results of these tasks at these lengths" in text
         assert "(paper)" not in text and not any(
             "reproduced" in t.get_text() for t in drawn["accuracy.png"].axes[0].texts)
 

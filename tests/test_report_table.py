@@ -10,6 +10,7 @@ from reports import LENGTHS, TEN, line_of, rate, report, table_of
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import files
+from lm2_jax.eval import results
 from lm2_jax.eval.metrics import LABELS, babilong_correct
 from lm2_jax.report.comparison import never_right
 
@@ -60,8 +61,26 @@ def test_averages_are_over_common_tasks(tmp_path, run):
 
 
 def test_the_control_with_memory_wiped_has_a_row(tmp_path, run):
-    text, _ = report(tmp_path, run("a", memory=("carried", "reset")))
+    text, _ = report(tmp_path, run("a", memory=("carried", "reset"),
+                                   model={"vocab_size": 50, "memory": {"num_layers": 1}}),
+                     run("llama", memory=("carried", "reset")))
     assert line_of(text, "1k", "a, memory wiped")["qa1"] == f"{100 * rate('qa1', '1k', 0.4):.1f}"
+    assert "memory wiped: the same weights" in text and "llama, memory wiped" not in text
+
+
+def test_a_task_without_the_benchmarks_metric_has_a_dash(tmp_path, run, drawn, monkeypatch):
+    def read_results(folder):
+        rows = results.read_results(folder)
+        for row in rows:
+            if row.task == "qa21":
+                object.__setattr__(row, "accuracy", None)
+        return rows
+
+    monkeypatch.setattr(reports.job, "read_results", read_results)
+    text, _ = report(tmp_path, run("a", tasks=("qa1", "qa21")), metric="accuracy")
+    row = line_of(text, "1k", "a")
+    assert row["qa21"] == "-" and row["Avg"] == row["qa1"]
+    assert "qa21" not in drawn["accuracy.png"].axes[0].get_title(loc="left")
 
 
 def test_metric(tmp_path, run):
@@ -153,7 +172,8 @@ def test_a_copied_eval_folder_is_read_like_its_workdir(tmp_path, run):
 
 def test_an_evaluation_that_is_not_finished_is_told_in_one_line(tmp_path, run, drawn):
     folders = run("a"), run("b", train={"num_steps": 7})
-    said = f"Not finished is the evaluation of {folders[1]}: the same lm2 eval goes on with it."
+    said = (f"The evaluation of {folders[1]} is not finished; the same lm2 eval command continues "
+            "it.")
     assert not any(said in text for text in report(tmp_path, *folders, width=500))
     (folders[1] / "eval" / "unfinished.jsonl").write_text('"identity"\n')
     for facts in (None, {"config": files.to_dict(workdirs.stored_config(folders[1]))}):

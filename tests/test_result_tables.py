@@ -10,9 +10,13 @@ from rich.console import Console
 from lm2_jax.report import tables
 
 
+def markdown(rows):
+    return tables.results(rows).markdown()
+
+
 def lines_of(rows):
     """The body of the Markdown table, as lists of cells."""
-    text = tables.markdown_table(rows)
+    text = markdown(rows)
     return [[cell.strip() for cell in line.strip("|").split("|")]
             for line in text.splitlines()[2:]]
 
@@ -41,35 +45,51 @@ def test_means_are_over_all_tasks_or_not_given():
 
 
 def test_official_metric_has_a_column_where_it_differs():
-    assert "official" not in tables.markdown_table([row()])
-    table = tables.markdown_table([row(match=0.1, accuracy=0.625), row("qa2")])
+    assert "official" not in markdown([row()])
+    table = markdown([row(match=0.1, accuracy=0.625), row("qa2")])
     assert "| exact match % (95 % interval) | official metric % |" in table
-    assert "| 10.0 (5.5-17.4) | 62.5 | - |" in table
+    assert "| 10.0 (5.5-17.4) | 62.5 | 20.0 |" in table
+
+
+def test_the_control_with_memory_wiped_has_a_column_where_it_was_evaluated():
+    rows = grid(["qa1"])
+    assert "| memory wiped % |" in markdown(rows)
+    assert "wiped" not in markdown(tables.without_wiped(rows))
+    assert tables.without_wiped(grid(["qa1"], memory=["reset"])) == grid(["qa1"], memory=["reset"])
+
+
+def test_a_task_without_the_official_metric_has_a_dash():
+    unknown, both = row("niah"), [row("niah"), row("qa1", match=0.1, accuracy=0.6)]
+    for r in (unknown, both[0]):
+        object.__setattr__(r, "accuracy", None)
+    assert "official" not in markdown([unknown])
+    assert [(line[0], line[6]) for line in lines_of(both)] == [
+        ("niah", "-"), ("qa1", "60.0"), ("mean", "-")]
 
 
 def test_a_footnote_says_where_the_official_metric_cannot_be_right():
     rows = [row(), row("qa7", unscorable=47), row("qa7", memory="reset", unscorable=47),
             row("qa7", "16k", "reset", unscorable=45)]
-    table, *note = tables.markdown_table(rows).split("\n\n")
-    assert table == tables.markdown_table([dataclasses.replace(r, unscorable=0) for r in rows]
+    table, *note = markdown(rows).split("\n\n")
+    assert table == markdown([dataclasses.replace(r, unscorable=0) for r in rows]
                                           ).rstrip("\n")
     assert len(note) == 1 and note[0].endswith("47 of 100 in qa7 4k, 45 of 100 in qa7 16k.\n")
-    text = " ".join(printed(tables.results_table(rows)).split())
+    text = " ".join(printed(tables.results(rows).terminal()).split())
     assert note[0].strip() in text
-    assert "every answer wrong" not in printed(tables.results_table(rows[:1]))
+    assert "every answer wrong" not in printed(tables.results(rows[:1]).terminal())
 
 
 @pytest.mark.parametrize("tasks", [["qa1"], ["qa1", "qa2", "qa10"]])
 def test_terminal_table_shows_the_same_and_fits(tasks):
     rows = [dataclasses.replace(r, n=1_000) for r in grid(tasks)]
-    text = printed(tables.results_table(rows))
+    text = printed(tables.results(rows).terminal())
     for line in lines_of(rows):
         assert any(part.split() == " ".join(line).split() for part in text.splitlines()), line
 
 
 def test_names_are_shown_as_they_are():
     rows = [row("[red]a|b[/red]")]
-    assert "[red]a|b[/red]" in printed(tables.results_table(rows), 120)
-    assert r"| [red]a\|b[/red] |" in tables.markdown_table(rows)
-    text = printed(tables.config_table("Model", {"parameters": 1_234_567, "[x]": (1, 2)}))
+    assert "[red]a|b[/red]" in printed(tables.results(rows).terminal(), 120)
+    assert r"| [red]a\|b[/red] |" in markdown(rows)
+    text = printed(tables.settings("Model", {"parameters": 1_234_567, "[x]": (1, 2)}))
     assert "Model" in text and "1,234,567" in text and "[x]" in text and "(1, 2)" in text

@@ -138,7 +138,7 @@ def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.
     return dataclasses.replace(
         step, seconds=time.perf_counter() - begun, bytes=sizes,
         fits=None if topology.memory is None else sizes["peak"] <= topology.memory,
-        collectives=[row._asdict() for row in collectives.exchanges(program.as_text())])
+        collectives=[row._asdict() for row in collectives.find(program.as_text())])
 
 
 EPILOG = arguments.CONFIG_HELP

@@ -101,11 +101,15 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
     if not processes.is_primary():
         return rows
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
-    plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
-    plots.plot_heat_map(rows, folder / "heat_map.png")
-    console.print(tables.results_table(rows))
-    for name in ("results.json", "accuracy.png", "heat_map.png"):
-        console.print(str(folder / name), highlight=False, soft_wrap=True)
+    has_memory = config.model.memory.num_layers > 0
+    shown = rows if has_memory else tables.without_wiped(rows)
+    written = [folder / "results.json",
+               plots.plot_curves(shown, folder / "accuracy.png", name=Path(workdir).name,
+                                 trained_tokens=trained, has_memory=has_memory),
+               plots.plot_heat_map(shown, folder / "heat_map.png", has_memory)]
+    console.print(tables.results(shown).terminal("Exact match vs context length"))
+    for path in filter(None, written):
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return rows
 
 

@@ -1,11 +1,10 @@
-"""`lm2 gates`: how open the gates of a trained LM2 stand while it reads held-out samples."""
+"""`lm2 gates`: measures the gates of a trained LM2 while it reads held-out samples."""
 
 import argparse
 import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -22,41 +21,49 @@ from lm2_jax.runtime.files import replacing
 
 
 def show(config: Config, workdir: str | Path, step: int | None = None, num_samples: int = 20,
-         console: Console | None = None) -> list[gates.Gates]:
-    """Measures over so many samples of each task and length of `config.eval`, prints a table,
-    writes `workdir/eval/gates.json` and `gates.png`.
+         out: str | Path | None = None, console: Console | None = None) -> list[gates.Gates]:
+    """Measures the gates over held-out samples, prints a table, writes gates.json and gates.png.
+
+    Args:
+      num_samples: of each task and length of `config.eval`.
+      out: folder of the two files; `workdir/eval` if None.
 
     Raises:
-      ValueError: the model has no gates, or `num_samples` is not a number from 1.
+      UserError: the model has no LM2 memory, or there are fewer than `num_samples` samples.
     """
     console = console or Console()
     if num_samples < 1:
         raise UserError(f"--samples is {num_samples}; it must be at least 1")
+    # The evaluator refuses more samples than eval.indices has when it is built.
+    config = dataclasses.replace(config, eval=dataclasses.replace(
+        config.eval, num_samples=num_samples, during_training=0))
     evaluator, params, step = evaluate.open_workdir(config, workdir, step)
     model = evaluator.config.model
     if model.memory.kind != "lm2" or not model.memory.num_layers:
-        raise UserError(f"{workdir} has no LM2 memory, whose gates could be shown (memory.kind "
-                         f"{model.memory.kind}, memory.num_layers {model.memory.num_layers})")
+        raise UserError(f"{workdir} has no LM2 memory, so there are no gates to show (memory.kind "
+                        f"is {model.memory.kind}, memory.num_layers {model.memory.num_layers})")
     samples = [_sample(prompt, evaluator.asking.encoder) for cell in
                evaluator.prompts(num_samples).values() for prompt in cell[:num_samples]]
-    with jax.set_mesh(evaluator.mesh):
-        found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)
-    folder = Path(workdir) / "eval"
+    # Outside the mesh: a batch of one row cannot be laid over several devices.
+    found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)
+    folder = Path(workdir) / "eval" if out is None else Path(out)
     with replacing(folder / "gates.json") as partial:
         text = json.dumps([dataclasses.asdict(block) for block in found], indent=2)
         partial.write_text(text + "\n", "utf-8")
     longest = max(len(tokens) for tokens, _ in samples)
     what = f"{len(samples)} samples of up to {longest:,} tokens"
-    report.plot_gates(found, folder / "gates.png", longest, f"step {step}; {what}")
-    console.print(report.gates_table(found))
-    console.print(f"{what}; input and forget gates: over slots and dimensions", highlight=False)
+    report.plot_gates(found, folder / "gates.png", model.segment_length, longest,
+                      f"step {step}; {what}")
+    console.print(report.table(found).terminal("Gates, from 0 (closed) to 1 (open)"))
+    console.print(f"{what}; quantiles are over slots and dimensions, each averaged over segments",
+                  highlight=False)
     for name in ("gates.json", "gates.png"):
-        console.print(str(folder / name), highlight=False, soft_wrap=True)
+        console.print(str(folder / name), highlight=False, markup=False, soft_wrap=True)
     return found
 
 
 def _sample(prompt: Prompt, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
-    """Its tokens and their kinds; what stands behind the context is the question."""
+    """The tokens of a prompt and their kinds; all that follows the context is the question."""
     tokens = prompt.tokens[:]
     kinds = kinds_of(tokens, encoder)
     kinds[len(tokens) - len(prompt.tokens.parts[-1]):] = QUESTION
@@ -69,10 +76,13 @@ EPILOG = arguments.CONFIG_HELP
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     arguments.add_checkpoint(parser)
+    parser.add_argument("--out", metavar="FOLDER",
+                        help="folder of gates.json and gates.png (WORKDIR/eval)")
     parser.add_argument("--samples", type=int, default=20,
                         help="held-out samples of each task and length (%(default)s)")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    show(files.load_config(args.config, overrides), args.workdir, args.step, args.samples)
+    show(files.load_config(args.config, overrides), args.workdir, args.step, args.samples,
+         args.out)
     return 0

@@ -20,8 +20,8 @@ from lm2_jax.report import comparison_plots, comparison_tables
 from lm2_jax.report.comparison import METRICS, Comparison, Group, Run
 from lm2_jax.runtime.files import replacing
 
-# Runs that differ in these alone may be seeds of one group: they change how fast a run is, or how
-# often it saves, but no result.
+# Runs that differ only in these keys and the seed are one group: the keys change how fast a run is,
+# or how often it saves, but no result.
 CHANGE_NO_RESULT = (
     *(key for key in workdirs.MAY_CHANGE if key not in ("eval.", "train.num_steps")),
     "eval.batch_size", "eval.during_training")
@@ -33,23 +33,24 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
            ) -> Comparison:
     """Compares evaluated workdirs: prints the table, writes `out`/report.md and its PNGs.
 
-    A folder that holds results.json and provenance.json themselves, as configs/results/ does, is
-    read like the workdir that they are of.
+    A folder that itself holds results.json and provenance.json, as those in configs/results/ do,
+    is read like the workdir that they were copied from. Only `out` is written to.
 
     Args:
-      metric: "exact_match", or "accuracy" for the benchmark's own.
-      names: of the groups of seeds, in order of their first workdirs; () = the workdirs' names.
-      paper: put the LM2 paper's own figures beside.
+      metric: "exact_match", or "accuracy" for the benchmark's own metric.
+      names: a name for each group of seeds, in order of their first workdirs; () takes the names
+        of the workdirs.
+      paper: also show the results that the LM2 paper reports.
 
     Raises:
-      FileNotFoundError: a workdir without a run or an evaluation; names the command to run.
-      ValueError: results that cannot stand side by side.
+      UserFileNotFoundError: a workdir has no run or no evaluation; names the command to run.
+      UserError: the results cannot be compared.
     """
     console, out = console or Console(), Path(out)
     if metric not in METRICS:
         raise UserError(f"metric is {metric!r}; it must be one of {', '.join(METRICS)}")
     comparison = Comparison(tuple(_groups([read_run(folder) for folder in folders], names)), metric)
-    console.print(comparison_tables.terminal_table(comparison, paper, console.width))
+    console.print(comparison_tables.terminal(comparison, paper, console.width))
     for note in comparison_tables.notes(comparison, paper):
         console.print(note, style="dim", highlight=False, markup=False)
     drawn = [
@@ -66,7 +67,7 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
 
 
 def read_run(folder: str | Path) -> Run:
-    """The config and the results of an evaluated workdir, or of a copy of its `eval` folder."""
+    """Reads the config and results of an evaluated workdir, or of a copy of its `eval` folder."""
     command = f"lm2 eval --config=... --workdir={shlex.quote(str(folder))}"
     alone = (Path(folder) / "results.json").exists()
     results = Path(folder) if alone else Path(folder) / "eval"
@@ -88,14 +89,14 @@ def read_run(folder: str | Path) -> Run:
         facts = json.loads(path.read_text("utf-8"))
         evaluated = files.from_dict(facts["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not say how the results were made ({error}); run: "
+        raise UserError(f"{path} is not the provenance of an evaluation ({error}); run: "
                          f"{command}") from error
     config = dataclasses.replace(config or evaluated, eval=evaluated.eval)
     return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"), unfinished)
 
 
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
-    """The runs that differ in nothing but the seed, together; in order of their first."""
+    """Groups the runs that differ in nothing but the seed, in order of their first runs."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(_identity(run), []).append(run)
@@ -107,13 +108,13 @@ def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
         together = "; ".join(" + ".join(run.workdir for run in members)
                              for members in found.values())
         raise UserError(f"--names has {len(set(names))} names ({', '.join(names)}) for "
-                         f"{len(found)} models; give one name, of its own, for each: {together}")
+                         f"{len(found)} models; give each model a name of its own: {together}")
     return [Group(name, tuple(members))
             for name, members in zip(names, found.values(), strict=True)]
 
 
 def _identity(run: Run) -> str:
-    """Equal for runs that differ in nothing but the seed."""
+    """A text that is equal for runs that differ in nothing but the seed."""
     ignore = ("seed", *CHANGE_NO_RESULT)
     if run.config.data.tokenizer in TRAINED_TOKENIZERS:
         ignore += ("model.vocab_size",)
@@ -127,7 +128,7 @@ def _refuse_repeated(members: Sequence[Run]) -> None:
         first = seeds.setdefault(run.config.seed, run)
         if first is not run:
             raise UserError(f"{first.workdir} and {run.workdir} are runs of the same config and "
-                             f"seed ({run.config.seed}), which would count as two; give one")
+                             f"seed ({run.config.seed}), which would count twice; give only one")
 
 
 def _refuse_unequal(members: Sequence[Run]) -> None:
@@ -135,12 +136,12 @@ def _refuse_unequal(members: Sequence[Run]) -> None:
     for run, own in zip(members, cells, strict=True):
         if lacking := set.union(*cells) - own:
             raise UserError(f"{run.workdir} lacks {' '.join(min(lacking))}, which another seed of "
-                             "it has; run: lm2 eval --config=... "
+                             "the same model has; run: lm2 eval --config=... "
                              f"--workdir={shlex.quote(run.workdir)}")
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """The last parts of the paths, or the whole paths where these are not enough."""
+    """The last part of each path; the whole path where several paths end in the same part."""
     last = [Path(folder).resolve().name for folder in folders]
     counts = collections.Counter(last)
     return [name if counts[name] == 1 else folder
@@ -148,11 +149,11 @@ def _names(folders: Sequence[str]) -> list[str]:
 
 
 def _draw(name: str, out: Path, console: Console, plot: Callable[[Path], Path]) -> str | None:
-    """The name of the figure drawn; None, with a line that says why, if there was no figure."""
+    """Draws a figure and returns its name; if it cannot be drawn, says why and returns None."""
     try:
         plot(out / name)
     except comparison_plots.NotDrawn as error:
-        (out / name).unlink(missing_ok=True)  # one of other runs would be taken for theirs
+        (out / name).unlink(missing_ok=True)  # do not leave one of other runs
         console.print(f"{name} is not drawn: {error}", highlight=False, markup=False,
                       soft_wrap=True)
         return None

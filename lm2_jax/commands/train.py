@@ -107,7 +107,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     # Tokenizer, and the config with its vocabulary size.
     tokenizer, config, changes = processes.primary_first(lambda: workdirs.prepare(
         config, workdir, options.accept_changes, transplant.tokenizer_of(options.init_from)))
-    console.print(tables.config_table(f"{workdir}: keys that differ from the defaults",
+    console.print(tables.settings(f"{workdir}: keys that differ from the defaults",
                                       files.changed(config)))
 
     # Corpus and source of batches.
@@ -260,4 +260,5 @@ def _plot(workdir: Path, curriculum: Curriculum) -> None:
     lines = read_lines(workdir / "metrics.jsonl")
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
-                        [(first + 1, segments) for first, segments, *_ in curriculum.stages])
+                        [(first + 1, segments) for first, segments, *_ in curriculum.stages],
+                        workdir.name)

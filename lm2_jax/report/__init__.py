@@ -1,1 +1,1 @@
-"""What a run leaves behind: metrics files, tables, plots."""
+"""Tables, plots and reports of results, gates and compiled programs."""

@@ -1,16 +1,15 @@
-"""Which bAbI task asks for which capability.
+"""The capability that each bAbI task tests.
 
-The LM2 paper groups qa1 to qa10 by five capabilities. The other ten are placed here by what their
-questions need; the grouping of these is ours:
+The LM2 paper assigns qa1 to qa10 to five capabilities. The assignment of the other ten tasks is
+ours:
 
-  single-step reasoning     also qa11 to qa13, whose answer is one move, told by a pronoun, of two
-                            persons at once, or both
-  multi-step reasoning      also qa14 to qa16: moves put in order of time, and rules applied to
+  single-step reasoning     also qa11 to qa13: one move decides the answer; it is told with a
+                            pronoun, of two persons at once, or both
+  multi-step reasoning      also qa14 to qa16: moves are sorted by time, or rules are applied to
                             facts (deduction, induction)
-  relation tracking         also qa17 to qa19: where things stand, which is larger, which way leads
-                            from one room to another
-  basic queries             also qa20, which asks for what one told state of a person leads to
-  negation and uncertainty  none; qa9 and qa10 alone
+  relation tracking         also qa17 to qa19: positions, sizes, and paths between rooms
+  basic queries             also qa20: the motive that follows from one stated fact
+  negation and uncertainty  qa9 and qa10 only
 """
 
 CAPABILITIES = {
@@ -23,7 +22,7 @@ CAPABILITIES = {
 
 
 def axes_of(tasks: list[str]) -> dict[str, list[str]]:
-    """The capabilities that some of the tasks ask for, each with these tasks."""
+    """The capabilities that at least one of the tasks tests, each with those tasks."""
     found = {name: [task for task in tasks if task in members]
              for name, members in CAPABILITIES.items()}
     return {name: members for name, members in found.items() if members}

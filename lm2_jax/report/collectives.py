@@ -1,4 +1,4 @@
-"""What the devices exchange in a compiled program: read from its HLO text."""
+"""The collectives of a compiled program, read from its HLO text."""
 
 import math
 import re
@@ -16,19 +16,20 @@ _COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply|branch_computations|called_computations)="
                      r"(?:\{([^}]*)\}|%?([\w.\-]+))")
 _SHAPE = re.compile(r"\b([a-z]+\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
-_PLUMBING = re.compile(r"|jit|jvp|step|transpose|while|body|closed_call|checkpoint|cond|"
+_NOT_MODEL_PARTS = re.compile(r"|jit|jvp|step|transpose|while|body|closed_call|checkpoint|cond|"
                        r"rematted_computation|LanguageModel.*|memory_blocks|blocks")
 _LESS = re.compile(r" compare\((?:\S+ )*?%?[\w.\-]+, (?:\S+ )*?%?([\w.\-]+)\), direction=LT")
 
 
-class Exchange(NamedTuple):
-    """The collectives of a kind and a size.
+class Collectives(NamedTuple):
+    """All collectives of one kind and size.
 
     Attributes:
-      kind: as HLO names it.
-      bytes: of the result of one, on each device.
-      in_program: how many there are in the program.
-      per_run: how often they run; those in loops as often as the loop does.
+      kind: the HLO name, as "all-gather".
+      bytes: size of the result of one of them, on each device.
+      in_program: number of instructions in the program.
+      per_run: number of executions in a run of the program; an instruction in a loop is executed
+        once per iteration.
     """
 
     kind: str
@@ -37,23 +38,23 @@ class Exchange(NamedTuple):
     per_run: int
 
 
-def exchanges(hlo: str) -> list[Exchange]:
-    """All of a compiled program, the largest share of bytes a run first.
+def find(hlo: str) -> list[Collectives]:
+    """The collectives of a compiled program, those with the most bytes per run first.
 
-    A collective that the compiler has spread over several fusions counts once (they have its
-    channel). A loop whose trip count cannot be read counts as one trip.
+    A collective that the compiler has split over several fusions, which share its channel, counts
+    once. A loop whose trip count is unknown counts as one iteration.
     """
     found: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
     for kind, shapes, runs, _ in _collectives(hlo):
         entry = found[kind, sum(_shape_bytes(*shape) for shape in shapes)]
         entry[0] += 1
         entry[1] += runs
-    rows = [Exchange(kind, size, *counts) for (kind, size), counts in found.items()]
+    rows = [Collectives(kind, size, *counts) for (kind, size), counts in found.items()]
     return sorted(rows, key=lambda row: (-row.bytes * row.per_run, row))
 
 
-def listed(hlo: str) -> list[str]:
-    """A line for each kind, shape and origin: what is exchanged, how often a run, for what."""
+def describe(hlo: str) -> list[str]:
+    """A line for each kind, shape and origin, with the number of executions per run."""
     found: dict[str, int] = defaultdict(int)
     for kind, shapes, runs, origin in _collectives(hlo):
         alike = Counter(f"{dtype}[{dims}]" for dtype, dims in shapes)
@@ -62,7 +63,7 @@ def listed(hlo: str) -> list[str]:
     return [f"{line}, {runs} a run" for line, runs in sorted(found.items())]
 
 
-def by_kind(rows: list[Exchange]) -> dict[str, dict[str, int]]:
+def by_kind(rows: list[Collectives]) -> dict[str, dict[str, int]]:
     """{"all-gather": {"in_program": .., "per_run": .., "bytes_per_run": ..}, ...}"""
     totals: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -74,7 +75,7 @@ def by_kind(rows: list[Exchange]) -> dict[str, dict[str, int]]:
 
 
 def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, str]]:
-    """(kind, shapes of the result, times a run, origin) of each."""
+    """Yields (kind, shapes of the result, executions per run, origin) of each collective."""
     computations = _computations(hlo)
     runs, seen = _runs(computations), set()
     for name, lines in computations.items():
@@ -93,35 +94,35 @@ def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, st
 
 
 def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
-    """Of an operation that only starts here: its operands stand before its results."""
+    """The result shapes of a "-start" operation, whose tuple lists the operands first."""
     return shapes[1:2] if kind == "collective-permute" else shapes[len(shapes) // 2:]
 
 
 def _origin(line: str) -> str:
-    """The part of the model that it comes of, and whether in the backward pass; those of several
-    that the compiler has put together."""
+    """The part of the model that an instruction belongs to, from its op_name, with "backward" for
+    the backward pass. A fused instruction can name several parts."""
     found = re.search(r'op_name="([^"]*)"', line)
     path = found[1] if found else ""
-    parts = [part for part in re.split(r"[/:()]+", path) if not _PLUMBING.fullmatch(part)]
+    parts = [part for part in re.split(r"[/:()]+", path) if not _NOT_MODEL_PARTS.fullmatch(part)]
     backward = "backward " if "transpose(" in path else ""
     more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
     return backward + ("/".join(parts[:6]) or "step") + more
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
-    """The lines of each computation; the entry is called "ENTRY"."""
+    """The lines of each computation by its name; the entry computation is named "ENTRY"."""
     found, lines = {}, []
     for line in hlo.splitlines():
-        begins = _COMPUTATION.match(line)
-        if begins:
-            lines = found["ENTRY" if line.startswith("ENTRY") else begins[1]] = []
+        header = _COMPUTATION.match(line)
+        if header:
+            lines = found["ENTRY" if line.startswith("ENTRY") else header[1]] = []
         else:
             lines.append(line)
     return found
 
 
 def _runs(computations: dict[str, list[str]]) -> dict[str, int]:
-    """How often each computation runs."""
+    """The number of executions of each computation in a run."""
     callers: dict[str, dict[str, int]] = defaultdict(dict)
     for name, lines in computations.items():
         for line in lines:
@@ -141,7 +142,8 @@ def _runs(computations: dict[str, list[str]]) -> dict[str, int]:
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """Of a while loop: as the compiler notes it, or the bound that its condition compares with."""
+    """The trip count of a while loop: the compiler's annotation, else the bound in its condition,
+    else 1."""
     known = re.search(r'known_trip_count[^\d]*(\d+)', line)
     if known:
         return int(known[1])

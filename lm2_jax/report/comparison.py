@@ -1,4 +1,4 @@
-"""Several evaluated runs side by side: groups of seeds, and what is averaged over what."""
+"""Several evaluated runs side by side: seeds of one model as a group, and what is averaged."""
 
 import functools
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from lm2_jax.eval.results import Row, by_length, cells
 
 METRICS = ("exact_match", "accuracy")
 LONG = parse_length("8k")  # lengths from here on are averaged, as in the paper's table
-Cell = tuple[str, str]  # task and length
+Rates = dict[tuple[str, str], float]  # by task and length, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Run:
     Attributes:
       config: that it was trained with; `config.eval` is that of the evaluation.
       step: of the checkpoint that was evaluated; None if it is not stored, as `parameters`.
-      parameters: how many numbers the model has.
-      unfinished: whether its evaluation was stopped, and has more rows to come.
+      parameters: the number of parameters.
+      unfinished: whether the evaluation was interrupted and some rows are missing.
     """
 
     workdir: str
@@ -32,14 +32,15 @@ class Run:
     parameters: int | None = None
     unfinished: bool = False
 
-    def rates(self, field: str, memory: str = "carried") -> dict[Cell, float]:
-        return {(row.task, row.length): getattr(row, field) for row in self.rows
-                if row.memory == memory}
+    def rates(self, field: str, memory: str = "carried") -> Rates:
+        """The rates in a field of the rows that have one."""
+        return {(row.task, row.length): rate for row in self.rows if row.memory == memory
+                and (rate := getattr(row, field)) is not None}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, under one name."""
+    """Runs of one model, which differ in nothing but the seed."""
 
     name: str
     runs: tuple[Run, ...]
@@ -49,6 +50,11 @@ class Group:
         return self.runs[0].config
 
     @property
+    def has_memory(self) -> bool:
+        """Whether there is a memory to carry or to wipe."""
+        return self.config.model.memory.num_layers > 0
+
+    @property
     def trained_tokens(self) -> int:
         """Tokens of the longest row of the curriculum."""
         config = self.config
@@ -56,23 +62,16 @@ class Group:
 
     def rows(self, tasks: Iterable[str], lengths: Iterable[str], memory: str = "carried"
              ) -> list[Row]:
-        """Those of all seeds."""
+        """The rows of all seeds."""
         return [row for run in self.runs for row in run.rows
                 if row.task in tasks and row.length in lengths and row.memory == memory]
 
 
-@dataclass(frozen=True)
-class Line:
-    """Rates under one name: for each run, those of its cells, 0 to 1."""
-
-    name: str
-    runs: tuple[dict[Cell, float], ...]
-
-    def means(self, tasks: Iterable[str], lengths: Iterable[str]) -> list[float]:
-        """The mean over tasks and lengths, of each run that has all of these cells."""
-        wanted = [(task, length) for task in tasks for length in lengths]
-        return [fmean(run[cell] for cell in wanted) for run in self.runs
-                if wanted and run.keys() >= set(wanted)]
+def means(runs: Iterable[Rates], tasks: Iterable[str], lengths: Iterable[str]) -> list[float]:
+    """The mean over tasks and lengths, of each run that has all of these cells."""
+    wanted = [(task, length) for task in tasks for length in lengths]
+    return [fmean(run[cell] for cell in wanted) for run in runs
+            if wanted and run.keys() >= set(wanted)]
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class Comparison:
     """Groups of runs under one metric.
 
     Attributes:
-      metric: of METRICS; that of every rate here, but for the constant answer, which is scored
-        by exact match.
+      metric: one of METRICS. Every rate is by this metric, except that the constant answer is
+        scored by exact match.
     """
 
     groups: tuple[Group, ...]
@@ -94,9 +93,10 @@ class Comparison:
 
     @functools.cached_property
     def common_tasks(self) -> list[str]:
-        """The tasks that every group has at some length: averages are over these alone."""
+        """The tasks that every group has at some length; averages are over these only."""
         return [task for task in self.tasks
-                if all(group.rows([task], self.lengths) for group in self.groups)]
+                if all(task in {cell[0] for run in self.rates(group) for cell in run}
+                       for group in self.groups)]
 
     @functools.cached_property
     def lengths(self) -> list[str]:
@@ -107,7 +107,7 @@ class Comparison:
     def common_lengths(self) -> list[str]:
         """The lengths at which every group has all of the common tasks."""
         return [length for length in self.lengths
-                if all(self.line(group).means(self.common_tasks, [length])
+                if all(means(self.rates(group), self.common_tasks, [length])
                        for group in self.groups)]
 
     @property
@@ -116,21 +116,20 @@ class Comparison:
                 if row.memory == "carried"]
         return cells({(row.task, row.length): row for row in rows}.values())
 
-    def line(self, group: Group, memory: str = "carried") -> Line:
-        return Line(group.name if memory == "carried" else f"{group.name}, memory wiped",
-                    tuple(run.rates(self.metric, memory) for run in group.runs))
+    def rates(self, group: Group, memory: str = "carried") -> list[Rates]:
+        """The rates of each seed."""
+        return [run.rates(self.metric, memory) for run in group.runs]
 
     @property
-    def constant(self) -> Line:
+    def constant(self) -> list[Rates]:
         """The best constant answer to each run's own samples."""
-        return Line("constant answer", tuple(
-            run.rates("constant_answer") for group in self.groups for run in group.runs))
+        return [run.rates("constant_answer") for group in self.groups for run in group.runs]
 
     def blocks(self) -> list[tuple[str, ...]]:
-        """The lengths of each block of the table: one alone, but those from 8k on together.
+        """The lengths of each block of the table: one each, but those from 8k on together.
 
-        Of the long ones those count that every group has which has any; if there is none, each
-        is a block of its own.
+        The long block has the lengths that are common to all groups with any long length. If none
+        is common, each long length has a block of its own.
         """
         long = [length for length in self.lengths if nominal_tokens(length) >= LONG]
         having = [{row.length for row in group.rows(self.tasks, long)} for group in self.groups]
@@ -141,7 +140,7 @@ class Comparison:
         return [*short, tuple(length for length in long if length in shared)]
 
     def differing(self) -> dict[str, list[object]]:
-        """{key of the config: its value in each group}, where they differ; not the seed."""
+        """{key of the config: its value in each group}, where they differ; without the seed."""
         first = self.groups[0].config
         keys = {line.split(": ")[0] for group in self.groups[1:]
                 for line in files.differences(first, group.config, ignore=("seed",))}
@@ -150,7 +149,7 @@ class Comparison:
 
 
 def nominal_tokens(length: str) -> int:
-    """Tokens that the name of a length stands for; 0 for a name that is none of the benchmark."""
+    """Tokens that the name of a length stands for; 0 for a name that is not the benchmark's."""
     try:
         return parse_length(length)
     except ValueError:
@@ -158,5 +157,5 @@ def nominal_tokens(length: str) -> int:
 
 
 def never_right(task: str) -> list[str]:
-    """The answers of a task that the benchmark's own metric takes for wrong, said alone."""
+    """The answers of a task that the benchmark's metric counts as wrong even when given alone."""
     return [label for label in LABELS.get(task, ()) if not babilong_correct(task, label, label, "")]

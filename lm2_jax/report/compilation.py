@@ -1,15 +1,17 @@
-"""The report of `lm2 compile`: what a program needs of a device."""
+"""The report of `lm2 compile`: the memory, FLOPs and collectives of compiled programs."""
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from lm2_jax.report.collectives import Exchange, by_kind
+from lm2_jax.report.collectives import Collectives, by_kind
+from lm2_jax.report.table import Table
 
 GIB = 2**30
 
@@ -19,11 +21,11 @@ class Step:
     """One program.
 
     Attributes:
-      matrix_flops: of its matrix products, on all devices together.
-      bytes: on one device; empty where it was lowered only, or did not compile.
-      fits: into the memory of a device; None = not known.
-      collectives: as `Exchange._asdict` gives them.
-      error: what the compiler said of the memory.
+      matrix_flops: FLOPs of its matrix products, on all devices together.
+      bytes: on one device, by use; empty if it was only lowered, or did not compile.
+      fits: whether it fits into the memory of a device; None if that is not known.
+      collectives: `Collectives._asdict` of each kind and size.
+      error: the compiler's message if it ran out of memory.
     """
 
     title: str
@@ -37,7 +39,7 @@ class Step:
 
 @dataclass
 class Report:
-    """All programs of a config on one topology; `memory` is that of one chip in bytes."""
+    """All programs of a config on one topology; `memory` is the bytes of one chip."""
 
     config: str
     topology: str
@@ -50,8 +52,10 @@ class Report:
 
 
 def memory(analysis) -> dict[str, int]:
-    """Bytes on one device, of `compiled.memory_analysis()`; at the peak everything is there at
-    once, but for the outputs that take the place of arguments given up."""
+    """Bytes on one device, of `compiled.memory_analysis()`.
+
+    "peak" is the sum of all, with outputs that reuse a donated argument counted once.
+    """
     m = analysis
     sizes = dict(arguments=m.argument_size_in_bytes, outputs=m.output_size_in_bytes,
                  reused=m.alias_size_in_bytes, temporaries=m.temp_size_in_bytes,
@@ -60,7 +64,7 @@ def memory(analysis) -> dict[str, int]:
 
 
 def out_of_memory(message: str) -> str | None:
-    """The compiler's figures, if its error is that a program does not fit."""
+    """The compiler's figures, if its error says that a program does not fit; else None."""
     found = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", message)
     if found:
         return found[0]
@@ -74,12 +78,9 @@ def heading(report: Report) -> str:
             f"mesh {mesh}, {report.chip}{room}")
 
 
-def step_table(report: Report, step: Step) -> Table:
+def step_table(report: Report, step: Step) -> RichTable:
     """One program, for the terminal."""
-    table = Table(title=step.title, title_justify="left", show_header=False)
-    for name, value in _rows(report, step):
-        table.add_row(name, value)
-    return table
+    return Table([], [_rows(report, step)], text_columns=2).terminal(step.title)
 
 
 def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
@@ -87,9 +88,9 @@ def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
     if step.error:
         rows.append(("the compiler", step.error))
     if report.memory:
-        rows.append((f"fits {_size(report.memory)}", _said(step.fits)))
+        rows.append((f"fits {_size(report.memory)}", _yes_no(step.fits)))
     if not step.bytes and not step.error:
-        rows.append(("lowered only", "there is no compiler for these devices here"))
+        rows.append(("lowered only", "no compiler for these devices is installed"))
     rows.append(("FLOPs of matrix products, all devices", f"{step.matrix_flops:.3e}"))
     for kind, total in _totals(step).items():
         rows.append((kind, f"{total['in_program']} in the program, {total['per_run']} a run, "
@@ -100,7 +101,7 @@ def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
 
 
 def write(report: Report, path: Path) -> None:
-    """The report as JSON; a .md file gets the reports in JSON beside it too, as one table."""
+    """Writes the report as JSON; for a .md path, also a table of all JSON reports beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"\W", "_", report.topology) + ".json"
     target = path if path.suffix == ".json" else path.with_name(name)
@@ -120,41 +121,38 @@ def read_all(folder: Path) -> list[Report]:
 
 def markdown(reports: Sequence[Report]) -> str:
     """A table of programs, and one of their collectives."""
-    lines = ["| topology | mesh | program | arguments | temporaries | peak | of | fits | FLOPs |",
-             "|---|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {_place(report)} | {step.title} | " + " | ".join(
-        _size(step.bytes.get(name)) for name in ("arguments", "temporaries", "peak"))
-        + f" | {_size(report.memory)} | {step.error or _said(step.fits)} "
-        f"| {step.matrix_flops:.3e} |" for report in reports for step in report.steps]
-    lines += ["", "| topology | mesh | program | collective | in the program | a run | "
-              "bytes a run |", "|---|---|---|---|---|---|---|"]
-    lines += [f"| {_place(report)} | {step.title} | {kind} | {total['in_program']} "
-              f"| {total['per_run']} | {_size(total['bytes_per_run'])} |"
-              for report in reports for step in report.steps
-              for kind, total in _totals(step).items()]
-    said = sorted({f"{report.config}, {report.parameters / 1e9:.3f} B parameters, jax {report.jax}"
-                   for report in reports})
-    notes = ("Bytes are those of one device, a collective's those of its result. FLOPs are those "
-             "of the matrix products of all devices, with what the backward pass computes again.")
-    return "\n".join(["; ".join(said), "", *lines, "", notes, ""])
+    programs = Table(
+        ["topology", "mesh", "program", "arguments", "temporaries", "peak", "of", "fits", "FLOPs"],
+        [[[*_where(report), step.title,
+           *(_size(step.bytes.get(name)) for name in ("arguments", "temporaries", "peak")),
+           _size(report.memory), step.error or _yes_no(step.fits), f"{step.matrix_flops:.3e}"]
+          for report in reports for step in report.steps]], text_columns=3)
+    collectives = Table(
+        ["topology", "mesh", "program", "collective", "in the program", "a run", "bytes a run"],
+        [[[*_where(report), step.title, kind, str(total["in_program"]), str(total["per_run"]),
+           _size(total["bytes_per_run"])] for report in reports for step in report.steps
+          for kind, total in _totals(step).items()]], text_columns=4)
+    compiled = sorted({f"{report.config}, {report.parameters / 1e9:.3f} B parameters, jax "
+                       f"{report.jax}" for report in reports})
+    notes = ("Bytes are per device; those of a collective are the size of its result. FLOPs are "
+             "those of the matrix products on all devices together, recomputation included.")
+    return "\n".join(["; ".join(compiled), "", programs.markdown(), collectives.markdown(), notes,
+                      ""])
 
 
 def _totals(step: Step) -> dict[str, dict[str, int]]:
-    return by_kind([Exchange(**row) for row in step.collectives])
+    return by_kind([Collectives(**row) for row in step.collectives])
 
 
-def _place(report: Report) -> str:
-    return f"{report.topology} | {' x '.join(map(str, report.mesh.values()))}"
+def _where(report: Report) -> tuple[str, str]:
+    return report.topology, " x ".join(map(str, report.mesh.values()))
 
 
 def _devices(report: Report) -> int:
-    total = 1
-    for size in report.mesh.values():
-        total *= size
-    return total
+    return math.prod(report.mesh.values())
 
 
-def _said(fits: bool | None) -> str:
+def _yes_no(fits: bool | None) -> str:
     return {True: "yes", False: "NO", None: "-"}[fits]
 
 

@@ -1,4 +1,4 @@
-"""FLOPs of a program: those of its matrix products, counted in its jaxpr."""
+"""FLOPs of the matrix products of a program, counted in its jaxpr."""
 
 import math
 
@@ -6,11 +6,13 @@ import jax
 
 
 def matrix_flops(jaxpr) -> int:
-    """Of all devices together: a product of [m, k] and [k, n] is 2 m k n, a loop of known length
-    its body so many times, and what is computed again for the backward pass counts again.
+    """FLOPs on all devices together.
+
+    A product of [m, k] and [k, n] has 2 m k n. The body of a scan counts once per iteration, the
+    most expensive branch of a cond counts, and recomputation in the backward pass counts again.
 
     Args:
-      jaxpr: closed, as `jax.jit(f).trace(...).jaxpr` is.
+      jaxpr: a closed jaxpr, such as `jax.jit(f).trace(...).jaxpr`.
     """
     return sum(_of(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
@@ -18,9 +20,9 @@ def matrix_flops(jaxpr) -> int:
 def _of(equation) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        (summed, _), _ = params["dimension_numbers"]
+        (contracted, _), _ = params["dimension_numbers"]
         x, out = equation.invars[0].aval, equation.outvars[0].aval
-        return 2 * math.prod(out.shape) * math.prod(x.shape[axis] for axis in summed)
+        return 2 * math.prod(out.shape) * math.prod(x.shape[axis] for axis in contracted)
     inner = [matrix_flops(part) for value in params.values()
              for part in (value if isinstance(value, tuple | list) else (value,))
              if hasattr(getattr(part, "jaxpr", part), "eqns")]

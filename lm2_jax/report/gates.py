@@ -1,4 +1,4 @@
-"""The gates of a model as a table and a picture."""
+"""The gates of a model as a table and a plot."""
 
 import os
 from collections.abc import Sequence
@@ -6,59 +6,57 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from lm2_jax.eval.gates import QUANTILES, Gates
-from lm2_jax.report import figures
+from lm2_jax.report import style
+from lm2_jax.report.table import Table
 
-_STYLES = ("-", "--", ":", "-.")
 
-
-def gates_table(gates: Sequence[Gates]) -> Table:
-    """A line for prose, facts and the question in each block."""
+def table(gates: Sequence[Gates]) -> Table:
+    """One row each for prose, facts and the question of every block."""
     spread = " ".join(f"{quantile:.0%}" for quantile in QUANTILES)
-    table = Table(title="Gates, from 0 (closed) to 1 (open)", box=box.SIMPLE_HEAD, show_edge=False,
-                  pad_edge=False, collapse_padding=True)
-    for name in ("block", "in"):
-        table.add_column(name)
-    for name in ("output", f"input\n{spread}", f"forget\n{spread}", "half-life,\ntokens"):
-        table.add_column(name, justify="right")
-    for g in gates:
-        for where, output in g.output.items():
-            spreads = (_numbers(gate.get(where, ()), "{:.3f}") for gate in (g.input, g.forget))
-            half_life = _numbers(g.half_life, "{:,.0f}") if where == "prose" else ""
-            table.add_row(str(g.block), where, f"{output:.3f}", *spreads, half_life)
-        table.add_section()
-    return table
+    return Table(
+        ["block", "in", "output", f"input\n{spread}", f"forget\n{spread}", "half-life,\ntokens"],
+        [[[str(g.block), where, f"{output:.3f}",
+           *(" ".join(f"{value:.3f}" for value in gate.get(where, ()))
+             for gate in (g.input, g.forget)),
+           " ".join(f"{value:,.0f}" for value in g.half_life) if where == "prose" else ""]
+          for where, output in g.output.items()] for g in gates],
+        text_columns=2)
 
 
-def _numbers(values: Sequence[float], form: str) -> str:
-    return " ".join(map(form.format, values))
+def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, segment_length: int,
+               longest: float, subtitle: str) -> Path:
+    """Draws the share of a value in the bank that is left after so many tokens of prose.
 
-
-def plot_gates(gates: Sequence[Gates], path: str | os.PathLike, longest: float,
-               subtitle: str) -> Path:
-    """Draws how much of what the bank holds is left after so many tokens of prose.
+    Curves follow from the half-lives; points are the measured `Gates.retention`.
 
     Args:
-      longest: tokens, to the end of the axis.
+      segment_length, longest: tokens, the two ends of the axis.
     """
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    tokens = np.geomspace(10, max(longest, 100), 200)
+    tokens = np.geomspace(segment_length, max(longest, 2 * segment_length), 200)
     for g in gates:
-        low, middle, high = (0.5 ** (tokens / half_life) for half_life in g.half_life)
-        shade = str(0.65 * g.block / max(1, len(gates) - 1))
-        axes.plot(tokens, middle, _STYLES[g.block % len(_STYLES)], color=shade, linewidth=1.8,
-                  label=f"block {g.block}: the median dimension of a slot")
-        axes.plot(tokens, high, _STYLES[g.block % len(_STYLES)], color=shade, linewidth=0.9,
-                  label=f"block {g.block}: one that {QUANTILES[-1]:.0%} forget faster than")
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens of prose read since (log scale)")
-    axes.set_ylabel("share that is left (0 to 1)")
-    axes.set_ylim(-0.02, 1.04)
-    axes.grid(axis="y", color="0.9")
-    axes.legend(fontsize="small", frameon=False)
-    figures.title(axes, "What the forget gates leave", subtitle)
-    return figures.save(figure, path)
+        look = style.series(g.block)
+        measured = np.array(g.retention).reshape(-1, 1 + len(QUANTILES)).T
+        for i, name, width, fill in ((1, "median", 1.8, look["color"]),
+                                     (2, f"{QUANTILES[-1]:.0%} quantile", 0.9, "white")):
+            curve = look | dict(marker="", linewidth=width)
+            points = dict(color=look["color"], marker=look["marker"], markerfacecolor=fill)
+            axes.plot(tokens, 0.5 ** (tokens / g.half_life[i]), **curve)
+            axes.plot(measured[0], measured[1 + i], **points, linestyle="none", zorder=3)
+            axes.plot([], [], label=f"block {g.block}, {name}", **curve | points)
+    segments = [2**i for i in range(int(np.log2(tokens[-1] / segment_length)) + 1)]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([n * segment_length for n in segments],
+                    [f"{n * segment_length:,}\n{n:,}" for n in segments])
+    axes.set_xlabel("tokens read since (log scale); below it, the number of segments")
+    style.share_axis(axes, "share left of a value in a slot")
+    measured_on = ("prose; curves: from the half-life; points: measured over consecutive segments"
+                   if gates[0].retention else
+                   "segments with facts, since none holds prose only; curves: from the half-life")
+    style.title(axes, "How fast the memory forgets: share left vs tokens read",
+                f"{subtitle}\n{measured_on}; quantiles over slots and dimensions")
+    style.legend(figure)
+    return style.save(figure, path)

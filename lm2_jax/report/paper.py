@@ -1,4 +1,4 @@
-"""The figures of the LM2 paper itself, to stand beside ours; none is reproduced here."""
+"""The results that the LM2 paper itself reports, for comparison; none is reproduced here."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -15,9 +15,9 @@ class Series:
     """One model of the paper over context length.
 
     Attributes:
-      tasks: over which the paper's figures are averaged.
-      remark: where the figures stand or what is doubtful about them; "" = nothing to say.
-      rates: by length ("4k"), 0 to 1; the mean of the long ones under LONG.
+      tasks: the tasks that the paper averages over.
+      remark: where the paper has the results, or why they are doubtful; "" for none.
+      rates: by length ("4k"), 0 to 1; LONG has the mean over the long lengths.
     """
 
     model: str
@@ -41,7 +41,10 @@ _SERIES = [Series(entry["model"], tuple(entry["tasks"]), entry["remark"],
 
 
 def beside(tasks: Collection[str]) -> list[Series]:
-    """The series to compare a mean over `tasks` with: of the fewest tasks that hold them all."""
-    fitting = [series for series in _SERIES if set(tasks) <= set(series.tasks)]
-    fewest = min((len(series.tasks) for series in fitting), default=0)
-    return [series for series in fitting if len(series.tasks) == fewest]
+    """The series to compare a mean over `tasks` with.
+
+    Their tasks include all of `tasks` and as few others as possible.
+    """
+    including = [series for series in _SERIES if set(tasks) <= set(series.tasks)]
+    fewest = min((len(series.tasks) for series in including), default=0)
+    return [series for series in including if len(series.tasks) == fewest]

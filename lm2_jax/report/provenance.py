@@ -1,4 +1,4 @@
-"""What made a result: config, step, versions, device, commit."""
+"""The origin of a result: config, step, versions, devices, commit."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from lm2_jax.runtime.files import replacing
 
 
 def write(folder: str | Path, config: Config, step: int, parameters: int) -> Path:
-    """Writes folder/provenance.json; `parameters` is how many numbers the model has."""
+    """Writes folder/provenance.json; `parameters` is the number of parameters of the model."""
     devices = jax.devices()
     facts = {
         "step": step,
@@ -31,7 +31,8 @@ def write(folder: str | Path, config: Config, step: int, parameters: int) -> Pat
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, "-dirty" if changed since."""
+    """The commit of the checkout that this package runs from, with "-dirty" if files changed;
+    None outside a git repository."""
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", str(Path(__file__).parent), *args], check=True,
                               capture_output=True, text=True).stdout.strip()

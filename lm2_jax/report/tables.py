@@ -1,118 +1,90 @@
-"""Results and settings as tables, for the terminal and for Markdown."""
+"""The tables of one run: its results, and the settings it was started with."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.table import Table as RichTable
 
 from lm2_jax.eval.metrics import wilson
 from lm2_jax.eval.results import Cell, Row, by_length, cells
+from lm2_jax.report.table import Table, percent
 
 _OFFICIAL = "official\nmetric %"
-_HEADER = ("task", "length", "tokens", "segments", "n", "exact match %\n(95 % interval)",
-           _OFFICIAL, "memory\nwiped %", "constant\nanswer %")
-_TEXT_COLUMNS = 2
+_WIPED = "memory\nwiped %"
 
 
-def results_table(rows: Sequence[Row]) -> Table:
-    """One line for each task and length; rates in per cent.
+def results(rows: Sequence[Row]) -> Table:
+    """One row for each task and length; rates in per cent, with Wilson's 95 % interval.
 
-    Several tasks are averaged at the lengths where all of them were evaluated.
-
-    The interval is Wilson's. "memory wiped" is the exact match of the reset row. The benchmark's
-    own metric has a column only where it differs from the exact match, and a footnote where it
-    cannot be right.
+    Several tasks are averaged at the lengths where all of them were evaluated. "memory wiped" is
+    the exact match of the reset rows, a column only if there are any. The benchmark's own metric
+    has a column only where it differs from the exact match, and a note where no answer can be
+    right by it.
     """
-    header, lines, means = _content(rows)
-    note = _footnote(rows)
-    table = Table(title="Answers over context length", box=box.SIMPLE_HEAD,
-                  caption=Text(note) if note else None, caption_justify="left",
-                  show_edge=False,
-                  pad_edge=False, collapse_padding=True)
-    for index, name in enumerate(header):
-        table.add_column(name, overflow="fold",
-                         justify="left" if index < _TEXT_COLUMNS else "right")
-    for line in lines:
-        table.add_row(*map(Text, line))
-    table.add_section()
-    for line in means:
-        table.add_row(*map(Text, line), style="bold")
-    return table
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The lines of `results_table` as a Markdown table, and its footnote."""
-    header, lines, means = _content(rows)
-    header = [name.replace("\n", " ") for name in header]
-    rule = [":---" if index < _TEXT_COLUMNS else "---:" for index in range(len(header))]
-    escaped = [[text.replace("|", r"\|") for text in line] for line in (*lines, *means)]
-    note = _footnote(rows)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *escaped)) + (
-        f"\n{note}\n" if note else "")
-
-
-def config_table(title: str, values: Mapping[str, object]) -> Table:
-    """Names and values, two columns."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in values.items():
-        table.add_row(Text(name), Text(f"{value:,}" if type(value) is int else str(value)))
-    return table
-
-
-def _content(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """The header, the lines of the cells and the lines of the means."""
     grid = cells(rows)
     num_tasks = len({cell.any.task for cell in grid})
-    official = any(c.carried and c.carried.accuracy != c.carried.exact_match for c in grid)
-    header = [name for name in _HEADER if name != _OFFICIAL or official]
-    lines = [_line(cell.any.task, [cell], official) for cell in grid]
-    means = [_line("mean", column, official)
-             for column in by_length(grid) if 1 < len(column) == num_tasks]
-    return header, lines, means
+    columns = {
+        "task": lambda name, group: name,
+        "length": lambda name, group: group[0].any.length,
+        "tokens": lambda name, group: f"{fmean(cell.any.tokens for cell in group):,.0f}",
+        "segments": lambda name, group: segments_text(group),
+        "n": lambda name, group: f"{sum(cell.any.n for cell in group):,}",
+        "exact match %\n(95 % interval)": lambda name, group: _with_interval(group),
+        _OFFICIAL: lambda name, group: _mean([cell.carried for cell in group], "accuracy"),
+        _WIPED: lambda name, group: _mean([cell.reset for cell in group], "exact_match"),
+        "constant\nanswer %": lambda name, group: _mean([cell.any for cell in group],
+                                                        "constant_answer"),
+    }
+    if not any(c.carried and c.carried.accuracy not in (None, c.carried.exact_match)
+               for c in grid):
+        del columns[_OFFICIAL]
+    if not any(cell.reset for cell in grid):
+        del columns[_WIPED]
+
+    def line(name: str, group: list[Cell]) -> list[str]:
+        return [text(name, group) for text in columns.values()]
+
+    means = [line("mean", column) for column in by_length(grid) if 1 < len(column) == num_tasks]
+    lines = [line(cell.any.task, [cell]) for cell in grid]
+    return Table(list(columns), [lines, means], text_columns=2, note=_unscorable(grid))
 
 
-def _footnote(rows: Sequence[Row]) -> str:
-    """For how many samples no answer is right by the benchmark's metric; "" if for none."""
+def without_wiped(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of a model without a memory, for which wiping it is no control; if there are no
+    others, all of them."""
+    return [row for row in rows if row.memory == "carried"] or rows
+
+
+def settings(title: str, values: Mapping[str, object]) -> RichTable:
+    """Names and values, for the terminal."""
+    rows = [[name, f"{value:,}" if type(value) is int else str(value)]
+            for name, value in values.items()] or [["", "nothing"]]
+    return Table([], [rows], text_columns=2).terminal(title)
+
+
+def segments_text(group: Sequence[Cell]) -> str:
+    """The mean number of segments, with one decimal below 100."""
+    mean = fmean(cell.any.segments for cell in group)
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.1f}"
+
+
+def _unscorable(grid: Sequence[Cell]) -> str:
     counts = [f"{cell.any.unscorable} of {cell.any.n} in {cell.any.task} {cell.any.length}"
-              for cell in cells(rows) if cell.any.unscorable]
+              for cell in grid if cell.any.unscorable]
     return ("The official metric finds every answer wrong where the right one contains another "
             f"label, as \"none\" contains \"one\": {', '.join(counts)}.") if counts else ""
 
 
-def _line(task: str, group: list[Cell], official: bool) -> list[str]:
-    """The texts of one line: rates averaged over the cells, the interval from all samples."""
-    rows = [cell.any for cell in group]
-    carried = [cell.carried for cell in group]
-    segments = fmean(row.segments for row in rows)
-    return [
-        task,
-        rows[0].length,
-        f"{fmean(row.tokens for row in rows):,.0f}",
-        f"{segments:,.0f}" if segments >= 100 else f"{segments:.1f}",
-        f"{sum(row.n for row in rows):,}",
-        _with_interval(carried),
-        *([_mean(carried, "accuracy")] if official else []),
-        _mean([cell.reset for cell in group], "exact_match"),
-        _mean(rows, "constant_answer"),
-    ]
+def _mean(rows: Sequence[Row | None], field: str) -> str:
+    """The mean of a rate in per cent; "-" if it is missing in any cell."""
+    rates = [row and getattr(row, field) for row in rows]
+    return percent(None if None in rates else fmean(rates))
 
 
-def _mean(rows: list[Row | None], field: str) -> str:
-    """The mean of a rate, or "-" if a row is missing: no mean of some beside a mean of all."""
-    return _percent(fmean(getattr(row, field) for row in rows)) if all(rows) else "-"
-
-
-def _with_interval(rows: list[Row | None]) -> str:
+def _with_interval(group: Sequence[Cell]) -> str:
+    rows = [cell.carried for cell in group]
     if not all(rows):
         return "-"
     n, match = sum(row.n for row in rows), fmean(row.exact_match for row in rows)
     low, high = wilson(match * n, n)
-    return f"{_percent(match)} ({_percent(low)}-{_percent(high)})"
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f}".replace("100.0", "100")
+    return f"{percent(match)} ({percent(low)}-{percent(high)})"

@@ -8,7 +8,7 @@ import jax
 from lm2_jax.config import ModelConfig
 from lm2_jax.model import memory as memories
 
-# Dense bf16 peak of one device, FLOP/s, as its maker states it.
+# Dense bf16 peak of one device in FLOP/s, as the manufacturer states it.
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12, "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA B200": 2250e12,
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12,
@@ -17,8 +17,9 @@ PEAK_FLOPS = {
 
 
 def flops_per_token(c: ModelConfig) -> float:
-    """FLOPs of one training token, forward and backward (3 x forward), attention halved for
-    causality; recomputation does not count.
+    """FLOPs of one training token, forward and backward (3 x forward).
+
+    Attention is halved for causality; recomputation does not count.
     """
     T, D, H = c.segment_length, c.embed_dim, c.head_dim
     kind = memories.of(c)
@@ -31,7 +32,7 @@ def flops_per_token(c: ModelConfig) -> float:
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:
-    """Peak of all the devices together, None where it is not known (a CPU, say)."""
+    """The peak FLOP/s of all devices together; None if it is not known, as for a CPU."""
     for prefix in sorted(PEAK_FLOPS, key=len, reverse=True):
         if devices[0].device_kind.startswith(prefix):
             return PEAK_FLOPS[prefix] * len(devices)
@@ -39,7 +40,7 @@ def peak_flops(devices: list[jax.Device]) -> float | None:
 
 
 class Clock:
-    """Tokens per second over the last steps; pauses (compilation, saves) are left out."""
+    """Measures tokens per second over the last `window` steps, without pauses such as saves."""
 
     def __init__(self, model: ModelConfig, devices: list[jax.Device], window: int = 20):
         self._flops = flops_per_token(model)
@@ -48,11 +49,15 @@ class Clock:
         self._last = None
 
     def restart(self) -> None:
-        """The time until the next step says nothing about speed."""
+        """Leaves out the time until the next step, as after a compilation or a save."""
         self._last = None
 
     def tick(self, tokens: float) -> dict[str, float | None]:
-        """After a step of so many tokens: tokens_per_second and mfu, None while unknown."""
+        """Call after each step; returns tokens_per_second and mfu, None while unknown.
+
+        Args:
+          tokens: of the step.
+        """
         now = time.perf_counter()
         if self._last is not None:
             self._steps.append((tokens, now - self._last))

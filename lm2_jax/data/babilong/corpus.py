@@ -76,7 +76,8 @@ def _asked_in_turn(config: EvalConfig, tasks: Iterable[str], folder: str
         if 0 < len(source.asked) < wanted:
             raise UserError(f"{wanted} samples a task are asked for, but {config.indices} has "
                              f"{len(source.asked)} indices of {source.task}; set "
-                             f"eval.num_samples to {len(source.asked)} at most")
+                             f"eval.num_samples to {len(source.asked)} at most (lm2 gates: "
+                             "--samples)")
     return sources
 
 

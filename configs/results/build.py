@@ -1,0 +1,160 @@
+"""python configs/results/build.py [NAME=WORKDIR ...]
+
+Draws the plots in this folder from its JSON and CSV files, and writes the reports, the tables of
+its README.md and those of the repository's README.md. Nothing is trained or evaluated.
+NAME=WORKDIR first copies the results of a finished run here, as quickstart=runs/quickstart or
+rivals/lm2_seed0=runs/rivals/lm2_seed0.
+"""
+
+import csv
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from lm2_jax.commands.report import read_run, report
+from lm2_jax.eval.results import cells
+from lm2_jax.report import compilation, plots, tables
+from lm2_jax.report.comparison import Comparison, means
+from lm2_jax.report.table import Table, spread
+from lm2_jax.runtime.files import replacing
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path("configs/results")  # from ROOT, so that reports name paths of the repository
+PAGES = (Path("README.md"), RESULTS / "README.md")  # whose tables are made here
+SINGLE = ("quickstart", "babilong_real")
+RIVALS = {"lm2": "LM2", "rmt": "RMT", "armt": "ARMT", "llama": "Llama on one segment",
+          "full": "Llama with full attention", "rag": "RAG over full attention"}
+TRAINING = ("step", "segments", "loss", "answer_accuracy")
+
+
+def main(copies: list[str]) -> None:
+    for copy in copies:
+        name, _, workdir = copy.partition("=")
+        copy_run(Path(workdir).absolute(), ROOT / RESULTS / name)
+    os.chdir(ROOT)
+    for name in SINGLE:
+        draw(RESULTS / name)
+    for name in ("rivals", "rivals_qa2"):
+        compare(RESULTS / name, RESULTS / name)
+    folder = RESULTS / "lm2_1b7_compile"
+    (folder / "report.md").write_text(compilation.markdown(compilation.read_all(folder)), "utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text("utf-8")), "utf-8")
+
+
+def copy_run(workdir: Path, folder: Path) -> None:
+    """Copies results.json, provenance.json and gates.json, and of metrics.jsonl what is drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("results.json", "provenance.json", "gates.json", "gates.png"):
+        if (workdir / "eval" / name).exists():
+            shutil.copy(workdir / "eval" / name, folder / name)
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text("utf-8").splitlines())
+    with replacing(folder / "training.csv") as partial, open(partial, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TRAINING)
+        for line in lines:
+            writer.writerow(f"{line[key]:.5g}" if isinstance(line[key], float) else line[key]
+                            for key in TRAINING)
+
+
+def draw(folder: Path) -> None:
+    """Draws accuracy.png of a run, and training.png if its training.csv is there."""
+    run = read_run(folder)
+    longest = max(stage[1] for stage in run.config.data.curriculum)
+    plots.plot_curves(run.rows, folder / "accuracy.png", name=folder.name,
+                      trained_tokens=longest * run.config.model.segment_length)
+    plots.plot_heat_map(run.rows, folder / "heat_map.png")
+    if not (folder / "training.csv").exists():
+        return
+    with open(folder / "training.csv", newline="") as file:
+        rows = [[float(row[key] or math.nan) for key in TRAINING] for row in csv.DictReader(file)]
+    steps, segments, losses, accuracies = zip(*rows, strict=True)
+    stages = [(int(steps[i]), int(segments[i])) for i in range(len(steps))
+              if i == 0 or segments[i] != segments[i - 1]]
+    plots.plot_training(list(map(int, steps)), losses, accuracies, folder / "training.png",
+                        stages, folder.name)
+
+
+def compare(folder: Path, out: Path) -> Comparison:
+    """Writes report.md and accuracy.png of the rivals in a folder."""
+    folders = [path for name in RIVALS for path in sorted(folder.glob(f"{name}_seed?"))]
+    return report(folders, out, names=list(RIVALS.values()), console=Console(quiet=True))
+
+
+def with_tables(text: str) -> str:
+    """The text with a new table between each pair of `<!-- begin NAME -->`, `<!-- end -->`."""
+    def table(match: re.Match) -> str:
+        return f"<!-- begin {match[1]} -->\n{make_table(match[1])}<!-- end -->"
+
+    return re.sub(r"<!-- begin (\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def make_table(name: str) -> str:
+    folder = RESULTS / name
+    if name in SINGLE:
+        return tables.results(read_run(folder).rows).markdown()
+    if name == "rivals/half_lives":
+        return half_lives(folder.parent)
+    if name.startswith("rivals"):
+        return by_model(folder)
+    if name == "lm2_1b7_compile":
+        return compiled(folder)
+    return kills(folder / "200_kills.json")
+
+
+def by_model(folder: Path) -> str:
+    """Lengths down, models across."""
+    groups = {label: [read_run(path) for path in sorted(folder.glob(f"{name}_seed?"))]
+              for name, label in RIVALS.items()}
+    runs = list(itertools.chain(*groups.values()))
+    rows = []
+    for cell in cells(runs[0].rows):
+        task, length = cell.any.task, cell.any.length
+        constant = [run.rates("constant_answer") for run in runs]
+        rows.append([length, f"{cell.any.tokens:,.0f}", *(
+            spread(means([run.rates("exact_match") for run in members], [task], [length]))
+            for members in groups.values()), spread(means(constant, [task], [length]))])
+    return Table(["length", "tokens", *groups, "constant answer"], [rows]).markdown()
+
+
+def half_lives(folder: Path) -> str:
+    """The half-life of the median slot and dimension, blocks across."""
+    rows = []
+    for path in sorted(folder.glob("lm2_seed?/gates.json")):
+        blocks = json.loads(path.read_text("utf-8"))
+        rows.append([path.parent.name, *(f"{block['half_life'][1]:,.0f}" for block in blocks)])
+    return Table(["run", *(f"block {i}" for i in range(len(rows[0]) - 1))], [rows]).markdown()
+
+
+def compiled(folder: Path) -> str:
+    """The peak memory of a chip on each topology."""
+    def peak(steps: list[compilation.Step]) -> str:
+        return f"{max(step.bytes['peak'] for step in steps) / compilation.GIB:.2f} GiB"
+
+    rows = []
+    for made in compilation.read_all(folder):
+        train, *evaluation = made.steps
+        rows.append([made.topology, " x ".join(map(str, made.mesh.values())),
+                     re.search(r"(\d+) micro-batches", train.title)[1], peak([train]),
+                     peak(evaluation), f"{made.memory / compilation.GIB:.0f} GiB"])
+    return Table(["topology", "data x fsdp x tensor", "micro-batches", "peak of a chip, training",
+                  "evaluation", "memory of a chip"], [rows], text_columns=2).markdown()
+
+
+def kills(path: Path) -> str:
+    facts = json.loads(path.read_text("utf-8"))
+    wanted = {key: value for key, value in facts.items() if key not in ("each", "command")}
+    rows = [[key, {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool)
+             else str(value)] for key, value in wanted.items()]
+    return Table(["what", "result"], [rows], text_columns=2).markdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

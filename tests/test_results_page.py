@@ -1,0 +1,66 @@
+"""The pages, reports and plots of configs/results are those of its JSON and CSV files."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import reports
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("build", ROOT / "configs" / "results" / "build.py")
+build = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(build)
+run, drawn = reports.run, reports.drawn
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("page", build.PAGES, ids=str)
+def test_tables_of_the_pages_are_up_to_date(page):
+    text = page.read_text("utf-8")
+    assert text.count("<!-- begin ") == text.count("<!-- end -->") >= 1
+    assert build.with_tables(text) == text, "run: python configs/results/build.py"
+
+
+def test_every_result_has_a_section():
+    text = Path(build.RESULTS, "README.md").read_text("utf-8")
+    tables = set(re.findall("<!-- begin (.*) -->", text))
+    assert tables == {path.name for path in build.RESULTS.iterdir() if path.is_dir()} | {
+        "rivals/half_lives"}
+    for target in re.findall(r"\]\((?!http)(.*?)\)", text):
+        assert (build.RESULTS / target).is_file(), target
+
+
+@pytest.mark.parametrize("name", ["rivals", "rivals_qa2"])
+def test_reports_are_up_to_date(name, tmp_path, drawn):
+    build.compare(build.RESULTS / name, tmp_path)
+    written = (tmp_path / "report.md").read_text("utf-8")
+    assert written == (build.RESULTS / name / "report.md").read_text("utf-8")
+    assert drawn.keys() == {"accuracy.png"}
+
+
+def test_compilation_report_is_up_to_date():
+    folder = build.RESULTS / "lm2_1b7_compile"
+    written = build.compilation.markdown(build.compilation.read_all(folder))
+    assert written == (folder / "report.md").read_text("utf-8")
+
+
+def test_a_copied_run_is_drawn_from_its_copies(tmp_path, run, drawn):
+    workdir = run("mine", provenance={"config": {}})
+    lines = [{"step": step, "segments": 1 + step // 3, "loss": 1 / step, "tokens": 9,
+              "answer_accuracy": None if step == 2 else 0.5} for step in range(1, 6)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    build.copy_run(workdir, tmp_path / "kept")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "provenance.json", "results.json", "training.csv"]
+    build.draw(tmp_path / "kept")
+    loss, _ = drawn["training.png"].axes
+    x, y = loss.get_lines()[0].get_data()
+    assert x.tolist() == [1, 2, 3, 4, 5]
+    assert y == pytest.approx([1 / step for step in x], rel=1e-4)
+    assert drawn["training.png"].get_suptitle().endswith("kept")
