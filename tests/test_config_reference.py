@@ -1,0 +1,47 @@
+"""The documentation of the config: every key is explained, once, in the source."""
+
+import dataclasses
+
+from config_keys import KEYS
+
+from lm2_jax.config import RopeScaling, reference
+
+ROPE_SCALING = "model.rope_scaling"  # None by default, so no group of keys in KEYS
+
+DOCUMENTED = [key for section in reference.sections() for key in section.keys]
+
+
+def test_every_key_is_documented_in_one_sentence():
+    names = [key.name for key in DOCUMENTED if not key.name.startswith(ROPE_SCALING)]
+    assert sorted([*names, ROPE_SCALING]) == sorted(KEYS)
+    assert len(DOCUMENTED) - len(names) == len(dataclasses.fields(RopeScaling))
+    for key in DOCUMENTED:
+        assert key.help[0].isupper() or key.help.split(" ")[0] in ("bAbI", "prompted:", "`word`")
+        assert key.help.endswith(".") and "\n" not in key.help
+
+
+def test_no_two_keys_of_a_section_have_the_same_documentation():
+    for section in reference.sections():
+        assert len({key.help for key in section.keys}) == len(section.keys)
+        assert section.help.endswith(".")
+
+
+class Undocumented:
+    """Has one key that is explained and one that is not."""
+
+    documented: int = 1
+    """A sentence over
+    two lines."""
+    other: int = 2
+
+
+def test_a_key_without_documentation_is_found():
+    assert reference.attribute_docs(Undocumented) == {"documented": "A sentence over two lines."}
+
+
+def test_help_names_type_default_and_meaning():
+    text = reference.help_text()
+    assert ("  --config.train.num_steps (int, default 1000)\n      Number of optimizer steps.\n"
+            in text)
+    assert "--config.data.tasks (tuple of str, default ('qa1',))" in text
+    assert all(f"--config.{key} (" in text for key in KEYS if key != ROPE_SCALING)
