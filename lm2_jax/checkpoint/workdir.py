@@ -84,7 +84,7 @@ def stored_config(workdir: str | Path) -> Config:
         raise UserFileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
                                 f"train --config=... --workdir={shlex.quote(str(workdir))}")
     try:
-        return files.from_dict(json.loads(path.read_text("utf-8")))
+        return files.from_stored(json.loads(path.read_text("utf-8")))
     except ValueError as error:
         raise UserError(f"{path} is not a config of this version: {error}") from error
 

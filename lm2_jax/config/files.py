@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lm2_jax.config import Config
+from lm2_jax.config import Config, legacy
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 
@@ -60,6 +60,11 @@ def load_config(path: str | Path, overrides: dict[str, object] | None = None) ->
 def from_dict(values: dict) -> Config:
     """A validated Config of a nested dict (as `to_dict` gives it)."""
     return _build(Config, values, "")
+
+
+def from_stored(values: dict) -> Config:
+    """A validated Config of what `to_dict` gave in this or an earlier version."""
+    return from_dict(legacy.upgrade(values))
 
 
 def to_dict(config: Config) -> dict:
@@ -110,6 +115,8 @@ def _build(cls, values, prefix: str):
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
+            if gone := legacy.explain(f"{prefix}{key}"):
+                raise UserError(gone)
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else "known: " + ", ".join(fields)
             raise UserError(f"unknown key {prefix}{key} (value {values[key]!r}); {hint}")
