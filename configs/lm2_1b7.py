@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         memory=dict(num_slots=2048, num_heads=8, num_layers=16))
     config.data = dict(
         tasks=tuple(f"qa{number}" for number in range(1, 11)), tokenizer="bpe",
-        tokenizer_vocab_size=32_000, bare_fraction=0.1, loss_on_all=0.1, num_threads=8,
+        tokenizer_vocab_size=32_000, bare_fraction=0.1, loss_on_all=0.1,
         curriculum=((0, 1, 256), (10_000, 2, 128), (20_000, 4, 64), (30_000, 8, 32)))
     config.train = dict(
         num_steps=40_000, learning_rate=2e-4, final_learning_rate=2e-5, warmup_steps=700,

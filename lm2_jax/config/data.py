@@ -20,8 +20,6 @@ class DataConfig:
     """Folder of books (.txt, .jsonl, .parquet) for background text, or `generated`."""
     background_sentences: int = 20_000
     """Number of sentences of generated background text."""
-    min_sentence_tokens: int = 4
-    """Background sentences shorter than this are left out."""
     tokenizer: str = "word"
     """`word` or `bpe` trains a tokenizer on the data; otherwise the path of a tokenizer.json."""
     tokenizer_vocab_size: int = 4096
@@ -49,10 +47,8 @@ class DataConfig:
     frequent; otherwise each sample fills its row."""
     curriculum: tuple[tuple[int, ...], ...] = ((0, 1),)
     """Stages (first step, segments per row[, rows per batch]); rows default to train.batch_size."""
-    num_threads: int = 1
-    """Threads that prepare batches ahead of training."""
     num_workers: int = 0
-    """Worker processes that prepare batches ahead of training; 0 uses a thread."""
+    """Worker processes that prepare batches ahead of training; 0 uses one thread."""
 
     def __post_init__(self):
         require(len(self.tasks) > 0, "data.tasks", self.tasks, "at least one task")
@@ -61,8 +57,7 @@ class DataConfig:
                 self.task_weights, "a number above 0 for each of data.tasks, or ()")
         at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
                  "num_workers", "turns_up_to")
-        at_least(self, "data", 1, "questions_per_point", "background_sentences",
-                 "min_sentence_tokens", "num_threads")
+        at_least(self, "data", 1, "questions_per_point", "background_sentences")
         at_least(self, "data", 8, "tokenizer_vocab_size")
         require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
                 "in [0, 1]")

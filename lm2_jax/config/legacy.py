@@ -23,7 +23,17 @@ class Removed(NamedTuple):
 
 REMOVED = {
     "model.scan_unroll": Removed("the scan over blocks is unrolled on CPUs"),
+    "model.embedding_std": Removed("embeddings begin with a standard deviation of "
+                                   "1 / sqrt(model.embed_dim)"),
+    "model.memory.key_init_scale": Removed("W_k begins as twice W_q"),
+    "model.memory.input_gate_bias": Removed("the input gate begins with a bias of 0"),
+    "model.memory.key_order": Removed("the DPFP feature map has order 3", only=3),
+    "data.min_sentence_tokens": Removed("background sentences have at least 4 tokens", only=4),
+    "data.num_threads": Removed("one thread prepares batches; data.num_workers adds processes"),
     "train.segment_unroll": Removed("the scan over segments is unrolled on CPUs"),
+    "train.advance_patience": Removed("only train.advance_accuracy ends a stage early", only=0),
+    "train.advance_batches": Removed("held-out accuracy is measured on 4 batches", only=4),
+    "train.tensorboard": Removed("TensorBoard events are always written"),
 }
 RENAMED: dict[str, str] = {}
 """{full name of before: full name of now}"""

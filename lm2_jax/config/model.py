@@ -24,25 +24,17 @@ class MemoryConfig:
     """Attention heads of the memory's read and write (lm2)."""
     top_k: int = 0
     """Each token reads only its k best-matching slots (lm2); 0 lets it read all of them."""
-    key_init_scale: float = 2.0
-    """W_k is initialised to this multiple of W_q (lm2)."""
-    input_gate_bias: float = 0.0
-    """Initial bias of the input gate (lm2)."""
     forget_gate_bias: float = 3.0
     """Initial bias of the forget gate (lm2); at 3 a slot keeps 95 % of its content per segment."""
     output_gate_bias: float = -2.0
     """Initial bias of the output gate (lm2); the default starts with the gate nearly closed."""
     key_dim: int = 64
-    """Size of a key before the DPFP feature map expands it 2 * key_order times (armt)."""
-    key_order: int = 3
-    """Order of the DPFP feature map (armt)."""
+    """Size of a key before the feature map expands it to six times as many features (armt)."""
 
     def __post_init__(self):
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
-        at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim", "key_order")
+        at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim")
         at_least(self, "model.memory", 0, "num_layers", "top_k")
-        require(self.key_init_scale > 0, "model.memory.key_init_scale", self.key_init_scale,
-                "above 0")
         require(self.top_k <= self.num_slots, "model.memory.top_k", self.top_k,
                 f"at most model.memory.num_slots = {self.num_slots}")
 
@@ -98,8 +90,6 @@ class ModelConfig:
     """Epsilon of every RMSNorm."""
     tie_embeddings: bool = True
     """Whether the output projection shares the embedding matrix."""
-    embedding_std: float = 0.0
-    """Standard deviation of the initial embeddings; 0 takes 1 / sqrt(embed_dim)."""
     dropout: float = 0.0
     """Dropout rate of what attention, memory and MLP add to the residual stream."""
     dtype: str = "float32"
@@ -113,8 +103,7 @@ class ModelConfig:
     """Attention kernel: xla (every backend) or cudnn (NVIDIA GPUs)."""
 
     def __post_init__(self):
-        at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window",
-                 "embedding_std")
+        at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window")
         at_least(self, "model", 1, "embed_dim", "num_layers", "num_heads", "num_kv_heads",
                  "mlp_dim", "segment_length", "scan_unroll")
         require(self.num_heads % self.num_kv_heads == 0, "model.num_kv_heads",

@@ -15,12 +15,8 @@ class TrainConfig:
     """Rows of the global batch, in stages of data.curriculum that give none."""
     advance_accuracy: float = 0.0
     """Held-out accuracy at which a curriculum stage ends early; 0 never ends one early."""
-    advance_patience: int = 0
-    """Measurements without improvement after which a curriculum stage ends early; 0 is never."""
     advance_every: int = 25
     """Steps between measurements of held-out accuracy."""
-    advance_batches: int = 4
-    """Held-out batches of a measurement."""
     learning_rate: float = 1e-3
     """Peak learning rate, reached after the warmup."""
     final_learning_rate: float = 1e-4
@@ -51,20 +47,18 @@ class TrainConfig:
     """Steps between evaluations during training; 0 evaluates at the end only."""
     stall_seconds: float = 600.0
     """Seconds without progress after which a watchdog reports where each process is; 0 is never."""
-    tensorboard: bool = True
-    """Whether TensorBoard events are written beside metrics.jsonl."""
 
     def check_every(self) -> int:
         """Steps between evaluations that may end a stage; 0 = no stage ends early."""
-        return self.advance_every if self.advance_accuracy or self.advance_patience else 0
+        return self.advance_every if self.advance_accuracy else 0
 
     def __post_init__(self):
         at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
-                 "segment_unroll", "advance_every", "advance_batches")
+                 "segment_unroll", "advance_every")
         require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                 self.advance_accuracy, "in [0, 1]")
         at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
-                 "eval_every_steps", "final_learning_rate", "advance_patience", "stall_seconds",
+                 "eval_every_steps", "final_learning_rate", "stall_seconds",
                  "rows_per_device", "loss_chunk_tokens")
         require(self.accumulate_steps == 1 or not self.rows_per_device, "train.accumulate_steps",
                 self.accumulate_steps, "1 where train.rows_per_device is set")
