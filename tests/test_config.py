@@ -58,14 +58,14 @@ def test_a_file_that_cannot_be_used(tmp_path, source, wanted):
     assert wanted in refusal({}, path)
 
 
-def test_a_word_behind_the_file_is_given_to_it(tmp_path):
+def test_an_argument_after_the_file_is_passed_to_get_config(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("from ml_collections import ConfigDict\n\n\ndef get_config(number='1'):\n"
                     "    return ConfigDict(dict(seed=int(number)))\n")
     assert load_config(path).seed == 1 and load_config(f"{path}:7").seed == 7
-    assert "takes no word, and was given 7" in refusal({}, f"{TINY}:7")
+    assert "takes no argument, and was given 7" in refusal({}, f"{TINY}:7")
     path.write_text("def get_config(number):\n    return {}\n")
-    assert "needs a word" in refusal({}, path)
+    assert "needs an argument" in refusal({}, path)
     with pytest.raises(FileNotFoundError, match="tiny.py"):
         load_config(FOLDER / "tyni.py:7")
 
