@@ -8,8 +8,9 @@ class Curriculum:
     """Follows `data.curriculum`; a stage may end before its configured step.
 
     A stage ends early where an evaluation on held-out samples of the stage finds an accuracy of at
-    least `accuracy`. The stages after it then begin that much sooner, and the last one has all steps that are left.
-    The position is part of a checkpoint, so that a resumed run takes the same decisions.
+    least `accuracy`. The stages after it then begin that much sooner, and the last one has all
+    steps that are left. The position is part of a checkpoint, so that a resumed run takes the same
+    decisions.
 
     Args:
       stages: (first step, segments[, rows]) of each, as configured.
