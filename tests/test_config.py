@@ -1,6 +1,5 @@
 """Configs: files, overrides from the command line, and round trips."""
 
-import ast
 import dataclasses
 import json
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from config_keys import FOLDER, KEYS, LEAVES, TINY, refusal
 
-from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, with_vocab_size
+from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, source, with_vocab_size
 from lm2_jax.config import files as config_file
 from lm2_jax.config.files import differences, from_dict, load_config, to_dict
 from lm2_jax.model.lm import LanguageModel, init_state
@@ -26,13 +25,13 @@ def value_of(config, key):
 # Files.
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_config_loads_and_begins_with_its_command(path):
+def test_every_config_loads_and_says_what_it_does_and_its_command(path):
     config = load_config(path)
     assert from_dict(to_dict(config)) == config
-    first, *_ = ast.get_docstring(ast.parse(path.read_text("utf-8"))).splitlines()
-    start, workdir, name = first.partition(" --workdir=")
-    assert start.startswith(f"lm2 train --config=configs/{path.name}")
-    assert workdir and name and name == name.strip("`. ")
+    summary, empty, *_ = source.docstring(path).splitlines()
+    assert summary.endswith(".") and empty == ""
+    assert source.command(path).startswith(f"lm2 train --config={path.stem}")
+    assert " --workdir=runs/" in source.command(path)
 
 
 def test_the_file_is_the_only_place_of_its_values(tmp_path):
@@ -85,7 +84,7 @@ def test_rivals_differ_in_the_memory_alone():
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
         assert config.data == configs["lm2"].data and config.train == configs["lm2"].train
     assert max(sizes) <= 1.01 * min(sizes)
-    assert "has no model lm3; it has lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
+    assert "there is no model lm3; the models are lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
 
 
 def test_a_missing_file_names_those_beside_it(tmp_path):

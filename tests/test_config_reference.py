@@ -2,9 +2,11 @@
 
 import dataclasses
 
-from config_keys import KEYS
+import pytest
+from config_keys import FOLDER, KEYS, TINY
 
-from lm2_jax.config import RopeScaling, reference
+from lm2_jax.config import RopeScaling, reference, source
+from lm2_jax.config.files import flat, load_config
 
 ROPE_SCALING = "model.rope_scaling"  # None by default, so no group of keys in KEYS
 
@@ -45,3 +47,32 @@ def test_help_names_type_default_and_meaning():
             in text)
     assert "--config.data.tasks (tuple of str, default ('qa1',))" in text
     assert all(f"--config.{key} (" in text for key in KEYS if key != ROPE_SCALING)
+
+
+def test_the_page_of_all_configs_is_up_to_date():
+    assert (FOLDER / "README.md").read_text("utf-8") == reference.page(), (
+        "run: python -m lm2_jax.config.reference > configs/README.md")
+
+
+def test_every_key_is_set_by_a_config_or_has_a_documented_use():
+    files = [str(FOLDER / f"{name}.py") for name, _ in source.shipped()]
+    files += [f"{FOLDER}/rivals.py:{model}" for model in ("rmt", "armt", "full", "rag")]
+    known = {key for file in files for key in set_keys(source.read(*source.find(file)))}
+    known |= {one.partition("=")[0] for _, overrides in reference.USES for one in overrides.split()}
+    assert sorted(key.name for key in DOCUMENTED if key.name not in known) == []
+
+
+def set_keys(values, prefix=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from set_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+@pytest.mark.parametrize("purpose,overrides", reference.USES)
+def test_a_documented_use_is_accepted_and_changes_what_it_names(purpose, overrides):
+    given = dict(one.split("=") for one in overrides.split())
+    needed = {"model.memory.num_slots": "16", "eval.lengths": "1k"}
+    before, after = (flat(load_config(TINY, needed | keys)) for keys in ({}, given))
+    assert purpose and all(after[key] != before[key] for key in given)

@@ -11,7 +11,64 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import NamedTuple
 
-from lm2_jax.config import Config
+from lm2_jax.config import Config, source
+
+INTRODUCTION = """<!-- Written by `python -m lm2_jax.config.reference > configs/README.md`. -->
+
+# Configs
+
+`--config` takes a Python file with `get_config() -> ml_collections.ConfigDict`, or the name of a
+config of this folder. These are installed with the package, and `lm2 configs` lists them.
+`FILE:ARGUMENT` and `NAME:ARGUMENT` call `get_config("ARGUMENT")`. A config of your own sets only
+what differs from the defaults:
+
+```python
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.model = dict(embed_dim=256, memory=dict(num_layers=3))
+    config.train = dict(num_steps=2000)
+    return config
+```
+
+Any key can be overridden on the command line, as `--config.train.num_steps=20`. Strings need no
+quotes, tuples of strings are given as `qa1,qa2`, and other tuples as in Python:
+`"((0,1),(800,2))"`. A key or a value that cannot be used is refused in one line, with what would be
+right.
+
+Results of these configs are in [results](results/README.md).
+"""
+USES = (
+    ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),
+    ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
+    ("Regularisation", "model.dropout=0.1"),
+    ("Sparse memory reads, as in the paper", "model.memory.top_k=8"),
+    ("A memory that forgets more slowly", "model.memory.forget_gate_bias=6"),
+    ("Training on bAbI files in books", "data.babi=BABI/en-10k data.background=BOOKS"),
+    ("Samples as in BABILong: one question, at the end", "data.dense=false"),
+    ("A mixture of tasks", "data.tasks=qa1,qa2 data.task_weights=1,2"),
+    ("Batches from several processes", "data.num_workers=4"),
+    ("Larger batches than fit at once", "train.accumulate_steps=4"),
+    ("Truncated backpropagation through time", "train.bptt_segments=2"),
+    ("Optimizer settings", "train.beta1=0.95 train.clip_norm=0.5"),
+    ("A watchdog for slower steps", "train.stall_seconds=3600"),
+    ("Checkpoints on slow or full disks",
+     "checkpoint.keep=1 checkpoint.asynchronous=false checkpoint.on_failure=continue"),
+    ("Evaluation on bAbI's test files in other books",
+     "eval.tasks=qa1,qa2 eval.babi=BABI/en-10k eval.background=BOOKS/test"),
+    ("Exactly the questions of BABILong",
+     "eval.babi=BABI/en-10k eval.indices=test_100_idxs.json"),
+    ("Samples of a file, or BABILong as published", "eval.samples=BABILONG"),
+    ("Questions as language models are asked", "eval.asking=prompted eval.prompts=PROMPTS.json"),
+    ("Prompts without some of their parts", "eval.asking=prompted eval.use_instruction=false "
+     "eval.use_examples=false eval.use_post_prompt=false"),
+    ("RAG with the most similar sentence first", "eval.retrieve=5 eval.retrieve_order=similarity"),
+    ("Longer answers", "eval.max_new_tokens=32"),
+    ("Other held-out samples", "eval.seed=2"),
+)
+"""(purpose, overrides) for every key that no config of the package sets."""
 
 
 class Key(NamedTuple):
@@ -68,6 +125,26 @@ def help_text() -> str:
                      f"      {key.help}" for section in sections() for key in section.keys)
 
 
+def page() -> str:
+    """configs/README.md: every config with its command, every key with its meaning."""
+    parts = [INTRODUCTION]
+    for name, summary in source.shipped():
+        command = source.command(source.find(name)[0])
+        parts.append(f"## {name}\n\n{summary}\n\n```bash\n{command}\n```\n")
+    parts.append("## All keys\n")
+    for section in sections():
+        title = f"### {section.name}\n\n{section.help}\n\n" if section.name else ""
+        rows = [f"| `{key.name}` | {key.type} | {_shown(key.default, '`')} | {key.help} |\n"
+                for key in section.keys]
+        parts.append(title + "| key | type | default | meaning |\n|---|---|---|---|\n"
+                     + "".join(rows))
+    rows = [f"| {purpose} | " + " ".join(f"`--config.{one}`" for one in overrides.split()) + " |\n"
+            for purpose, overrides in USES]
+    parts.append("## Uses of the keys that no config sets\n\n| purpose | overrides |\n|---|---|\n"
+                 + "".join(rows))
+    return "\n".join(parts)
+
+
 def _without_none(hint):
     if not isinstance(hint, UnionType):
         return hint
@@ -79,5 +156,9 @@ def _type_name(hint) -> str:
     return f"tuple of {_type_name(args[0])}" if args else hint.__name__
 
 
-def _shown(value: object) -> str:
-    return repr(value) if value != "" else "empty"
+def _shown(value: object, quote: str = "") -> str:
+    return f"{quote}{value!r}{quote}" if value != "" else "empty"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -6,6 +6,7 @@ A mistake in one is told in one line that names the file and the line.
 import ast
 import importlib.util
 import inspect
+import itertools
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,15 @@ def shipped() -> list[tuple[str, str]]:
 
 def docstring(path: Path) -> str:
     """The docstring of a config file, which is not run."""
-    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    text = ast.get_docstring(ast.parse(path.read_text("utf-8")), clean=False) or ""
+    return text.strip()
+
+
+def command(path: Path) -> str:
+    """The command in a config's docstring: its first indented lines."""
+    _, _, *lines = docstring(path).splitlines()
+    lines = itertools.takewhile(lambda line: line.startswith("    "), lines)
+    return "\n".join(line.removeprefix("    ") for line in lines)
 
 
 def find(name: str | Path) -> tuple[Path, tuple[str, ...]]:
