@@ -34,7 +34,7 @@ def test_every_config_loads_and_says_what_it_does_and_its_command(path):
     assert " --workdir=runs/" in source.command(path)
 
 
-def test_the_file_is_the_only_place_of_its_values(tmp_path):
+def test_keys_that_a_file_does_not_set_have_their_defaults(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("from ml_collections import ConfigDict\n\n\ndef get_config():\n"
                     "    return ConfigDict(dict(seed=7, model=dict(embed_dim=96)))\n")
@@ -51,7 +51,7 @@ def test_the_file_is_the_only_place_of_its_values(tmp_path):
      "    return ConfigDict(dict(train=dict(num_step=3)))\n",
      "unknown key train.num_step (value 3); did you mean train.num_steps?"),
 ])
-def test_a_file_that_cannot_be_used(tmp_path, source, wanted):
+def test_a_file_that_cannot_be_used_is_refused(tmp_path, source, wanted):
     path = tmp_path / "own.py"
     path.write_text(source)
     assert wanted in refusal({}, path)
@@ -72,8 +72,8 @@ def test_an_argument_after_the_file_is_passed_to_get_config(tmp_path):
 RIVALS = FOLDER / "rivals.py"
 
 
-def test_rivals_differ_in_the_memory_alone():
-    """And in the width of the MLP, so that all have as many parameters within 1 %."""
+def test_rivals_differ_only_in_the_memory():
+    """And in the width of the MLP, so that numbers of parameters are equal within 1 %."""
     configs = {name: load_config(f"{RIVALS}:{name}") for name in
                ("lm2", "rmt", "armt", "llama", "full")}
     sizes = []

@@ -95,6 +95,8 @@ def test_references_are_followed(write):
     ("seed", "-1"), ("seed", "-0.5"), ("seed", "1,000"), ("seed", "0x"), ("eval.seed", "-3"),
     ("train.num_steps", "-5"), ("train.num_steps", "1e400"), ("train.learning_rate", "nan"),
     ("train.learning_rate", "1e400"), ("train.weight_decay", "-inf"), ("mesh.data", "-2"),
+    ("train.learning_rate", "1" + 400 * "0"), ("train.num_steps", "{[]: 1}"),
+    ("train.num_steps", 9999 * "("),
 ])
 def test_a_number_of_the_wrong_form_is_named_with_its_key(key, value):
     assert refusal({key: value}, TINY).startswith(f"{key} is ")

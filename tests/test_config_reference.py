@@ -1,6 +1,7 @@
 """The documentation of the config: every key is explained, once, in the source."""
 
 import dataclasses
+import re
 
 import pytest
 from config_keys import FOLDER, KEYS, TINY
@@ -76,3 +77,11 @@ def test_a_documented_use_is_accepted_and_changes_what_it_names(purpose, overrid
     needed = {"model.memory.num_slots": "16", "eval.lengths": "1k"}
     before, after = (flat(load_config(TINY, needed | keys)) for keys in ({}, given))
     assert purpose and all(after[key] != before[key] for key in given)
+
+
+def test_the_example_of_the_page_is_a_config(tmp_path):
+    example, = re.findall(r"```python\n(.*?)```", reference.page(), flags=re.DOTALL)
+    path = tmp_path / "example.py"
+    path.write_text(example)
+    config = load_config(path)
+    assert (config.model.embed_dim, config.model.memory.num_layers) == (256, 3)

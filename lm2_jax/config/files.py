@@ -18,7 +18,7 @@ from lm2_jax.errors import UserError
 
 
 def load_config(path: str | Path, overrides: dict[str, object] | None = None) -> Config:
-    """The config that `get_config()` of a Python file returns, with overrides.
+    """Loads a config file and applies overrides.
 
     Args:
       path: a file that defines `get_config() -> ml_collections.ConfigDict`, or the name of a
@@ -55,17 +55,17 @@ def _refused(values: dict) -> str:
 
 
 def from_dict(values: dict) -> Config:
-    """A validated Config of a nested dict (as `to_dict` gives it)."""
+    """A validated Config from a nested dict, as `to_dict` returns it."""
     return _build(Config, values, "")
 
 
 def from_stored(values: dict) -> Config:
-    """A validated Config of what `to_dict` gave in this or an earlier version."""
+    """A validated Config from what `to_dict` returned in this or an earlier version."""
     return from_dict(legacy.upgrade(values))
 
 
 def to_dict(config: Config) -> dict:
-    """A nested dict of plain values, as JSON stores it."""
+    """A nested dict of plain values, as it is stored in JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -82,7 +82,7 @@ def flat(config: Config) -> dict[str, object]:
 
 
 def changed(config: Config) -> dict[str, object]:
-    """The keys whose values are not the defaults, flat."""
+    """{key: value} of the keys whose values are not the defaults."""
     default = flat(Config())
     return {key: value for key, value in flat(config).items() if default.get(key) != value}
 
@@ -125,7 +125,7 @@ def _build(cls, values, prefix: str):
 
 
 def _convert(hint, value, key: str):
-    """`value` as the annotation says; strings from the command line are parsed."""
+    """The value with the annotated type; strings, as from the command line, are parsed."""
     if value is Unset:
         raise KeyRefused(key, f"{key} is a placeholder that is not set; give it as "
                               f"--config.{key}=VALUE")
@@ -143,7 +143,7 @@ def _convert(hint, value, key: str):
         value = {"true": True, "false": False}.get(value.lower(), value)
         value = _literal(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not hint:
@@ -157,7 +157,7 @@ def _convert(hint, value, key: str):
 def _tuple(hint, value, key: str) -> tuple:
     args = typing.get_args(hint)
     if isinstance(value, str):
-        # Names need no quotes: "qa1,qa2"; nor do lengths become numbers: "96,192".
+        # Names need no quotes ("qa1,qa2"), and lengths stay strings ("96,192").
         names = args[0] is str and not value.startswith(("(", "[", "'", '"'))
         parsed = None if names else _literal(value)
         value = parsed if isinstance(parsed, tuple | list) else \
@@ -174,5 +174,5 @@ def _tuple(hint, value, key: str) -> tuple:
 def _literal(value):
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
