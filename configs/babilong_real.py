@@ -1,9 +1,12 @@
-"""lm2 train --config=configs/babilong_real.py --workdir=runs/babilong_real \\
-      --config.data.babi=BABI/en-10k --config.data.background=BOOKS/train \\
-      --config.eval.background=BOOKS/test
+"""BABILong's qa1 from real bAbI files in real books, evaluated at 0k to 4k tokens.
 
-BABILong's qa1 from real bAbI files and real books: trained on the train files and train books,
-evaluated on the test files and test books at 0k to 4k tokens.
+    lm2 train --config=babilong_real --workdir=runs/babilong_real \\
+        --config.data.babi=BABI/en-10k --config.data.background=BOOKS/train \\
+        --config.eval.background=BOOKS/test
+
+BABI is a folder of bAbI files, BOOKS/train and BOOKS/test are folders of text files. The model is
+trained on the training split and the training books, with up to 32 segments of 24 tokens, and
+evaluated on the test split and the test books.
 """
 
 from ml_collections import ConfigDict

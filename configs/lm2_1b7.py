@@ -1,10 +1,15 @@
-"""lm2 train --config=configs/lm2_1b7.py --workdir=runs/lm2_1b7 \\
-      --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS
+"""The paper's model for accelerators: Llama-3.2-1B with a memory in every block, 1.78 B parameters.
 
-The paper's model (LM2, section 3): 1.24 B parameters of Llama-3.2-1B and 0.54 B of memory, a bank
-of 2048 slots beside each of 16 blocks, segments of 2048 tokens. For accelerators: the mesh is made
-for the number of devices, each of which takes one row at a time. What that needs of a chip:
-lm2 compile --config=configs/lm2_1b7.py --topology=v5e:4x4 (configs/results/lm2_1b7_compile).
+    lm2 train --config=lm2_1b7 --workdir=runs/lm2_1b7 \\
+        --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS
+
+As in section 3 of the paper, 1.24 B parameters are Llama's and 0.54 B the memory's: a bank of 2048
+slots in each of the 16 blocks. Segments have 2048 tokens. The mesh follows from the number of
+devices, and each device takes one row at a time. This prints the memory that a device needs:
+
+    lm2 compile --config=lm2_1b7 --topology=v5e:4x4
+
+Reports for four TPU topologies are in configs/results/lm2_1b7_compile.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +27,7 @@ def get_config() -> ConfigDict:
         memory=dict(num_slots=2048, num_heads=8, num_layers=16))
     config.data = dict(
         tasks=tuple(f"qa{number}" for number in range(1, 11)), tokenizer="bpe",
-        tokenizer_vocab_size=32_000, bare_fraction=0.1, loss_on_all=0.1, num_threads=8,
+        tokenizer_vocab_size=32_000, bare_fraction=0.1, loss_on_all=0.1,
         curriculum=((0, 1, 256), (10_000, 2, 128), (20_000, 4, 64), (30_000, 8, 32)))
     config.train = dict(
         num_steps=40_000, learning_rate=2e-4, final_learning_rate=2e-5, warmup_steps=700,

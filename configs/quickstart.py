@@ -1,9 +1,11 @@
-"""lm2 train --config=configs/quickstart.py --workdir=runs/quickstart
+"""LM2 learns to answer from its memory, in ten minutes on two CPU cores.
 
-LM2 learns on a laptop to answer from its memory: bAbI's qa1 with two persons, facts scattered
-over segments of 24 tokens, the question when attention no longer sees them. First what a segment
-holds, then two segments, four, eight; each stage ends once its answers are right, or at its
-last step. Evaluated at 4, 8 and 16 segments, the last twice as long as trained.
+    lm2 train --config=quickstart --workdir=runs/quickstart
+
+The task is bAbI's qa1 with two persons. Facts are scattered over segments of 24 tokens, and a
+question is asked when attention no longer sees the fact that answers it. The curriculum has stages
+of one, two, four and eight segments; a stage ends when held-out accuracy reaches 0.97, or at its
+last step. The evaluation has 4, 8 and 16 segments; 16 is twice the longest trained length.
 """
 
 from ml_collections import ConfigDict

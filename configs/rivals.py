@@ -1,25 +1,28 @@
-"""lm2 train --config=configs/rivals.py:lm2 --workdir=runs/rivals/lm2_seed0
+"""LM2, RMT, ARMT, Llama and RAG compared on the same batches, with equally many parameters.
 
-The memories compared by the same code, with parameters equal within 1 %, the same batches step for
-step (no stage ends early) and the same held-out samples. The word after the colon names the model:
+    lm2 train --config=rivals:lm2 --workdir=runs/rivals/lm2_seed0
 
-  lm2    a bank of 16 slots beside each of the three blocks
+The name after the colon is the model:
+
+  lm2    a bank of 16 slots in each of the three blocks
   rmt    16 memory tokens at both ends of a segment
   armt   16 memory tokens that write to an associative memory in each block
-  llama  attention within the segment alone
-  full   attention over all that was read; RoPE base 1000, since it looks further back
+  llama  attention within the segment only
+  full   attention over all earlier tokens; RoPE base 1000, since it looks further back
+  rag    the model `full`, evaluated on five sentences of the context that BM25 retrieves
 
-qa1 with two persons, as in quickstart.py; trained on up to 192 tokens, asked at 0k to 4k. With
---config.seed=0, 1 and 2 for each; then RAG (five sentences of the context, by BM25), the report and
-the gates:
+Numbers of parameters are equal within 1 %. Every model gets the same batch at every step (no stage
+ends early) and the same held-out samples. The task is qa1 with two persons, as in quickstart.py,
+trained on up to 192 tokens and evaluated at 0k to 4k. Train every model with --config.seed=0, 1 and
+2; then evaluate RAG, compare, and measure the gates:
 
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
-  lm2 eval --config=configs/rivals.py:rag --workdir=runs/rivals/rag_seed0
+  lm2 eval --config=rivals:rag --workdir=runs/rivals/rag_seed0
   lm2 report runs/rivals/{lm2,rmt,armt,llama,full,rag}_seed0 --out=runs/rivals_report \\
       --names="LM2,RMT,ARMT,Llama on one segment,Llama with full attention,RAG over full attention"
-  lm2 gates --config=configs/rivals.py:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
+  lm2 gates --config=rivals:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
 
-qa2 has two facts to an answer, which do not fit one segment; so with these, evaluation too:
+An answer of qa2 takes two facts, which do not fit into one segment. Train and evaluate qa2 with:
 
   --config.data.tasks=qa2 --config.eval.lengths=192,512,1k,4k \\
       "--config.data.curriculum=((0,2,20),(600,4,12),(1200,8,8))"
@@ -27,7 +30,7 @@ qa2 has two facts to an answer, which do not fit one segment; so with these, eva
 
 from ml_collections import ConfigDict
 
-# An MLP as wide as makes up for what a memory has of parameters.
+# Models whose memory has fewer parameters have a wider MLP.
 MODELS = {
     "lm2": dict(mlp_dim=256, memory=dict(kind="lm2")),
     "rmt": dict(mlp_dim=600, memory=dict(kind="rmt")),
@@ -40,7 +43,7 @@ MODELS["rag"] = MODELS["full"]
 
 def get_config(name: str = "lm2") -> ConfigDict:
     if name not in MODELS:
-        raise ValueError(f"configs/rivals.py has no model {name}; it has {', '.join(MODELS)}")
+        raise ValueError(f"there is no model {name}; the models are {', '.join(MODELS)}")
     config = ConfigDict()
     config.seed = 0
     config.model = dict(
@@ -60,7 +63,7 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.eval = dict(lengths=("0k", "192", "512", "1k", "2k", "4k"), num_samples=300,
                        batch_size=50)
     if MODELS[name].get("attention_window"):
-        config.eval.batch_size = 10  # each row has the keys and values of 4096 tokens
+        config.eval.batch_size = 10  # a row holds keys and values of 4096 tokens
         config.eval.memory = ("carried",)
     if name == "rag":
         config.eval.retrieve = 5

@@ -1,6 +1,6 @@
-"""lm2 train --config=configs/tiny.py --workdir=runs/tiny
+"""A real run of one minute, for tests and experiments: it trains, saves, resumes and evaluates.
 
-A real run of a minute, for tests and experiments: data, training, checkpoints, evaluation.
+    lm2 train --config=tiny --workdir=runs/tiny
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 from reference import attention, norm, sigmoid
 
+DPFP_ORDER = 3
+
 
 def params_of(variables):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
@@ -69,7 +71,7 @@ def recall(A_ED, z_E, phi_E):
 def armt(variables, config, segments):
     """Logits of each segment, [T, V], and (A [E, D], z [E]) of each memory block at the end."""
     p, m = params_of(variables), config.memory
-    P, M, E, D = m.num_layers, m.num_slots, 2 * m.key_order * m.key_dim, config.embed_dim
+    P, M, E, D = m.num_layers, m.num_slots, 2 * DPFP_ORDER * m.key_dim, config.embed_dim
     stored, logits = [(np.zeros((E, D)), np.zeros(E)) for _ in range(P)], []
     for tokens_T, valid_T in segments:
         full_T, there_T = filled(config, tokens_T, valid_T)
@@ -81,7 +83,7 @@ def armt(variables, config, segments):
             if layer < P:
                 memory, (A_ED, z_E) = own["memory"], stored[layer]
                 x_SD = x_SD + [recall(A_ED, z_E, dpfp(x_D @ memory["q_proj"]["kernel"],
-                                                      m.key_order))[0] for x_D in x_SD]
+                                                      DPFP_ORDER))[0] for x_D in x_SD]
             x_SD = llama_block(own, config, x_SD, valid_S)
             if layer < P and valid_T.any():
                 stored[layer] = associate(memory, m, x_SD[-M:], A_ED, z_E)
@@ -94,7 +96,7 @@ def associate(p, config, m_MD, A_ED, z_E):
     """The memory after the memory tokens wrote: all of them saw it as it was before."""
     new_A_ED, new_z_E = A_ED.copy(), z_E.copy()
     for m_D in m_MD:
-        phi_E = dpfp(m_D @ p["k_proj"]["kernel"], config.key_order)
+        phi_E = dpfp(m_D @ p["k_proj"]["kernel"], DPFP_ORDER)
         old_D, known = recall(A_ED, z_E, phi_E)
         beta = sigmoid(m_D @ p["write_gate"]["kernel"] + p["write_gate"]["bias"])
         new_A_ED += np.outer(phi_E, beta * (m_D @ p["v_proj"]["kernel"] - old_D))

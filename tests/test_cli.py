@@ -268,7 +268,7 @@ def test_eval_repeats_the_results(finished, tmp_path):
 
 def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):
     run = runs.lm2("train", tmp_path / "run", "--config.train.learning_rate=1e15",
-                   "--config.checkpoint.every_steps=1", "--config.train.tensorboard=false")
+                   "--config.checkpoint.every_steps=1")
     assert run.returncode == 1
     line, = [line for line in run.stderr.splitlines() if not line.startswith("WARNING:absl")]
     found = re.fullmatch(r"lm2 train: step (\d+): loss .*; samples \(batch (\d+), rows ([\d, ]+)\)"

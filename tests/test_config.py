@@ -1,6 +1,5 @@
 """Configs: files, overrides from the command line, and round trips."""
 
-import ast
 import dataclasses
 import json
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from config_keys import FOLDER, KEYS, LEAVES, TINY, refusal
 
-from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, with_vocab_size
+from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, source, with_vocab_size
 from lm2_jax.config import files as config_file
 from lm2_jax.config.files import differences, from_dict, load_config, to_dict
 from lm2_jax.model.lm import LanguageModel, init_state
@@ -26,16 +25,16 @@ def value_of(config, key):
 # Files.
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_config_loads_and_begins_with_its_command(path):
+def test_every_config_loads_and_says_what_it_does_and_its_command(path):
     config = load_config(path)
     assert from_dict(to_dict(config)) == config
-    first, *_ = ast.get_docstring(ast.parse(path.read_text("utf-8"))).splitlines()
-    start, workdir, name = first.partition(" --workdir=")
-    assert start.startswith(f"lm2 train --config=configs/{path.name}")
-    assert workdir and name and name == name.strip("`. ")
+    summary, empty, *_ = source.docstring(path).splitlines()
+    assert summary.endswith(".") and empty == ""
+    assert source.command(path).startswith(f"lm2 train --config={path.stem}")
+    assert " --workdir=runs/" in source.command(path)
 
 
-def test_the_file_is_the_only_place_of_its_values(tmp_path):
+def test_keys_that_a_file_does_not_set_have_their_defaults(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("from ml_collections import ConfigDict\n\n\ndef get_config():\n"
                     "    return ConfigDict(dict(seed=7, model=dict(embed_dim=96)))\n")
@@ -52,20 +51,20 @@ def test_the_file_is_the_only_place_of_its_values(tmp_path):
      "    return ConfigDict(dict(train=dict(num_step=3)))\n",
      "unknown key train.num_step (value 3); did you mean train.num_steps?"),
 ])
-def test_a_file_that_cannot_be_used(tmp_path, source, wanted):
+def test_a_file_that_cannot_be_used_is_refused(tmp_path, source, wanted):
     path = tmp_path / "own.py"
     path.write_text(source)
     assert wanted in refusal({}, path)
 
 
-def test_a_word_behind_the_file_is_given_to_it(tmp_path):
+def test_an_argument_after_the_file_is_passed_to_get_config(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("from ml_collections import ConfigDict\n\n\ndef get_config(number='1'):\n"
                     "    return ConfigDict(dict(seed=int(number)))\n")
     assert load_config(path).seed == 1 and load_config(f"{path}:7").seed == 7
-    assert "takes no word, and was given 7" in refusal({}, f"{TINY}:7")
+    assert "takes no argument, and was given 7" in refusal({}, f"{TINY}:7")
     path.write_text("def get_config(number):\n    return {}\n")
-    assert "needs a word" in refusal({}, path)
+    assert "needs an argument" in refusal({}, path)
     with pytest.raises(FileNotFoundError, match="tiny.py"):
         load_config(FOLDER / "tyni.py:7")
 
@@ -73,8 +72,8 @@ def test_a_word_behind_the_file_is_given_to_it(tmp_path):
 RIVALS = FOLDER / "rivals.py"
 
 
-def test_rivals_differ_in_the_memory_alone():
-    """And in the width of the MLP, so that all have as many parameters within 1 %."""
+def test_rivals_differ_only_in_the_memory():
+    """And in the width of the MLP, so that numbers of parameters are equal within 1 %."""
     configs = {name: load_config(f"{RIVALS}:{name}") for name in
                ("lm2", "rmt", "armt", "llama", "full")}
     sizes = []
@@ -85,7 +84,7 @@ def test_rivals_differ_in_the_memory_alone():
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
         assert config.data == configs["lm2"].data and config.train == configs["lm2"].train
     assert max(sizes) <= 1.01 * min(sizes)
-    assert "has no model lm3; it has lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
+    assert "there is no model lm3; the models are lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
 
 
 def test_a_missing_file_names_those_beside_it(tmp_path):
@@ -110,8 +109,8 @@ def test_every_default_can_be_given_as_a_string(tmp_path, key, value):
     ("train.num_steps", "2e3", 2000),
     ("train.learning_rate", "3e-4", 3e-4),
     ("train.learning_rate", "1", 1.0),
-    ("train.tensorboard", "false", False),
-    ("train.tensorboard", "True", True),
+    ("train.remat_segments", "false", False),
+    ("train.remat_segments", "True", True),
     ("model.dtype", "bfloat16", "bfloat16"),
     ("model.memory.num_slots", "32", 32),
     ("model.rope_scaling", "None", None),
@@ -195,7 +194,7 @@ def test_lengths(text, tokens):
 
 @pytest.mark.parametrize("text", ["", "k", "-1k", "1.5k", "4 k", "4kk"])
 def test_what_is_not_a_length(text):
-    with pytest.raises(ValueError, match="a length is a number of tokens"):
+    with pytest.raises(ValueError, match="^eval.lengths is .* must be a number of tokens"):
         parse_length(text)
 
 

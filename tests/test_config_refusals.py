@@ -44,7 +44,6 @@ def test_a_wrong_type_names_the_key(key, hint):
     ({"model.memory.num_slots": "0"}, "model.memory.num_slots", "at least 1"),
     ({"model.memory.num_layers": "3"}, "model.memory.num_layers",
      "at most model.num_layers = 2"),
-    ({"model.memory.key_init_scale": "0"}, "model.memory.key_init_scale", "above 0"),
     ({"model.memory.top_k": "5"}, "model.memory.top_k",
      "at most model.memory.num_slots = 4"),
     ({"model.memory.num_heads": "5"}, "model.memory.num_heads",

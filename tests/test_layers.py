@@ -24,12 +24,12 @@ LAYERS = [
 ]
 PEERS = {("runtime", "partition")}  # of one layer, and yet the first imports the second
 
-ONLY_IMPORTER = {"orbax": ("checkpoint/",), "ml_collections": ("config/files.py",)}
+ONLY_IMPORTER = {"orbax": ("checkpoint/",), "ml_collections": ("config/source.py",)}
 MESH_AXES = {"fsdp", "tensor"}
-NAME_MESH_AXES = {"partition.py", "config/sections.py"}
+NAME_MESH_AXES = {"partition.py", "config/mesh.py"}
 BACKENDS = {"xla", "cudnn", "gpu", "cuda", "rocm", "tpu", "pallas", "splash", "triton",
             "mosaic_gpu"}
-NAME_BACKENDS = {"model/kernels.py", "config/sections.py", "runtime/topologies.py"}
+NAME_BACKENDS = {"model/kernels.py", "config/model.py", "runtime/topologies.py"}
 
 
 def sources():
@@ -102,7 +102,7 @@ def test_every_part_is_found():
     ("eval/stream.py", "from lm2_jax.report import tables"),
     ("training/loop.py", "def f():\n    from lm2_jax.commands import train"),
     ("partition.py", "from lm2_jax.model.lm import LanguageModel"),
-    ("config/sections.py", "from lm2_jax.runtime import files"),
+    ("config/model.py", "from lm2_jax.runtime import files"),
     ("report/tables.py", "from lm2_jax import Config"),
     ("commands/train.py", "from lm2_jax.cli import main"),
     ("training/state.py", "import orbax.checkpoint as ocp"),

@@ -20,13 +20,11 @@ def batches():
 
 
 @pytest.mark.parametrize("first_step", [0, 3, 7, 8])
-@pytest.mark.parametrize("num_threads", [1, 4])
-def test_batches_are_those_of_their_steps(batches, first_step, num_threads):
+def test_batches_are_those_of_their_steps(batches, first_step):
     source = source_of(curriculum=((0, 2), (3, 4)), bare_fraction=0.3)
     for step in (5, 1, 5):  # asked before
         assert equal(source[step], batches[step])
-    made = list(itertools.islice(iterate(source, first_step, num_threads=num_threads),
-                                 8 - first_step))
+    made = list(itertools.islice(iterate(source, first_step), 8 - first_step))
     assert len(made) == 8 - first_step
     assert all(map(equal, made, batches[first_step:]))
 
@@ -80,7 +78,7 @@ def test_held_out_stories_are_those_of_the_test_file(tmp_path):
 
 def test_digest_changes_with_what_the_batches_depend_on(tmp_path):
     first = digest(source_of())
-    assert first == digest(source_of(num_threads=4, num_workers=3, rows={6: (1,)}))
+    assert first == digest(source_of(num_workers=3, rows={6: (1,)}))
     others = [digest(source) for source in (
         source_of(seed=1), source_of(batch_size=5), source_of(tasks=("qa2",)),
         source_of(dense=False), source_of(curriculum=((0, 5),)), source_of(persons=2),

@@ -70,7 +70,7 @@ def events(folder):
 
 
 def test_metrics_go_to_both_files_and_unknown_values_to_none(tmp_path):
-    writer = MetricsWriter(tmp_path, 0, tensorboard=True)
+    writer = MetricsWriter(tmp_path, 0)
     writer.write(1, {"loss": 2.5, "mfu": None})
     writer.write(2, {"loss": 1.5, "mfu": 0.25})
     writer.close()
@@ -83,7 +83,7 @@ def test_metrics_go_to_both_files_and_unknown_values_to_none(tmp_path):
 
 
 def test_lines_wait_for_a_full_disk_and_events_end(tmp_path, capsys):
-    writer = MetricsWriter(tmp_path, 0, tensorboard=True)
+    writer = MetricsWriter(tmp_path, 0)
     values = {f"loss_{n}": 1.0 for n in range(1000)}
     writer.write(1, {"loss": 0.5})
     with file_size_limit(30_000):
@@ -108,19 +108,12 @@ def test_lines_wait_for_a_full_disk_and_events_end(tmp_path, capsys):
 
 def test_events_of_later_steps_are_purged(tmp_path):
     for last_step in (0, 3):
-        writer = MetricsWriter(tmp_path, last_step, tensorboard=True)
+        writer = MetricsWriter(tmp_path, last_step)
         writer.write(last_step + 1, {"loss": 1.0})
         writer.close()
     *_, last = events(tmp_path / "tensorboard")
     starts = [event.step for event in last if event.HasField("session_log")]
     assert starts == [4]  # from this step on, what older files hold no longer counts
-
-
-def test_tensorboard_may_be_off(tmp_path):
-    writer = MetricsWriter(tmp_path, 0, tensorboard=False)
-    writer.write(1, {"loss": 1.0})
-    writer.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 @pytest.fixture

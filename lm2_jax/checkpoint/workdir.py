@@ -23,8 +23,8 @@ from lm2_jax.types import Params
 
 # What may differ when a run goes on: it does not change what the next batch or step would be
 # (but for num_steps, over which the learning rate falls).
-MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_workers",
-              "train.num_steps", "train.eval_every_steps", "train.tensorboard",
+MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
+              "train.num_steps", "train.eval_every_steps",
               "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
               "model.scan_unroll", "model.attention_implementation")
@@ -84,7 +84,7 @@ def stored_config(workdir: str | Path) -> Config:
         raise UserFileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
                                 f"train --config=... --workdir={shlex.quote(str(workdir))}")
     try:
-        return files.from_dict(json.loads(path.read_text("utf-8")))
+        return files.from_stored(json.loads(path.read_text("utf-8")))
     except ValueError as error:
         raise UserError(f"{path} is not a config of this version: {error}") from error
 

@@ -87,7 +87,7 @@ def read_run(folder: str | Path) -> Run:
                                 "beside it")
     try:
         facts = json.loads(path.read_text("utf-8"))
-        evaluated = files.from_dict(facts["config"])
+        evaluated = files.from_stored(facts["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not the provenance of an evaluation ({error}); run: "
                          f"{command}") from error

@@ -41,6 +41,7 @@ from lm2_jax.training.writers import JsonLines, read_lines
 from lm2_jax.types import Batch
 
 EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
+HELD_OUT_BATCHES = 4  # whose accuracy decides whether a stage ends
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     model, tx = LanguageModel(config.model), optimizer.make(config.train)
     abstract_state = train_state.abstract(model, tx, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
-    curriculum = Curriculum(config.data.curriculum, config.train.advance_accuracy,
-                            config.train.advance_patience)
+    curriculum = Curriculum(config.data.curriculum, config.train.advance_accuracy)
     checkpointer = Checkpointer(workdir, config.checkpoint, say=say)
     # The primary process reads every file to verify it; the others take its answer.
     step = processes.broadcast_from_primary(
@@ -171,8 +171,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
             train_step = make_train_step(model, config.train, mesh, shardings)
             while step < num_steps and not hooks.preempted:
                 staged = source.with_curriculum(curriculum.stages)
-                made = batches.iterate(staged, step, num_threads=config.data.num_threads,
-                                       num_workers=config.data.num_workers)
+                made = batches.iterate(staged, step, num_workers=config.data.num_workers)
                 sizes = map(staged.rows_at, range(step, num_steps))
                 try:
                     state, step = loop.run(
@@ -214,7 +213,7 @@ def _stage_evaluator(config: Config, curriculum: Curriculum, make_source, corpus
         source = held_out.with_curriculum(((0, *stage[1:]),))
         size = source.rows_at(0)
         return [feed.to_devices(source[number], rows[size], size, sharding)
-                for number in range(config.train.advance_batches)]
+                for number in range(HELD_OUT_BATCHES)]
 
     log = JsonLines(workdir / "curriculum.jsonl", first_step) if processes.is_primary() else None
     return StageEvaluator(curriculum, HeldOutAccuracy(batches_of, accuracy), log)
@@ -231,7 +230,7 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
                                     config.eval.during_training or config.eval.num_samples, console)
     log = MetricsLog(workdir, config.model, first_step=first_step, num_steps=t.num_steps,
-                     tensorboard=t.tensorboard, console=console)
+                     console=console)
     watchdog = Watchdog(timer, t.stall_seconds, processes.name(), processes.print_on_primary)
     watchdog.step = first_step
 

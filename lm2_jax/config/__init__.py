@@ -1,13 +1,57 @@
-"""The configuration: frozen dataclasses that refuse what cannot work, and their files."""
+"""The configuration: frozen dataclasses that refuse impossible values.
 
+Every key is a field, and the string below it is its documentation, in configs/README.md and in
+`--help` (`lm2_jax.config.reference`). Files and overrides are read by `lm2_jax.config.files`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from lm2_jax.config.checkpoint import CheckpointConfig as CheckpointConfig
+from lm2_jax.config.checks import require as _require
+from lm2_jax.config.data import DataConfig as DataConfig
 from lm2_jax.config.evaluation import EvalConfig as EvalConfig
 from lm2_jax.config.evaluation import parse_length as parse_length
-from lm2_jax.config.sections import CheckpointConfig as CheckpointConfig
-from lm2_jax.config.sections import Config as Config
-from lm2_jax.config.sections import DataConfig as DataConfig
-from lm2_jax.config.sections import MemoryConfig as MemoryConfig
-from lm2_jax.config.sections import MeshConfig as MeshConfig
-from lm2_jax.config.sections import ModelConfig as ModelConfig
-from lm2_jax.config.sections import RopeScaling as RopeScaling
-from lm2_jax.config.sections import TrainConfig as TrainConfig
-from lm2_jax.config.sections import with_vocab_size as with_vocab_size
+from lm2_jax.config.mesh import MeshConfig as MeshConfig
+from lm2_jax.config.model import MemoryConfig as MemoryConfig
+from lm2_jax.config.model import ModelConfig as ModelConfig
+from lm2_jax.config.model import RopeScaling as RopeScaling
+from lm2_jax.config.training import TrainConfig as TrainConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of a run."""
+
+    seed: int = 0
+    """Seed of the parameters, the data and dropout."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
+        for rows in self.batch_sizes():
+            _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
+                     self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
+        chunk, T = self.train.loss_chunk_tokens, self.model.segment_length
+        _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
+                 f"0 or a divisor of model.segment_length = {T}")
+
+    def batch_sizes(self) -> list[int]:
+        """Rows of the global batch in each stage of the curriculum."""
+        return [self.data.rows_at(stage[0], self.train.batch_size)
+                for stage in self.data.curriculum]
+
+
+def with_vocab_size(config: Config, vocab_size: int) -> Config:
+    """The config with the tokenizer's vocabulary size; one that is configured must be as large."""
+    if config.model.vocab_size:
+        _require(config.model.vocab_size >= vocab_size, "model.vocab_size",
+                 config.model.vocab_size, f"0 or at least the tokenizer's {vocab_size}")
+        return config
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    return dataclasses.replace(config, model=model)

@@ -1,46 +1,66 @@
-"""What is evaluated: tasks, context lengths, where the samples come from, how they are asked."""
+"""Evaluation: tasks, context lengths, the source of the samples, and how questions are asked."""
 
 from dataclasses import dataclass
 
 from lm2_jax.config.checks import at_least, one_of, require
-from lm2_jax.errors import UserError
 
 ASKING = ("tuned", "prompted")
 RETRIEVE_ORDERS = ("document", "similarity")
 NEW_TOKENS = {"tuned": 8, "prompted": 20}  # 20 is the benchmark's
-PROMPT_BUDGET = 300  # tokens of a length that the benchmark keeps for what is not context
+PROMPT_BUDGET = 300  # tokens of a length that the benchmark reserves for what is not context
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    tasks: tuple[str, ...] = ()  # () = data.tasks
-    lengths: tuple[str, ...] = ("0k",)  # tokens of a sample: "192", "4k"; 0k = facts alone
-    num_samples: int = 100  # a task and length
-    during_training: int = 0  # samples a task and length in periodic evaluation; 0 = as above
+    """Evaluation on BABILong samples over tasks and context lengths."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks to evaluate; empty takes data.tasks."""
+    lengths: tuple[str, ...] = ("0k",)
+    """Tokens of a sample, such as 192,4k,1M (k is 1024); 0k is the facts without background."""
+    num_samples: int = 100
+    """Samples per task and length."""
+    during_training: int = 0
+    """Samples per task and length in evaluations during training; 0 takes num_samples."""
     batch_size: int = 50
-    # A file (JSON or parquet) of task, length, input, question, target, all of which is asked; or
-    # a folder with BABILong's data set as published, of which tasks, lengths, num_samples are
+    """Samples that are evaluated at a time."""
     samples: str = ""
-    babi: str = ""  # folder of bAbI files whose test split is asked; "" = the simulator
-    # JSON of a task's questions by their place in its bAbI file; "" and tasks not there = drawn
+    """File of samples (JSON or parquet), all of which are evaluated, or a folder with the published
+    BABILong data; empty draws samples."""
+    babi: str = ""
+    """Folder of bAbI files whose test split is used; empty uses the built-in simulator."""
     indices: str = ""
-    background: str = ""  # "" = data.background
-    min_distance: int = 0  # whole segments between the last fact and the question's segment
-    asking: str = "tuned"  # tuned: context, question, answer mark; prompted: as LLMs are asked
-    prompts: str = ""  # prompted: JSON of a task's instruction, examples, post_prompt; "" = ours
+    """JSON file {task: [index of a question in its bAbI test file, ...]} that selects questions;
+    the questions of other tasks are drawn."""
+    background: str = ""
+    """Background text, given as data.background; empty takes data.background."""
+    min_distance: int = 0
+    """Whole segments between the last fact and the segment of the question."""
+    asking: str = "tuned"
+    """How a question is asked: tuned (as in training) or prompted (as language models are)."""
+    prompts: str = ""
+    """prompted: JSON file {task: {instruction, examples, post_prompt}}; empty takes our own."""
     use_instruction: bool = True
+    """prompted: whether the prompt has the instruction."""
     use_examples: bool = True
+    """prompted: whether the prompt has the examples."""
     use_post_prompt: bool = True
-    retrieve: int = 0  # sentences of the context that the model is given, by BM25; 0 = all
-    retrieve_order: str = "document"  # or similarity, as the benchmark's own baseline
+    """prompted: whether the prompt has the required form of the answer."""
+    retrieve: int = 0
+    """RAG: the model reads only this many sentences of the context, by BM25; 0 reads all of it."""
+    retrieve_order: str = "document"
+    """RAG: retrieved sentences stand in document order, or by similarity, the best first."""
     memory: tuple[str, ...] = ("carried", "reset")
-    max_new_tokens: int = 0  # 0 = 8, or 20 if prompted
-    seed: int = 1  # of the held-out samples
+    """Memory modes to evaluate: carried between segments, and reset at each segment."""
+    max_new_tokens: int = 0
+    """Longest answer in tokens; 0 takes 8 for tuned and 20 for prompted questions."""
+    seed: int = 1
+    """Seed of the held-out samples."""
 
     def __post_init__(self):
         at_least(self, "eval", 1, "num_samples", "batch_size")
         at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens",
-                 "retrieve")
+                 "retrieve", "seed")
         one_of(self, "eval", "asking", ASKING)
         one_of(self, "eval", "retrieve_order", RETRIEVE_ORDERS)
         for mode in self.memory:
@@ -62,12 +82,11 @@ class EvalConfig:
 def parse_length(length: str) -> int:
     """Tokens of a length: "192" is 192, "4k" is 4 * 1024, "1M" is 1024 * 1024, "0k" is 0.
 
-    They are tokens of our own tokenizer; the benchmark's 4k are 4000 GPT-2 tokens, the prompt's
-    300 among them.
+    Tokens are those of the model's own tokenizer. (The benchmark's 4k is 4000 GPT-2 tokens, its
+    prompt's 300 among them.)
     """
     scale = {"k": 1024, "M": 1024**2}.get(length[-1:], 1)
     digits = length[:-1] if scale > 1 else length
-    if not digits.isdigit():
-        raise UserError(f"eval.lengths has {length!r}; a length is a number of tokens as "
-                         "'192', '4k' or '1M'")
+    require(digits.isascii() and digits.isdigit(), "eval.lengths", length,
+            "a number of tokens, such as '192', '4k' or '1M'")
     return int(digits) * scale

@@ -1,69 +1,71 @@
-"""Reads config files and overrides into `Config`: the only reader of ConfigDicts."""
+"""Reads config files and overrides into `Config`, and writes a `Config` as plain values."""
 
 import ast
+import copy
 import dataclasses
 import difflib
-import importlib.util
-import inspect
 import json
+import math
 import types
 import typing
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from lm2_jax.config import Config
-from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.config import Config, legacy, source
+from lm2_jax.config.checks import KeyRefused
+from lm2_jax.config.source import Unset
+from lm2_jax.config.source import shipped as shipped
+from lm2_jax.errors import UserError
 
 
 def load_config(path: str | Path, overrides: dict[str, object] | None = None) -> Config:
-    """The config that `get_config()` of a Python file returns, with overrides.
+    """Loads a config file and applies overrides.
 
     Args:
-      path: a file that defines `get_config() -> ml_collections.ConfigDict`, or FILE:WORD for
-        what its `get_config("WORD")` returns. Keys that it does not set have the defaults of
+      path: a file that defines `get_config() -> ml_collections.ConfigDict`, or the name of a
+        config that comes with the package, such as "quickstart"; FILE:ARGUMENT calls
+        `get_config("ARGUMENT")`. Keys that the file does not set have the defaults of
         `lm2_jax.config`.
-      overrides: {"train.num_steps": 20}; strings are parsed as the key's type asks.
+      overrides: {"train.num_steps": 20}; strings are parsed according to the type of the key.
 
     Raises:
-      FileNotFoundError, ValueError: in one line, with the key, its value and what is right.
+      FileNotFoundError, ValueError: in one line, with the key, its value and what would be right,
+        and the file and line if the file is wrong.
     """
-    path, given = Path(path), ()
-    if not path.is_file() and ".py:" in path.name:
-        name, _, word = path.name.partition(":")
-        path, given = path.with_name(name), (word,)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserFileNotFoundError(
-            f"no config file {path}; in its folder: {', '.join(near) or '-'}")
-    module_spec = importlib.util.spec_from_file_location("lm2_config_" + path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config(); a config file defines it")
-    try:
-        inspect.signature(module.get_config).bind(*given)
-    except TypeError:
-        wrong = f"takes no word, and was given {given[0]}" if given else \
-            "needs a word: give the config as FILE:WORD"
-        raise UserError(f"{path}: get_config {wrong}") from None
-    config = module.get_config(*given)
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returned {type(config).__name__}, "
-                         "not an ml_collections.ConfigDict")
-    values = config.to_dict()
+    path, arguments = source.find(path)
+    in_file = source.read(path, arguments)
+    values = copy.deepcopy(in_file)
     for key, value in (overrides or {}).items():
         _override(values, key, value)
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except KeyRefused as error:
+        line = source.line_of_key(path, error.key)
+        if line and _refused(in_file) == str(error):
+            raise UserError(f"{path}:{line}: {error}") from None
+        raise
+
+
+def _refused(values: dict) -> str:
+    """Why the values are refused as they are; "" if they are not."""
+    try:
+        from_dict(values)
+    except KeyRefused as error:
+        return str(error)
+    return ""
 
 
 def from_dict(values: dict) -> Config:
-    """A validated Config of a nested dict (as `to_dict` gives it)."""
+    """A validated Config from a nested dict, as `to_dict` returns it."""
     return _build(Config, values, "")
 
 
+def from_stored(values: dict) -> Config:
+    """A validated Config from what `to_dict` returned in this or an earlier version."""
+    return from_dict(legacy.upgrade(values))
+
+
 def to_dict(config: Config) -> dict:
-    """A nested dict of plain values, as JSON stores it."""
+    """A nested dict of plain values, as it is stored in JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -80,7 +82,7 @@ def flat(config: Config) -> dict[str, object]:
 
 
 def changed(config: Config) -> dict[str, object]:
-    """The keys whose values are not the defaults, flat."""
+    """{key: value} of the keys whose values are not the defaults."""
     default = flat(Config())
     return {key: value for key, value in flat(config).items() if default.get(key) != value}
 
@@ -99,26 +101,34 @@ def _override(values: dict, key: str, value) -> None:
             values[parent] = {}
         values = values[parent]
         if not isinstance(values, dict):
-            raise UserError(f"{key}: {'.'.join(parents[:i + 1])} is a value, not a group of keys")
+            group = ".".join(parents[:i + 1])
+            raise KeyRefused(key, f"{key}: {group} is a value, not a group of keys")
     values[last] = value
 
 
 def _build(cls, values, prefix: str):
     if not isinstance(values, dict):
-        raise UserError(f"{prefix.rstrip('.')} is {values!r}; it must be a group of keys")
+        key = prefix.rstrip(".")
+        raise KeyRefused(key, f"{key} is {values!r}; it must be a group of keys")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
+            if gone := legacy.explain(f"{prefix}{key}"):
+                raise KeyRefused(f"{prefix}{key}", gone)
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else "known: " + ", ".join(fields)
-            raise UserError(f"unknown key {prefix}{key} (value {values[key]!r}); {hint}")
+            raise KeyRefused(f"{prefix}{key}",
+                             f"unknown key {prefix}{key} (value {values[key]!r}); {hint}")
     return cls(**{key: _convert(hints[key], value, prefix + key)
                   for key, value in values.items()})
 
 
 def _convert(hint, value, key: str):
-    """`value` as the annotation says; strings from the command line are parsed."""
+    """The value with the annotated type; strings, as from the command line, are parsed."""
+    if value is Unset:
+        raise KeyRefused(key, f"{key} is a placeholder that is not set; give it as "
+                              f"--config.{key}=VALUE")
     if isinstance(hint, types.UnionType):
         if value in (None, "None", "none"):
             return None
@@ -133,27 +143,30 @@ def _convert(hint, value, key: str):
         value = {"true": True, "false": False}.get(value.lower(), value)
         value = _literal(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not hint:
-        raise UserError(f"{key} is {value!r}, {type(value).__name__}; it must be {hint.__name__}")
+        raise KeyRefused(key, f"{key} is {value!r}, {type(value).__name__}; it must be "
+                              f"{hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise KeyRefused(key, f"{key} is {value!r}; it must be a finite number")
     return value
 
 
 def _tuple(hint, value, key: str) -> tuple:
     args = typing.get_args(hint)
     if isinstance(value, str):
-        # Names need no quotes: "qa1,qa2"; nor do lengths become numbers: "96,192".
+        # Names need no quotes ("qa1,qa2"), and lengths stay strings ("96,192").
         names = args[0] is str and not value.startswith(("(", "[", "'", '"'))
         parsed = None if names else _literal(value)
         value = parsed if isinstance(parsed, tuple | list) else \
             tuple(part.strip() for part in value.split(",") if part.strip())
     if not isinstance(value, tuple | list):
-        raise UserError(f"{key} is {value!r}; it must be a tuple")
+        raise KeyRefused(key, f"{key} is {value!r}; it must be a tuple")
     kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
     if len(kinds) != len(value):
-        raise UserError(f"{key} is {value!r}; it must have {len(kinds)} entries")
+        raise KeyRefused(key, f"{key} is {value!r}; it must have {len(kinds)} entries")
     return tuple(_convert(kind, item, f"{key}[{i}]")
                  for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
@@ -161,5 +174,5 @@ def _tuple(hint, value, key: str) -> tuple:
 def _literal(value):
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value

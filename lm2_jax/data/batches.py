@@ -18,6 +18,9 @@ from lm2_jax.errors import UserError
 from lm2_jax.types import Batch
 
 ATTEMPTS = 1000
+# In the digest these keys have fixed values: num_workers does not change the batches, and keys of
+# earlier versions must not change the digest of their checkpoints.
+DIGEST_KEYS = {"num_workers": 0, "num_threads": 0, "min_sentence_tokens": 4}
 STORIES_READ = 32  # stories a task, that the fingerprint of the data includes
 
 
@@ -149,14 +152,13 @@ def pack(samples: Sequence[Sample], starts: Sequence[int], num_segments: int,
     return row
 
 
-def iterate(source: BatchSource, first_step: int, *, num_threads: int = 1,
-            num_workers: int = 0) -> Iterator[Batch]:
-    """Batches from a step on, made ahead by threads, or by worker processes.
+def iterate(source: BatchSource, first_step: int, *, num_workers: int = 0) -> Iterator[Batch]:
+    """Batches from a step on, made ahead by a thread, or by worker processes.
 
-    The position is the step alone, so neither count changes what comes.
+    Batches depend on the step alone, so the number of workers does not change them.
     """
     dataset = grain.MapDataset.source(source)[first_step:]
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     dataset = dataset.to_iter_dataset(options)
     if num_workers:
         if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only absl's main parses
@@ -170,7 +172,7 @@ def digest(source: BatchSource) -> str:
     corpus, config = source.maker.corpus, dataclasses.asdict(source.maker.config)
     rng = np.random.default_rng(0)
     stories = [repr(s.draw(rng, None)) for s in corpus.sources for _ in range(STORIES_READ)]
-    facts = [config | {"num_threads": 0, "num_workers": 0}, source.seed, source.batch_size,
+    facts = [config | DIGEST_KEYS, source.seed, source.batch_size,
              source.maker.segment_length, corpus.encoder.tokenizer.digest, stories]
     if source.maker.config.vary_length:
         facts.append("rows cut once")  # earlier versions drew the lengths otherwise

@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         if reset_B is not None:
             state = reset_rows(c, state, reset_B)
 
-        init = nn.initializers.normal(c.embedding_std or c.embed_dim**-0.5)
+        init = nn.initializers.normal(c.embed_dim**-0.5)
         embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
                                   (c.vocab_size, c.embed_dim), jnp.float32)
         embedding_VD = gathered(embedding_VD.astype(c.dtype), ("vocab", "embed"))

@@ -8,19 +8,17 @@ class Curriculum:
     """Follows `data.curriculum`; a stage may end before its configured step.
 
     A stage ends early where an evaluation on held-out samples of the stage finds an accuracy of at
-    least `accuracy`, or where `patience` evaluations in a row have not improved on the best one.
-    The stages after it then begin that much sooner, and the last one has all steps that are left.
-    The position is part of a checkpoint, so that a resumed run takes the same decisions.
+    least `accuracy`. The stages after it then begin that much sooner, and the last one has all
+    steps that are left. The position is part of a checkpoint, so that a resumed run takes the same
+    decisions.
 
     Args:
       stages: (first step, segments[, rows]) of each, as configured.
       accuracy: at which a stage ends; 0 = never.
-      patience: evaluations without an improvement after which a stage ends; 0 = never.
     """
 
-    def __init__(self, stages: Stages, accuracy: float, patience: int):
-        self.stages, self._accuracy, self._patience = tuple(map(tuple, stages)), accuracy, patience
-        self._first_step, self._best, self._since_best = 0, 0.0, 0  # of the running stage
+    def __init__(self, stages: Stages, accuracy: float):
+        self.stages, self._accuracy = tuple(map(tuple, stages)), accuracy
 
     def stage_at(self, step: int) -> Stage:
         return [stage for stage in self.stages if stage[0] <= step][-1]
@@ -28,17 +26,11 @@ class Curriculum:
     def can_end_after(self, step: int) -> bool:
         """Returns True where the stage could still end early, after this step."""
         later = [stage for stage in self.stages if stage[0] >= step]
-        return bool(self._accuracy or self._patience) and bool(later) and later[0][0] > step
+        return bool(self._accuracy) and bool(later) and later[0][0] > step
 
     def update(self, step: int, accuracy: float) -> bool:
         """Takes the accuracy after a step; returns True, with other `stages`, if the stage ends."""
-        first = self.stage_at(step - 1)[0]
-        if first != self._first_step or accuracy > self._best:
-            self._first_step, self._best, self._since_best = first, accuracy, 0
-        else:
-            self._since_best += 1
-        reached = self._accuracy and accuracy >= self._accuracy
-        if not reached and not (self._patience and self._since_best >= self._patience):
+        if accuracy < self._accuracy:
             return False
         sooner = min(stage[0] for stage in self.stages if stage[0] > step) - step
         self.stages = tuple((first - sooner if first > step else first, *rest)
@@ -47,11 +39,8 @@ class Curriculum:
 
     def to_dict(self) -> dict:
         """The position, for a checkpoint."""
-        return {"stages": self.stages, "stage": self._first_step, "best": self._best,
-                "since": self._since_best}
+        return {"stages": self.stages}
 
     def restore(self, position: dict) -> None:
-        """Restores what `to_dict` returned."""
+        """Restores what `to_dict` returned, in this or an earlier version."""
         self.stages = tuple(map(tuple, position["stages"]))
-        self._first_step = position["stage"]
-        self._best, self._since_best = position["best"], position["since"]

@@ -17,15 +17,13 @@ class MetricsLog:
 
     Args:
       first_step: steps that are done; lines of later steps in the files are dropped.
-      tensorboard: whether to write TensorBoard events too.
     """
 
     def __init__(self, workdir: Path, model: ModelConfig, *, first_step: int, num_steps: int,
-                 tensorboard: bool, console: Console):
+                 console: Console):
         self._clock = Clock(model, jax.devices())
         self._bar = Bar("train", num_steps, first_step, console)
-        self._writer = (MetricsWriter(workdir, first_step, tensorboard)
-                        if processes.is_primary() else None)
+        self._writer = MetricsWriter(workdir, first_step) if processes.is_primary() else None
         self._segments = 0
 
     def write(self, step: int, values: dict[str, float], segments: int,

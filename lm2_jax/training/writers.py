@@ -69,22 +69,20 @@ def read_lines(path: str | Path) -> list[dict]:
 class MetricsWriter:
     """A run's metrics: `workdir/metrics.jsonl`, and TensorBoard events beside it."""
 
-    def __init__(self, workdir: str | Path, last_step: int, tensorboard: bool):
+    def __init__(self, workdir: str | Path, last_step: int):
         self._lines = JsonLines(Path(workdir) / "metrics.jsonl", last_step)
-        self._board = _Board(Path(workdir) / "tensorboard", last_step) if tensorboard else None
+        self._board = _Board(Path(workdir) / "tensorboard", last_step)
 
     def write(self, step: int, values: dict[str, float | None]) -> None:
         """One step; a value that is None (unknown) is null in the file, absent in the events."""
         self._lines.write({"step": step, **values})
-        if self._board:
-            self._board.write(step, values)
+        self._board.write(step, values)
 
     def flush(self) -> None:
         self._lines.flush()
 
     def close(self) -> None:
-        if self._board:
-            self._board.close()
+        self._board.close()
         self._lines.close()
 
 

@@ -20,6 +20,7 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 
 STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
+MIN_SENTENCE_TOKENS = 4  # shorter sentences of the background are left out
 HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
 
 
@@ -92,7 +93,7 @@ def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, se
             tokens: Tokenizer) -> Corpus:
     documents = background.load(prose, seed=seed, num_sentences=config.background_sentences)
     tokenized = background.tokenize(documents, lambda texts: sentence_ids(tokens, texts),
-                                    min_tokens=config.min_sentence_tokens)
+                                    min_tokens=MIN_SENTENCE_TOKENS)
     return Corpus(sources, tokenized, Encoder(tokens))
 
 

@@ -15,6 +15,7 @@ from lm2_jax.model.linear import Linear
 from lm2_jax.model.memory.base import BlockMemory, MemoryTokens
 
 EPSILON = 1e-5
+DPFP_ORDER = 3  # nu
 
 
 class Associations(NamedTuple):
@@ -73,7 +74,7 @@ class AssociativeMemory(BlockMemory):
         k = k_BTK.astype(jnp.float32)
         r = jax.nn.relu(jnp.concatenate([k, -k], axis=-1))
         phi = jnp.concatenate([r * jnp.roll(r, shift, axis=-1)
-                               for shift in range(1, self.config.memory.key_order + 1)], axis=-1)
+                               for shift in range(1, DPFP_ORDER + 1)], axis=-1)
         return phi * jax.lax.rsqrt(jnp.sum(jnp.square(phi), axis=-1, keepdims=True) + 1e-12)
 
 
@@ -91,7 +92,7 @@ class WriteTokens(MemoryTokens):
 def init_state(config: ModelConfig, batch_size: int) -> Associations:
     """Nothing stored."""
     m = config.memory
-    shape = (m.num_layers, batch_size, 2 * m.key_order * m.key_dim)
+    shape = (m.num_layers, batch_size, 2 * DPFP_ORDER * m.key_dim)
     return Associations(matrix_BED=jnp.zeros((*shape, config.embed_dim), jnp.float32),
                         norm_BE=jnp.zeros(shape, jnp.float32))
 
@@ -100,6 +101,6 @@ def flops(config: ModelConfig) -> float:
     """Forward FLOPs a token and block. Per token and memory token: q and the recall; per memory
     token: k, v, a recall and the write."""
     T, D, m = config.segment_length, config.embed_dim, config.memory
-    M, E = m.num_slots, 2 * m.key_order * m.key_dim
+    M, E = m.num_slots, 2 * DPFP_ORDER * m.key_dim
     recall = 2 * D * m.key_dim + 2 * E * D
     return recall * (T + M) / T + (recall + 2 * D * D + 2 * E * D) * M / T

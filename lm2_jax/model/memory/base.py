@@ -50,7 +50,7 @@ class MemoryTokens(nn.Module):
 
     def setup(self):
         c = self.config
-        init = nn.initializers.normal(c.embedding_std or c.embed_dim**-0.5)
+        init = nn.initializers.normal(c.embed_dim**-0.5)
         self.embedding_MD = self.param("embedding", partitioned(init, ("memory_slots", "embed")),
                                        (c.memory.num_slots, c.embed_dim), jnp.float32)
 

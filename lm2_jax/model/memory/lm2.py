@@ -16,6 +16,7 @@ from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
 
 MASKED = -1e30
+KEY_INIT_SCALE = 2.0  # W_k at the start, as a multiple of W_q
 
 
 class LM2Memory(BlockMemory):
@@ -37,7 +38,7 @@ class LM2Memory(BlockMemory):
                              scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype)
         self.output_gate = Linear(**gate, bias=m.output_gate_bias)
         self.write_proj = Linear(**heads)
-        self.input_gate = Linear(**gate, bias=m.input_gate_bias)
+        self.input_gate = Linear(**gate, bias=0.0)
         self.forget_gate = Linear(**gate, bias=m.forget_gate_bias)
 
     def read(self, a_BTD: jax.Array, bank_BMD: jax.Array) -> jax.Array:
@@ -83,7 +84,7 @@ class LM2Memory(BlockMemory):
         """W_k at the start, a multiple of W_q: a token then finds the slots that hold what is
         like it from the first step on, before training has found a way to bind the two."""
         kernel = nn.unbox(self.q_proj.get_variable("params", "kernel"))
-        return self.config.memory.key_init_scale * kernel
+        return KEY_INIT_SCALE * kernel
 
     def _affinity(self, q_BTNH, k_BMNH):
         """q k^T / sqrt(H), float32 [B, N, T, M]."""

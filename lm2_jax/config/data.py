@@ -1,0 +1,80 @@
+"""The training data: tasks, their stories, the background text, tokenizer and curriculum."""
+
+import itertools
+from dataclasses import dataclass
+
+from lm2_jax.config.checks import at_least, require
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training samples: facts and questions of bAbI tasks scattered in background text."""
+
+    tasks: tuple[str, ...] = ("qa1",)
+    """bAbI tasks to train on, such as qa1,qa2."""
+    task_weights: tuple[float, ...] = ()
+    """Relative frequency of each of data.tasks; empty draws all equally often."""
+    babi: str = ""
+    """Folder of bAbI files whose training split is used; empty uses the built-in simulator."""
+    background: str = "generated"
+    """Folder of books (.txt, .jsonl, .parquet) for background text, or `generated`."""
+    background_sentences: int = 20_000
+    """Number of sentences of generated background text."""
+    tokenizer: str = "word"
+    """`word` or `bpe` trains a tokenizer on the data; otherwise the path of a tokenizer.json."""
+    tokenizer_vocab_size: int = 4096
+    """Largest vocabulary of a trained tokenizer."""
+    persons: int = 0
+    """Simulator: the number of persons in a story; 0 takes all of the task's."""
+    turns_up_to: int = 0
+    """Simulator: in samples of up to this many segments nobody moves twice before all
+    other persons have moved."""
+    points_per_segment: float = 0.0
+    """Simulator: places with questions per segment; 0 makes stories as long as those of bAbI."""
+    questions_per_point: int = 1
+    """Simulator: questions at each of these places, where data.deferred is set."""
+    dense: bool = True
+    """Whether a sample asks all questions of its story; if not, it asks one, at its end."""
+    deferred: bool = False
+    """Whether questions come in a later segment than the facts that answer them, in samples of two
+    segments or more."""
+    bare_fraction: float = 0.0
+    """Fraction of samples without background text, among those whose questions are not deferred."""
+    loss_on_all: float = 0.0
+    """Loss weight of tokens that are not answers; answers have weight 1."""
+    vary_length: bool = True
+    """Whether rows of n segments are split so that samples of 1 to n segments are equally
+    frequent; otherwise each sample fills its row."""
+    curriculum: tuple[tuple[int, ...], ...] = ((0, 1),)
+    """Stages (first step, segments per row[, rows per batch]); rows default to train.batch_size."""
+    num_workers: int = 0
+    """Worker processes that prepare batches ahead of training; 0 uses one thread."""
+
+    def __post_init__(self):
+        require(len(self.tasks) > 0, "data.tasks", self.tasks, "at least one task")
+        require(len(self.task_weights) in (0, len(self.tasks))
+                and all(weight > 0 for weight in self.task_weights), "data.task_weights",
+                self.task_weights, "a number above 0 for each of data.tasks, or ()")
+        at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
+                 "num_workers", "turns_up_to")
+        at_least(self, "data", 1, "questions_per_point", "background_sentences")
+        at_least(self, "data", 8, "tokenizer_vocab_size")
+        require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
+                "in [0, 1]")
+        require(all(len(stage) in (2, 3) and min(stage[1:]) >= 1 for stage in self.curriculum)
+                and [s[0] for s in self.curriculum[:1]] == [0]
+                and all(a[0] < b[0] for a, b in itertools.pairwise(self.curriculum)),
+                "data.curriculum", self.curriculum,
+                "(first step, segments) or (first step, segments, rows) a stage, the steps "
+                "rising from 0, the others >= 1")
+
+    def segments_at(self, step: int) -> int:
+        """Segments of a row at this step."""
+        return self._stage_at(step)[1]
+
+    def rows_at(self, step: int, batch_size: int) -> int:
+        """Rows of the batch at this step, where `batch_size` is train.batch_size."""
+        return (*self._stage_at(step), batch_size)[2]
+
+    def _stage_at(self, step: int) -> tuple[int, ...]:
+        return [stage for stage in self.curriculum if stage[0] <= step][-1]

@@ -1,0 +1,26 @@
+"""The device mesh."""
+
+from dataclasses import dataclass
+
+from lm2_jax.config.checks import require
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 infers one from the number of devices.
+
+    Where several are -1, rows are split as many ways as the batches allow, over fsdp first, and
+    heads over tensor take the rest.
+    """
+
+    data: int = -1
+    """Devices that split the rows of a batch."""
+    fsdp: int = 1
+    """Devices that split the rows and the parameters."""
+    tensor: int = 1
+    """Devices that split attention heads and hidden features."""
+
+    def __post_init__(self):
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or at least 1")

@@ -1,0 +1,137 @@
+"""The model: a Llama-3 decoder that reads segments, its memory, and its rotary positions."""
+
+from dataclasses import dataclass, field
+
+from lm2_jax.config.checks import at_least, one_of, require
+
+MEMORY_KINDS = ("lm2", "rmt", "armt")
+DTYPES = ("float32", "bfloat16", "float16")
+REMAT_POLICIES = ("none", "dots", "full")
+ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The memory: lm2 (arXiv 2502.06049), rmt (arXiv 2207.06881) or armt (arXiv 2407.04841)."""
+
+    kind: str = "lm2"
+    """The kind of memory: lm2, rmt or armt."""
+    num_slots: int = 16
+    """Slots of a memory bank (lm2), or memory tokens of a segment (rmt, armt)."""
+    num_layers: int = 0
+    """Number of blocks that have a memory, counted from the first; 0 makes a plain Llama."""
+    num_heads: int = 4
+    """Attention heads of the memory's read and write (lm2)."""
+    top_k: int = 0
+    """Each token reads only its k best-matching slots (lm2); 0 lets it read all of them."""
+    forget_gate_bias: float = 3.0
+    """Initial bias of the forget gate (lm2); at 3 a slot keeps 95 % of its content per segment."""
+    output_gate_bias: float = -2.0
+    """Initial bias of the output gate (lm2); the default starts with the gate nearly closed."""
+    key_dim: int = 64
+    """Size of a key before the feature map expands it to six times as many features (armt)."""
+
+    def __post_init__(self):
+        one_of(self, "model.memory", "kind", MEMORY_KINDS)
+        at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim")
+        at_least(self, "model.memory", 0, "num_layers", "top_k")
+        require(self.top_k <= self.num_slots, "model.memory.top_k", self.top_k,
+                f"at most model.memory.num_slots = {self.num_slots}")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3's scaling of rotary frequencies; it is off unless one of these keys is set."""
+
+    factor: float = 32.0
+    """Low frequencies are divided by this factor."""
+    low_freq_factor: float = 1.0
+    """Wavelengths above original_max_position / low_freq_factor are scaled in full."""
+    high_freq_factor: float = 4.0
+    """Wavelengths below original_max_position / high_freq_factor are not scaled."""
+    original_max_position: int = 8192
+    """Context length in tokens before scaling."""
+
+    def __post_init__(self):
+        at_least(self, "model.rope_scaling", 1.0, "factor", "low_freq_factor")
+        require(self.high_freq_factor > self.low_freq_factor,
+                "model.rope_scaling.high_freq_factor", self.high_freq_factor,
+                f"above low_freq_factor = {self.low_freq_factor}")
+        at_least(self, "model.rope_scaling", 1, "original_max_position")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-3 decoder that reads a sequence in segments, with a memory in its first blocks."""
+
+    vocab_size: int = 0
+    """Size of the vocabulary; 0 takes the tokenizer's."""
+    embed_dim: int = 128
+    """Width of the residual stream."""
+    num_layers: int = 3
+    """Number of transformer blocks."""
+    num_heads: int = 4
+    """Number of query heads."""
+    num_kv_heads: int = 4
+    """Number of key and value heads; fewer than num_heads is grouped-query attention."""
+    mlp_dim: int = 384
+    """Hidden size of the SwiGLU MLP."""
+    segment_length: int = 64
+    """Tokens of a segment, within which attention is causal."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    head_dim: int = 0
+    """Size of an attention head; 0 takes embed_dim / num_heads."""
+    attention_window: int = 0
+    """Tokens of earlier segments that attention also sees, through cached keys and values."""
+    rope_theta: float = 500_000.0
+    """Base of the rotary position embedding."""
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    """Epsilon of every RMSNorm."""
+    tie_embeddings: bool = True
+    """Whether the output projection shares the embedding matrix."""
+    dropout: float = 0.0
+    """Dropout rate of what attention, memory and MLP add to the residual stream."""
+    dtype: str = "float32"
+    """Compute dtype: float32 or bfloat16; parameters and memory state are float32."""
+    remat: str = "none"
+    """What the backward pass recomputes in a block: none, dots (all but matmuls
+    with weights) or full."""
+    scan_unroll: int = 1
+    """Blocks in one iteration of the scan over blocks."""
+    attention_implementation: str = "xla"
+    """Attention kernel: xla (every backend) or cudnn (NVIDIA GPUs)."""
+
+    def __post_init__(self):
+        at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window")
+        at_least(self, "model", 1, "embed_dim", "num_layers", "num_heads", "num_kv_heads",
+                 "mlp_dim", "segment_length", "scan_unroll")
+        require(self.num_heads % self.num_kv_heads == 0, "model.num_kv_heads",
+                self.num_kv_heads, f"a divisor of model.num_heads = {self.num_heads}")
+        if not self.head_dim:
+            require(self.embed_dim % self.num_heads == 0, "model.num_heads", self.num_heads,
+                    f"a divisor of model.embed_dim = {self.embed_dim}, or set model.head_dim")
+            object.__setattr__(self, "head_dim", self.embed_dim // self.num_heads)
+        require(self.head_dim % 2 == 0, "model.head_dim", self.head_dim, "even (for RoPE)")
+        self._check_memory()
+        require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "in [0, 1)")
+        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "above 1")
+        require(self.norm_eps > 0, "model.norm_eps", self.norm_eps, "above 0")
+        one_of(self, "model", "dtype", DTYPES)
+        one_of(self, "model", "remat", REMAT_POLICIES)
+        one_of(self, "model", "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+
+    def _check_memory(self) -> None:
+        kind, P = self.memory.kind, self.memory.num_layers
+        require(P <= self.num_layers, "model.memory.num_layers", P,
+                f"at most model.num_layers = {self.num_layers}")
+        if P and kind == "rmt":
+            require(P == self.num_layers, "model.memory.num_layers", P,
+                    f"0 or model.num_layers = {self.num_layers}: memory tokens (rmt) go through "
+                    "every block")
+        if P and kind != "lm2":
+            require(not self.attention_window, "model.attention_window", self.attention_window,
+                    f"0 with the memory tokens of model.memory.kind = {kind}")
+        if P and kind == "lm2":
+            require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
+                    self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")

@@ -1,0 +1,164 @@
+"""The documentation of every key, read from the source of the dataclasses.
+
+`python -m lm2_jax.config.reference > configs/README.md` writes the page of all configs and keys.
+"""
+
+import ast
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import NamedTuple
+
+from lm2_jax.config import Config, source
+
+INTRODUCTION = """<!-- Written by `python -m lm2_jax.config.reference > configs/README.md`. -->
+
+# Configs
+
+`--config` takes a Python file with `get_config() -> ml_collections.ConfigDict`, or the name of a
+config of this folder. These are installed with the package, and `lm2 configs` lists them.
+`FILE:ARGUMENT` and `NAME:ARGUMENT` call `get_config("ARGUMENT")`. A config of your own sets only
+what differs from the defaults:
+
+```python
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.model = dict(embed_dim=256, memory=dict(num_layers=3))
+    config.train = dict(num_steps=2000)
+    return config
+```
+
+Any key can be overridden on the command line, as `--config.train.num_steps=20`. Strings need no
+quotes, tuples of strings are given as `qa1,qa2`, and other tuples as in Python:
+`"((0,1),(800,2))"`. A key or a value that cannot be used is refused in one line, with what would be
+right.
+
+Results of these configs are in [results](results/README.md).
+"""
+USES = (
+    ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),
+    ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
+    ("Regularisation", "model.dropout=0.1"),
+    ("Sparse memory reads, as in the paper", "model.memory.top_k=8"),
+    ("A memory that forgets more slowly", "model.memory.forget_gate_bias=6"),
+    ("Training on bAbI files in books", "data.babi=BABI/en-10k data.background=BOOKS"),
+    ("Samples as in BABILong: one question, at the end", "data.dense=false"),
+    ("A mixture of tasks", "data.tasks=qa1,qa2 data.task_weights=1,2"),
+    ("Batches from several processes", "data.num_workers=4"),
+    ("Larger batches than fit at once", "train.accumulate_steps=4"),
+    ("Truncated backpropagation through time", "train.bptt_segments=2"),
+    ("Optimizer settings", "train.beta1=0.95 train.clip_norm=0.5"),
+    ("A watchdog for slower steps", "train.stall_seconds=3600"),
+    ("Checkpoints on slow or full disks",
+     "checkpoint.keep=1 checkpoint.asynchronous=false checkpoint.on_failure=continue"),
+    ("Evaluation on bAbI's test files in other books",
+     "eval.tasks=qa1,qa2 eval.babi=BABI/en-10k eval.background=BOOKS/test"),
+    ("Exactly the questions of BABILong",
+     "eval.babi=BABI/en-10k eval.indices=test_100_idxs.json"),
+    ("Samples of a file, or BABILong as published", "eval.samples=BABILONG"),
+    ("Questions as language models are asked", "eval.asking=prompted eval.prompts=PROMPTS.json"),
+    ("Prompts without some of their parts", "eval.asking=prompted eval.use_instruction=false "
+     "eval.use_examples=false eval.use_post_prompt=false"),
+    ("RAG with the most similar sentence first", "eval.retrieve=5 eval.retrieve_order=similarity"),
+    ("Longer answers", "eval.max_new_tokens=32"),
+    ("Other held-out samples", "eval.seed=2"),
+)
+"""(purpose, overrides) for every key that no config of the package sets."""
+
+
+class Key(NamedTuple):
+    """A key of the config.
+
+    Attributes:
+      name: as on the command line, without `--config.`: "train.num_steps".
+      type: "int", "float", "bool", "str", "tuple of str", ...
+      default: its value where no config sets it.
+      help: what it means, in a sentence.
+    """
+
+    name: str
+    type: str
+    default: object
+    help: str
+
+
+class Section(NamedTuple):
+    """A group of keys: its name ("" for the top level), what it is about, and its own keys."""
+
+    name: str
+    help: str
+    keys: tuple[Key, ...]
+
+
+def sections(cls: type = Config, name: str = "") -> Iterator[Section]:
+    """The sections of the config, each before those inside it."""
+    helps, hints = attribute_docs(cls), typing.get_type_hints(cls)
+    keys, inner = [], []
+    for field in dataclasses.fields(cls):
+        full_name, hint = f"{name}.{field.name}".lstrip("."), _without_none(hints[field.name])
+        if dataclasses.is_dataclass(hint):
+            inner.append((hint, full_name))
+        else:
+            keys.append(Key(full_name, _type_name(hint), field.default, helps[field.name]))
+    yield Section(name, inspect.getdoc(cls), tuple(keys))
+    for hint, full_name in inner:
+        yield from sections(hint, full_name)
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """{attribute: the string below it, on one line} of a class."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    return {field.target.id: " ".join(below.value.value.split())
+            for field, below in zip(body, body[1:], strict=False)
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)}
+
+
+def help_text() -> str:
+    """All keys as plain text, for `--help`."""
+    return "\n".join(f"  --config.{key.name} ({key.type}, default {_shown(key.default)})\n"
+                     f"      {key.help}" for section in sections() for key in section.keys)
+
+
+def page() -> str:
+    """configs/README.md: every config with its command, every key with its meaning."""
+    parts = [INTRODUCTION]
+    for name, summary in source.shipped():
+        command = source.command(source.find(name)[0])
+        parts.append(f"## {name}\n\n{summary}\n\n```bash\n{command}\n```\n")
+    parts.append("## All keys\n")
+    for section in sections():
+        title = f"### {section.name}\n\n{section.help}\n\n" if section.name else ""
+        rows = [f"| `{key.name}` | {key.type} | {_shown(key.default, '`')} | {key.help} |\n"
+                for key in section.keys]
+        parts.append(title + "| key | type | default | meaning |\n|---|---|---|---|\n"
+                     + "".join(rows))
+    rows = [f"| {purpose} | " + " ".join(f"`--config.{one}`" for one in overrides.split()) + " |\n"
+            for purpose, overrides in USES]
+    parts.append("## Uses of the keys that no config sets\n\n| purpose | overrides |\n|---|---|\n"
+                 + "".join(rows))
+    return "\n".join(parts)
+
+
+def _without_none(hint):
+    if not isinstance(hint, UnionType):
+        return hint
+    return next(arg for arg in typing.get_args(hint) if arg is not NoneType)
+
+
+def _type_name(hint) -> str:
+    args = typing.get_args(hint)
+    return f"tuple of {_type_name(args[0])}" if args else hint.__name__
+
+
+def _shown(value: object, quote: str = "") -> str:
+    return f"{quote}{value!r}{quote}" if value != "" else "empty"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
