@@ -17,7 +17,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["lm2_jax", "lm2_jax.*"]),
-    package_data={"lm2_jax.report": ["paper_figures.json"]},
+    package_data={
+        "lm2_jax.data.prose": ["*.txt"],
+        "lm2_jax.report": ["paper_figures.json"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10.2",
