@@ -10,12 +10,13 @@ from solver import TASKS, Solver, solve
 from lm2_jax.data.babi import files as babi
 from lm2_jax.data.babi.simulator import tasks
 from lm2_jax.data.babi.simulator.tasks import simulate
+from lm2_jax.data.babi.story import Question, Story
 
 SIMULATED = tasks.TASKS
 real_data = pytest.mark.skipif("LM2_TEST_DATA" not in os.environ, reason="LM2_TEST_DATA is not set")
 
 
-def wrong_answers(story: babi.Story) -> list[str]:
+def wrong_answers(story: Story) -> list[str]:
     """One line for each question that the solver answers otherwise or cannot come to."""
     solver, told, lines = Solver(story.task), 0, []
     for number, question in enumerate(story.questions):
@@ -32,7 +33,7 @@ def wrong_answers(story: babi.Story) -> list[str]:
     return lines
 
 
-def disagreements(stories: Iterable[babi.Story]) -> tuple[list[str], int]:
+def disagreements(stories: Iterable[Story]) -> tuple[list[str], int]:
     """The wrong answers, each with the number of its story, and how many were asked for."""
     lines, count = [], 0
     for number, story in enumerate(stories):
@@ -75,16 +76,16 @@ def test_simulated_answers_hold_for_other_sizes(task, sizes):
 
 def test_the_solver_finds_a_wrong_answer():
     facts = ("Mary went to the kitchen.", "Mary moved to the office.")
-    question = babi.Question("Where is Mary?", "kitchen", support=(0,), num_facts=2)
-    lines, count = disagreements([babi.Story("qa1", facts, (question,))])
+    question = Question("Where is Mary?", "kitchen", support=(0,), num_facts=2)
+    lines, count = disagreements([Story("qa1", facts, (question,))])
     assert count == 1
     assert len(lines) == 1 and "story: kitchen, solver: office" in lines[0]
 
 
 def test_every_question_behind_an_impossible_fact_is_wrong():
     facts = ("Mary went to the kitchen.", "Mary moved to the kitchen.")
-    questions = [babi.Question("Where is Mary?", "kitchen", (0,), n) for n in (1, 2, 2)]
-    lines, count = disagreements([babi.Story("qa1", facts, tuple(questions))])
+    questions = [Question("Where is Mary?", "kitchen", (0,), n) for n in (1, 2, 2)]
+    lines, count = disagreements([Story("qa1", facts, tuple(questions))])
     assert (len(lines), count) == (2, 3)
     assert all(line.endswith(f"after {' '.join(facts)}") for line in lines)
 

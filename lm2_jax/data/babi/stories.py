@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.data.babi import files as babi
-from lm2_jax.data.babi.files import Story
 from lm2_jax.data.babi.simulator import tasks as simulator
+from lm2_jax.data.babi.story import Story
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 MAX_INDEX = 2**62

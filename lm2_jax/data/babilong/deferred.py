@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from lm2_jax.data.babi.files import Story
+from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babilong.mixing import Encoder, Mixture, Piece, Sample
 from lm2_jax.data.text.background import TokenizedBackground
 

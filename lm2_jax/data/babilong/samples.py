@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.config import EvalConfig, parse_length
-from lm2_jax.data.babi.files import Story
 from lm2_jax.data.babi.stories import StorySource
+from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babilong import mixing, published
 from lm2_jax.data.babilong.mixing import Encoder, Joined
 from lm2_jax.data.babilong.prompting import Asking
