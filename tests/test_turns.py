@@ -8,7 +8,7 @@ import pytest
 
 from lm2_jax.config import Config, DataConfig
 from lm2_jax.data import batches
-from lm2_jax.data.babi import stories
+from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babi.simulator.tasks import simulate
 from lm2_jax.data.babilong import corpus
 
@@ -39,7 +39,7 @@ def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
     drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, 0))
     asked = []
     draw = drawn_from.sources[0].draw
-    source = stories.StorySource("qa1", lambda rng, *options: (
+    source = story_sources.StorySource("qa1", lambda rng, *options: (
         asked.append(options[2]) or draw(rng, *options)))
     drawn_from = dataclasses.replace(drawn_from, sources=(source,))
     maker = batches.SampleMaker(config.data, drawn_from, 40)
@@ -50,7 +50,7 @@ def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
 
 
 def test_stories_are_told_in_turns_if_asked_for():
-    source, rng = stories.simulated("qa1", 0), np.random.default_rng(0)
+    source, rng = story_sources.simulated("qa1", 0), np.random.default_rng(0)
     for turns, wanted in ((True, 1.0), (False, 24 / 4**4)):
         all_four = [len(set(actors(source.draw(rng, 2, None, turns)))) == 4 for _ in range(500)]
         assert np.mean(all_four) == pytest.approx(wanted, abs=0.05)

@@ -1,4 +1,4 @@
-"""Where stories come from: the simulator, or real bAbI files."""
+"""Sources of stories: the simulator, or bAbI files."""
 
 import dataclasses
 import functools
@@ -10,36 +10,37 @@ from pathlib import Path
 
 import numpy as np
 
-from lm2_jax.data.babi import files as babi
+from lm2_jax.data.babi import files
 from lm2_jax.data.babi.simulator import tasks as simulator
 from lm2_jax.data.babi.story import Story
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 MAX_INDEX = 2**62
-KEPT_BACK = 20
+VALIDATION_EVERY = 20
 
 
 @dataclass(frozen=True)
 class StorySource:
-    """Stories of one task.
+    """A source of stories of one task.
 
     Attributes:
       task: "qa1".
-      draw: (rng, points, per_point, turns) -> Story; asks the simulator for so many question points
-        and questions at each (None = as many as a bAbI story has), and for persons who act in
-        turns; a file's stories are as they are.
-      content: a digest of the file; "" if there is none.
-      asked: what sample 0, 1, 2, ... asks, as a story and the number of its question; () = any.
+      draw: (rng, points, per_point, turns) -> Story. The last three are those of
+        `simulator.simulate`; None or absent means as in the bAbI files. Stories of a file ignore
+        them.
+      content: the SHA-256 of the file; "" for the simulator.
+      selected: the question of sample 0, 1, 2, ... as a story and the number of its question; ()
+        if samples take any question of any story.
     """
 
     task: str
     draw: Callable[..., Story]
     content: str = ""
-    asked: tuple[tuple[Story, int], ...] = ()
+    selected: tuple[tuple[Story, int], ...] = ()
 
 
 def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
-    """The simulator's stories of a seed, with the first `persons` of the task's; 0 = all."""
+    """Returns the simulator's stories of a seed, with the first `persons` persons; 0 for all."""
     def draw(rng: np.random.Generator, points: int | None = None,
              per_point: int | None = None, turns: bool = False) -> Story:
         return simulator.simulate(task, seed, int(rng.integers(MAX_INDEX)), points=points,
@@ -50,41 +51,42 @@ def simulated(task: str, seed: int, *, persons: int = 0) -> StorySource:
 
 
 def from_files(task: str, folder: str, split: str) -> StorySource:
-    """The stories of a bAbI file.
+    """Returns the stories of a bAbI file.
 
     Args:
-      split: "train" or "test"; "validation" for those of the train file that "train" leaves out,
-        one in KEPT_BACK (of a file of fewer stories none is left out).
+      split: "train", "validation" or "test". One story of the train file in VALIDATION_EVERY is
+        for validation, the others are for training; a file with fewer stories is used for both.
     """
-    name = "train" if split == "validation" else split
-    file = babi.find_file(folder, task, name)
-    stories, content = _parse(str(file)), hashlib.sha256(file.read_bytes()).hexdigest()
-    if split != "test" and len(stories) >= KEPT_BACK:
+    file = files.find_file(folder, task, "train" if split == "validation" else split)
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    stories = _parse(str(file), content)
+    if split != "test" and len(stories) >= VALIDATION_EVERY:
         stories = [story for number, story in enumerate(stories)
-                   if (number % KEPT_BACK == 0) == (split == "validation")]
+                   if (number % VALIDATION_EVERY == 0) == (split == "validation")]
     return StorySource(task, lambda rng, *_: stories[int(rng.integers(len(stories)))], content)
 
 
-def asked_in_turn(task: str, folder: str, split: str, path: str | Path) -> StorySource:
-    """The stories of a bAbI file, of which sample i asks question number index[i] of the file.
+def from_indices(task: str, folder: str, split: str, path: str | Path) -> StorySource:
+    """Returns the stories of a bAbI file, with the questions that a file of indices selects.
 
     Args:
-      path: a JSON file {"qa1": [indices from 0], ...}, such as BABILong's test_100_idxs.json; of
-        a task that it does not name any question is asked.
+      path: a JSON file {"qa1": [indices], ...} such as BABILong's test_100_idxs.json. Sample i
+        takes question index[i] of the bAbI file, counted from 0 over all its stories. A task
+        without a key has no selected questions.
 
     Raises:
-      FileNotFoundError, ValueError: the file is not of the form, or has an index of the task that
-        is out of range.
+      UserFileNotFoundError: there is no such file.
+      UserError: the file has the wrong form, or an index is out of range.
     """
-    source, file = from_files(task, folder, split), babi.find_file(folder, task, split)
-    questions = [(story, number) for story in _parse(str(file))
+    source, file = from_files(task, folder, split), files.find_file(folder, task, split)
+    questions = [(story, number) for story in _parse(str(file), source.content)
                  for number in range(len(story.questions))]
     indices = _indices(Path(path), task)
     beyond = [index for index in indices if index >= len(questions)]
     if beyond:
         raise UserError(f"{path}: {task} has index {beyond[0]}, but {file} has questions 0 to "
-                         f"{len(questions) - 1}")
-    return dataclasses.replace(source, asked=tuple(questions[index] for index in indices))
+                        f"{len(questions) - 1}")
+    return dataclasses.replace(source, selected=tuple(questions[index] for index in indices))
 
 
 def _indices(path: Path, task: str) -> list[int]:
@@ -106,5 +108,6 @@ def _indices(path: Path, task: str) -> list[int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _parse(path: str) -> list[Story]:
-    return babi.parse(path)
+def _parse(path: str, content: str) -> list[Story]:
+    """Parses a file once for each `content`, its SHA-256."""
+    return files.parse(path)
