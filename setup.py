@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["lm2_jax", "lm2_jax.*"]),
     package_data={
+        "lm2_jax.data.babilong": ["wording.json"],
         "lm2_jax.data.prose": ["*.txt"],
         "lm2_jax.report": ["paper_figures.json"],
     },
