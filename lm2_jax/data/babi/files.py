@@ -80,7 +80,7 @@ def _split_id(line: str) -> tuple[int, str]:
 class _StoryBuilder:
     """Collects the lines of one story."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.num_lines = 0
         self.facts: list[str] = []
         self.questions: list[Question] = []

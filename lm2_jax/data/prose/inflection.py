@@ -115,4 +115,6 @@ def fix_articles(text: str) -> str:
     return _ARTICLE.sub(lambda m: f"{m[1]}n " if _VOWEL_SOUND.match(m[2]) else m[0], text)
 
 
-FORMS = {"inf": str, "pl": plural, "past": past, "pp": participle, "s": third, "ing": ing}
+FORMS: dict[str, Callable[[str], str]] = {
+    "inf": str, "pl": plural, "past": past, "pp": participle, "s": third, "ing": ing,
+}

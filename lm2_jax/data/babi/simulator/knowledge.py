@@ -6,9 +6,9 @@ from lm2_jax.data.babi.simulator.world import PRONOUNS, Event
 
 
 class Fact(NamedTuple):
-    """An event, and the index of its fact in the story."""
+    """An event, and the number of its fact in the story, from 0."""
 
-    index: int
+    number: int
     event: Event
 
 
@@ -28,7 +28,7 @@ class Knowledge:
       handled_by: for each person and object, the indices of the facts about both, in order.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.events: list[Event] = []
         self.place_of: dict[str, Fact] = {}
         self.last_handled: dict[str, Fact] = {}
@@ -52,7 +52,7 @@ class Knowledge:
             self.place_of[who] = self.place_of[other or who] = fact
         elif kind in ("get", "drop", "give"):
             self.last_handled[what] = fact
-            self._add_handling(who, what, fact.index)
+            self._add_handling(who, what, fact.number)
             if kind == "get":
                 self.holder[what] = who
                 self.route[what] = []
@@ -62,8 +62,8 @@ class Knowledge:
             else:
                 self.holder[what] = other
                 self.last_gift[what] = fact
-                self.last_gift_between[who, other] = fact.index
-                self._add_handling(other, what, fact.index)
+                self.last_gift_between[who, other] = fact.number
+                self._add_handling(other, what, fact.number)
 
     def _add_handling(self, person: str, thing: str, index: int) -> None:
         self.handled_by.setdefault(person, {}).setdefault(thing, []).append(index)

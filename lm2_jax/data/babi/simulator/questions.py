@@ -30,17 +30,17 @@ def place_of_object(known: Knowledge, thing: str, world: World) -> Iterator[Ques
     else:
         moved = known.dropped_in[thing]
     if moved:
-        yield f"Where is the {thing}?", moved.event.what, (index, moved.index)
+        yield f"Where is the {thing}?", moved.event.what, (index, moved.number)
 
 
 def place_before(known: Knowledge, thing: str, world: World) -> Iterator[QuestionAnswer]:
-    index = known.last_handled[thing].index
+    index = known.last_handled[thing].number
     route = known.route[thing]
     last_visits = {fact.event.what: i for i, fact in enumerate(route)}
     for i in world.choices.shuffled([i for i in last_visits.values() if i > 0]):
         before, after = route[i - 1], route[i]
         text = f"Where was the {thing} before the {after.event.what}?"
-        yield text, before.event.what, (index, after.index, before.index)
+        yield text, before.event.what, (index, after.number, before.number)
 
 
 def neighbour(known: Knowledge, index: int, world: World) -> Iterator[QuestionAnswer]:

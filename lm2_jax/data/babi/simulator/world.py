@@ -185,7 +185,9 @@ def give(world: World) -> Event | None:
     # first person who can receive it.
     for what in world.objects:
         who = world.holder.get(what)
-        for receiver in world.persons if who else ():
+        if who is None:
+            continue
+        for receiver in world.persons:
             if receiver != who and world.place_of[receiver] == world.place_of[who]:
                 world.holder[what] = receiver
                 return Event("give", who, what, receiver)
