@@ -1,4 +1,4 @@
-"""The bAbI reader, and the simulator: against the real files where LM2_TEST_DATA holds them."""
+"""The reader of bAbI files, and the simulator compared with the real files (LM2_TEST_DATA)."""
 
 import collections
 import os
@@ -22,8 +22,9 @@ from lm2_jax.data.babi.simulator.world import Event, World
 DATA = os.environ.get("LM2_TEST_DATA")
 real_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is not set")
 SIMULATED = {"qa3": 1000, "qa4": 6000, "qa16": 6000, "qa19": 6000}  # stories; 2000 of the others
-# Of 120 samples of 200 simulated stories, as many as the real qa3 has, one in twenty is further
-# than 0.067 from the answers, and 0.071 from the ages, of all 24000. The others have 2000 or more.
+# Largest accepted total variation distance. The real qa3 has 200 stories: of 120 samples of 200
+# simulated stories, one in twenty has a distance of 0.067 or more from all 24,000 in the answers,
+# and of 0.071 in the distance to the supporting facts. The other tasks have 2,000 stories or more.
 LIMIT = {task: 0.075 if task == "qa3" else 0.05 for task in TASKS}
 
 @cache
@@ -46,14 +47,14 @@ def total_variation(a, b):
 
 
 def covered(a, b):
-    """The share of a's mass on what occurs in b."""
+    """Returns the share of a's counts whose keys occur in b."""
     return sum(n for key, n in a.items() if key in b) / sum(a.values())
 
 
 @real_data
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("number", range(1, 21))
-def test_every_real_file_is_read_in_full(number, split):
+def test_real_files_are_read_completely(number, split):
     path = babi.find_file(Path(DATA, "babi/en-10k"), f"qa{number}", split)
     stories = babi.parse(path)
     assert {story.task for story in stories} == {f"qa{number}"}
@@ -62,7 +63,7 @@ def test_every_real_file_is_read_in_full(number, split):
 
 @real_data
 @pytest.mark.parametrize("task", TASKS)
-def test_language_is_that_of_the_real_file(task):
+def test_sentences_are_distributed_as_in_the_real_file(task):
     ours, theirs = templates(simulated(task)), templates(real(task))
     assert covered(ours, theirs) >= 0.99 <= covered(theirs, ours)
     assert total_variation(ours, theirs) <= 0.03
@@ -70,7 +71,7 @@ def test_language_is_that_of_the_real_file(task):
 
 @real_data
 @pytest.mark.parametrize("task", TASKS)
-def test_answers_are_the_real_ones_and_lie_as_far_back(task):
+def test_answers_and_support_are_distributed_as_in_the_real_file(task):
     ours, theirs = simulated(task), real(task)
     traits = (
         lambda q: q.answer,
@@ -84,12 +85,12 @@ def test_answers_are_the_real_ones_and_lie_as_far_back(task):
 
 @real_data
 @pytest.mark.parametrize("task", TASKS)
-def test_stories_are_as_long_as_the_real_ones(task):
+def test_stories_have_the_length_of_the_real_ones(task):
     ours, theirs = simulated(task), real(task)
     lengths = [np.mean([len(s.facts) for s in stories]) for stories in (ours, theirs)]
     assert abs(lengths[0] / lengths[1] - 1) <= 0.1
     traits = [lambda s: len(s.questions), lambda s: len({q.text for q in s.questions})]
-    if task in ("qa15", "qa16", "qa17", "qa18", "qa19"):  # how often names and the like recur
+    if task in ("qa15", "qa16", "qa17", "qa18", "qa19"):  # how often words repeat
         traits.append(lambda s: len(set(" ".join(s.facts).split())))
     for trait in traits:
         counts = [Counter(map(trait, stories)) for stories in (ours, theirs)]
@@ -150,7 +151,7 @@ def test_the_simulator_could_ask_the_questions_of_real_stories_when_they_are_ask
 def answered_by_support(story):
     for q in story.questions:
         facts = [story.facts[i] for i in sorted(q.support)]
-        if q.text.startswith("Why did "):  # the deed was told, and is no part of the support
+        if q.text.startswith("Why did "):  # the act is not part of the support
             who, told = q.text.split()[2], story.facts[:q.num_facts]
             facts += [f for f in told if f.lower().startswith(who) and " is " not in f]
         yield solve(story.task, facts, q.text) == q.answer
@@ -180,7 +181,7 @@ def written(stories, blank):
 
 @pytest.mark.parametrize("blank", [" ", ""])
 @pytest.mark.parametrize("task", TASKS)
-def test_reads_back_what_was_written(tmp_path, task, blank):
+def test_stories_are_read_back_from_a_file(tmp_path, task, blank):
     stories = [simulate(task, 0, index, per_point=2) for index in range(5)]
     path = tmp_path / f"{task}_some-name_train.txt"
     path.write_text(written(stories, blank))
@@ -203,7 +204,7 @@ def test_reads_back_what_was_written(tmp_path, task, blank):
         ("1 A.\n2 B.\n1 A.\n2 Is A?\tno\t1\n3 Is B?\tno\t9\n", 5, "earlier facts.*found 9"),
     ],
 )
-def test_malformed_lines_are_named(tmp_path, text, line, message):
+def test_errors_name_the_malformed_line(tmp_path, text, line, message):
     path = tmp_path / "qa1_broken_train.txt"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"qa1_broken_train.txt, line {line}: .*{message}") as e:
@@ -211,7 +212,7 @@ def test_malformed_lines_are_named(tmp_path, text, line, message):
     assert "\n" not in str(e.value)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_errors_name_the_file(tmp_path):
     empty, wrong = tmp_path / "qa2_empty_train.txt", tmp_path / "qa21_x_train.txt"
     empty.write_text("")
     wrong.write_text("1 A moved.\n")
