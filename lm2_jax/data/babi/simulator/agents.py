@@ -26,8 +26,8 @@ Visit = tuple[str, int]
 def time_reasoning(choices: Choices, persons: Sequence[str]) -> Iterator[Point]:
     """qa14: each person visits a place at each of four times; the facts are not in that order.
 
-    New visits are told in an order in which none keeps its position. The first question is about
-    one of the last five visits, chosen at random.
+    The facts about new visits are permuted so that none keeps its position. The first question is
+    about one of the last five visits, chosen at random.
     """
     places: dict[str, list[str]] = {person: [] for person in persons}
     fact_of: dict[Visit, int] = {}  # visit -> index of its fact

@@ -99,7 +99,7 @@ class MovementTask:
         """Yields question points without end.
 
         Args:
-          turns: nobody acts again before all others have, except that all who can may give.
+          turns: nobody acts again before all others have, except that giving is always possible.
         """
         world = World(choices, persons, self.places, self.objects)
         known = Knowledge()

@@ -11,7 +11,7 @@ QuestionAnswer = tuple[str, str, tuple[int, ...]]
 """The text of a question, its answer, and the indices of the supporting facts."""
 
 Point = tuple[list[str], Iterator[QuestionAnswer]]
-"""New facts, and the questions that can be asked once they are told."""
+"""New facts, and the questions that can follow them."""
 
 
 class Choices:

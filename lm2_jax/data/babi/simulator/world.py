@@ -129,7 +129,7 @@ def move_both_twice(world: World) -> Event | None:
 
 
 def _move_twice(world: World, first_move: "Action") -> Event | None:
-    """Alternates between a first move and a second one by the same persons, told by a pronoun."""
+    """Alternates between a first move and a second one by the same persons, named by a pronoun."""
     if not world.last_movers:
         event = first_move(world)
         world.last_movers = (event.who, event.other) if event else ()
