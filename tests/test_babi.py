@@ -13,6 +13,7 @@ from solver import solve
 from templates import template
 
 from lm2_jax.data.babi import files as babi
+from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babi.simulator.knowledge import Knowledge
 from lm2_jax.data.babi.simulator.movement import MOVEMENT_TASKS, RECENT_FACTS
 from lm2_jax.data.babi.simulator.sampling import Choices
@@ -227,3 +228,11 @@ def test_errors_name_the_file(tmp_path):
     (tmp_path / "qa2_second_train.txt").write_text("1 A moved.\n")
     with pytest.raises(ValueError, match=r"more than one qa2_\*_train.txt"):
         babi.find_file(tmp_path, "qa2", "train")
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    for place in ("attic", "porch"):
+        fact = f"Ann moved to the {place}."
+        (tmp_path / "qa1_x_train.txt").write_text(f"1 {fact}\n2 Where is Ann?\t{place}\t1\n")
+        source = story_sources.from_files("qa1", str(tmp_path), "train")
+        assert source.draw(np.random.default_rng(0)).facts == (fact,)
