@@ -42,7 +42,7 @@ setup(
         "parity": ["torch==2.13.0", "transformers>=5.0"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
-        "dev": [*TEST, "ruff>=0.14"],
+        "dev": [*TEST, "ruff>=0.14", "mypy>=1.18"],
     },
     entry_points={"console_scripts": ["lm2 = lm2_jax.cli:main"]},
 )

@@ -1,7 +1,7 @@
-"""A symbolic reader of the bAbI stories: sentences by pattern, a world, an answer.
+"""A symbolic solver of the bAbI tasks, which matches sentences by patterns.
 
-It is written from the published files alone and knows nothing of `lm2_jax`, so that it can
-check the simulator. A task is a row of `TASKS`: its world and the sentence forms it may use.
+It was written from the published files and does not use `lm2_jax`, so that it can check the
+simulator. A row of `TASKS` has the world of a task and the forms of its sentences.
 """
 
 import re
@@ -29,7 +29,7 @@ _TIME = r"(?P<time>yesterday|this morning|this afternoon|this evening)"
 _KINDS = r"(?i:mice|wolves|cats|sheep)"
 _MOOD = r"(?P<mood>tired|hungry|thirsty|bored)"
 
-# The name before "/" is the method of the world that gets the groups; after it, a variant.
+# "method/variant": the method of the world that is called with the groups of the pattern.
 _FORMS = {
     "move": rf"{_PERSON} {_MOVED} {_PLACE}\.",
     "move_both": rf"{_PAIR} {_MOVED} {_PLACE}\.",
@@ -105,7 +105,7 @@ TASKS = {
 
 @cache
 def _read(task: str, forms: tuple[str, ...], sentence: str) -> tuple[str, dict[str, str]]:
-    """The method of the world and its arguments, for one sentence."""
+    """Returns the method of the world and its arguments for a sentence."""
     for form in forms:
         match = _PATTERNS[form].fullmatch(sentence.strip())
         if match:
@@ -114,7 +114,7 @@ def _read(task: str, forms: tuple[str, ...], sentence: str) -> tuple[str, dict[s
 
 
 class Solver:
-    """The world of one story: `tell` it the facts in order and `ask` at any point."""
+    """Solves one story: `tell` takes its facts in order, `ask` answers at any point."""
 
     def __init__(self, task: str):
         if task not in TASKS:
@@ -124,7 +124,7 @@ class Solver:
         self._world = world()
 
     def tell(self, fact: str) -> None:
-        """Take in one fact; ValueError where its form is not the task's or it cannot be."""
+        """Adds a fact. Raises ValueError if it has no form of the task or is a contradiction."""
         method, groups = _read(self.task, self._facts, fact)
         try:
             getattr(self._world, method)(**groups)
@@ -132,7 +132,7 @@ class Solver:
             raise ValueError(f"{self.task}: {fact!r} contradicts the facts: {error}") from None
 
     def ask(self, question: str) -> str:
-        """The answer as the files write it; ValueError where the facts do not give one."""
+        """Returns the answer as in the files. Raises ValueError if the facts do not give one."""
         method, groups = _read(self.task, self._questions, question)
         try:
             return getattr(self._world, method)(**groups)
@@ -141,7 +141,7 @@ class Solver:
 
 
 def solve(task: str, facts: Sequence[str], question: str) -> str:
-    """The answer to `question` after `facts`, e.g. "kitchen", "apple,milk", "nothing"."""
+    """Returns the answer to `question` after `facts`: "kitchen", "apple,milk", "nothing"."""
     solver = Solver(task)
     for fact in facts:
         solver.tell(fact)

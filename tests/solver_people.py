@@ -1,26 +1,30 @@
-"""Worlds of people who move, carry, give and feel (bAbI qa1-3, 5-14 and 20)."""
+"""The world of persons who move, carry, give and feel (bAbI qa1 to 3, 5 to 14 and 20)."""
 
 from collections import defaultdict
 from itertools import pairwise
 
 _TIMES = ("yesterday", "this morning", "this afternoon", "this evening")
-_WOMEN = ("Mary", "Sandra")  # who are "she" in qa11
+_WOMEN = ("Mary", "Sandra")  # "she" in qa11
 _COUNTS = ("none", "one", "two", "three")
 _MOOD_PLACE = {"tired": "bedroom", "hungry": "kitchen", "thirsty": "kitchen", "bored": "garden"}
 _MOOD_THING = {"tired": "pajamas", "hungry": "apple", "thirsty": "milk", "bored": "football"}
 
 
 class People:
-    """Who is where, who holds what, and what happened before.
+    """Persons, their places and what they hold.
 
-    `places[person]` holds the places the person may be in, `absent[person]` one the person
-    is known not to be in; whichever was told last is kept. `held[person][thing]` is False once
-    the person has let go of the thing: a list in an answer goes by the first time the person
-    took each thing, so that one dropped and taken again keeps its rank. `trails[thing]` lists
-    where a thing was, in order, without repeats. `visits[person][time]` is where the person
-    went at a time of `_TIMES`, and `subject` who moved last, for a pronoun to stand for. A fact
-    that contradicts the world raises ValueError, a question that the facts do not answer
-    LookupError.
+    A contradiction raises ValueError, a question that the facts do not answer LookupError.
+
+    Attributes:
+      places: the possible places of each person.
+      absent: a place where the person is not; a person is in one of these two tables.
+      held: for each person and object, whether the person still holds it. An object keeps its
+        first position: answers list objects in the order in which they were first taken.
+      trails: the places of each object in order, without repetitions.
+      gifts: all gifts in order.
+      visits: for each person, the place at each time of `_TIMES`.
+      moods: the mood of each person.
+      subject: who moved last, to whom a pronoun refers.
     """
 
     def __init__(self):
@@ -41,7 +45,7 @@ class People:
         return [thing for thing, held in self.held[person].items() if held]
 
     def _trace(self, person: str, thing: str) -> None:
-        """Note that `thing` is where `person` is, if that is known."""
+        """Adds the place of `person`, if known, to the trail of `thing`."""
         trail = self.trails[thing]
         for place in self.places.get(person, ()):
             if trail[-1:] != [place]:
@@ -124,7 +128,7 @@ class People:
         return [before for before, here in pairwise(self.trails[thing]) if here == place][-1]
 
     def where_earlier(self, person: str, place: str) -> str:
-        """Where the person was at the time just before the last visit of `place`."""
+        """Returns the place at the time before the person's last visit to `place`."""
         visits = self.visits[person]
         last = [when for when in sorted(visits) if visits[when] == place][-1]
         return visits[last - 1]
@@ -179,7 +183,7 @@ class People:
 
 
 def _pronoun(persons: tuple[str, ...]) -> str:
-    """What stands for those who moved last; "" where nobody did."""
+    """Returns the pronoun for `persons`; "" for nobody."""
     if len(persons) != 1:
         return "they" if persons else ""
     return "she" if persons[0] in _WOMEN else "he"

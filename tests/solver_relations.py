@@ -1,7 +1,6 @@
-"""Worlds of things that stand in relations to each other (bAbI qa4 and 15-19).
+"""Worlds of relations between things (bAbI qa4 and 15 to 19).
 
-A fact that contradicts those before it raises ValueError, a question that they do not answer
-LookupError.
+A contradiction raises ValueError, a question that the facts do not answer LookupError.
 """
 
 _OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
@@ -10,7 +9,7 @@ _SINGULAR = {"mice": "mouse", "wolves": "wolf", "cats": "cat", "sheep": "sheep"}
 
 
 def _note(table: dict, key: str | tuple[str, str], value: str) -> None:
-    """Put `value` into `table`, where nothing else may stand."""
+    """Sets table[key]; raises ValueError if it has another value."""
     if table.setdefault(key, value) != value:
         raise ValueError(f"{table[key]!r} was told for {key!r}")
 
@@ -32,7 +31,7 @@ class Grid:
         return self.neighbours[first, _OPPOSITE[way]]
 
     def path(self, start: str, goal: str) -> str:
-        """The one shortest path as the first letters of its steps, e.g. "s,w"."""
+        """Returns the only shortest path as the first letters of its steps, such as "s,w"."""
         paths, passed = [((), start)], set()
         while paths:
             found = [steps for steps, place in paths if place == goal]
@@ -51,7 +50,7 @@ class Grid:
 
 
 class Plane:
-    """Figures on a plane; `steps[a, b]` is the way from `a` to `b` as it was told."""
+    """Shapes on a plane; `steps[a, b]` is the direction from `a` to `b`."""
 
     def __init__(self):
         self.steps: dict[tuple[str, str], tuple[int, int]] = {}
@@ -64,11 +63,11 @@ class Plane:
         self.steps[first, second] = -x, -y
 
     def is_side(self, first: str, side: str, second: str) -> str:
-        """Whether the steps to `first` go towards `side`: "no" too where none of them does.
+        """Returns "yes" if a step from `second` to `first` goes towards `side`, else "no".
 
-        How far a step goes is not told, so that one there and one back answer nothing.
+        The lengths of steps are unknown, so steps towards `side` and away from it give no answer.
         """
-        towards = {second: frozenset()}  # 1 for a step to that side, -1 for one away from it
+        towards = {second: frozenset()}  # 1 for a step towards the side, -1 for one away from it
         queue = [second]
         for figure in queue:
             for (known, other), step in self.steps.items():
@@ -82,13 +81,13 @@ class Plane:
 
 
 class Sizes:
-    """Boxes and what fits inside them: `smaller[x]` holds what was told to be smaller than x."""
+    """Sizes of things; `smaller[x]` are those that a fact says are smaller than x."""
 
     def __init__(self):
         self.smaller: dict[str, set[str]] = {}
 
     def _below(self, big: str) -> set[str]:
-        """All that is smaller than `big`, by any number of facts."""
+        """Returns all things that are smaller than `big`, also by several facts."""
         below, found = set(), {big}
         while found:
             found = {thing for box in found for thing in self.smaller.get(box, ())} - below
@@ -109,7 +108,7 @@ class Sizes:
 
 
 class Animals:
-    """What kind each animal is, what each kind fears, and the colors seen."""
+    """The kinds and colors of animals, and which kind each kind is afraid of."""
 
     def __init__(self):
         self.kinds: dict[str, str] = {}
@@ -129,9 +128,9 @@ class Animals:
         return self.fears[self.kinds[name]]
 
     def what_color(self, name: str) -> str:
-        """The color of one of the same kind: of those seen in color, whose kind was told last.
+        """Returns the color of the animal of the same kind whose kind was stated last.
 
-        The order in which the colors were told plays no part, nor which color is most common.
+        Only animals with a color count. The order and frequency of the colors have no influence.
         """
         kind = self.kinds[name.lower()]
         return [self.colors[n] for n, k in self.kinds.items() if k == kind and n in self.colors][-1]

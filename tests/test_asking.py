@@ -11,7 +11,6 @@ from solver import solve
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data.babilong import corpus, prompting, prompts
 from lm2_jax.data.babilong.samples import prompt_of
-from lm2_jax.data.babilong.wording import WORDING
 from lm2_jax.eval import metrics
 from lm2_jax.eval.babilong import cells
 
@@ -43,8 +42,9 @@ def test_a_prompt_is_the_template_filled_in(used):
     switches = dict(zip(SWITCHES, map(bool, used), strict=True))
     context = "Mary went to  the\nkitchen.\n\nIt was dark."
     prompt = prompt_of(SAMPLE | {"input": f" {context} \n"}, "", prompted(**switches))
-    parts = {name.removeprefix("use_"): getattr(prompts.ours()["qa1"], name.removeprefix("use_"))
-             if on else "" for name, on in switches.items()}
+    default = prompts.default_prompts()["qa1"]
+    parts = {name.removeprefix("use_"): getattr(default, name.removeprefix("use_")) if on else ""
+             for name, on in switches.items()}
     expected = TEMPLATE.format(context=context, question="Where is Mary?", **parts)
     assert text(prompt.tokens[:]) == expected.strip()
     assert prompt.tokens[:].dtype == np.int32
@@ -96,23 +96,23 @@ def test_tuned_is_context_question_mark():
     assert not (prompt.instruction or prompt.examples or prompt.post_prompt)
 
 
-@pytest.mark.parametrize("task", WORDING)
+@pytest.mark.parametrize("task", prompts.default_prompts())
 def test_our_examples_are_right_and_answered_as_asked(task):
-    instruction, examples, form = WORDING[task]
-    assert instruction and form and len(examples) >= 2
-    for told, answer in examples:
-        *facts, question = re.findall(r"[^.?]+[.?]", told)
-        facts, question = [fact.strip() for fact in facts], question.strip()
-        assert solve(task, facts, question) == answer
-        assert metrics.babilong_correct(task, answer, answer, question) or answer == "none"
-    prompt = prompts.ours()[task]
-    assert prompt.examples.count("<example>\n") == prompt.examples.count("\n</example>") == \
-        prompt.examples.count("\nAnswer: ") == len(examples)
+    prompt = prompts.default_prompts()[task]
+    assert prompt.instruction and prompt.post_prompt
     assert "{" not in prompt.instruction + prompt.post_prompt
+    example = r"<example>\n(.+?) (\S[^.?]+\?)\nAnswer: (.+)\n</example>"
+    examples = re.findall(example, prompt.examples)
+    assert len(examples) >= 2
+    assert re.fullmatch(rf"{example}(\n{example})+", prompt.examples)
+    for told, question, answer in examples:
+        facts = re.findall(r"[^.?]+[.?]", told)
+        assert solve(task, [fact.strip() for fact in facts], question) == answer
+        assert metrics.babilong_correct(task, answer, answer, question) or answer == "none"
 
 
-def test_every_task_has_words():
-    assert list(WORDING) == [f"qa{number}" for number in range(1, 21)] == list(prompts.ours())
+def test_every_task_has_a_default_prompt():
+    assert list(prompts.default_prompts()) == [f"qa{number}" for number in range(1, 21)]
 
 
 OWN = {"instruction": "Look {here}.", "examples": "", "post_prompt": "One word."}

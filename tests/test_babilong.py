@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.data import tokenizer
-from lm2_jax.data.babi.files import Question
 from lm2_jax.data.babi.simulator.tasks import TASKS, simulate
+from lm2_jax.data.babi.story import Question
 from lm2_jax.data.babilong.mixing import Encoder, Piece, fitting, mix, pieces_of, sentence_ids
 from lm2_jax.data.text.background import TokenizedBackground
 

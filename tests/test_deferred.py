@@ -1,4 +1,4 @@
-"""Deferred questions: each stands in a later segment than the facts it is about."""
+"""Deferred questions: each is in a later segment than its facts."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ def test_length_is_exact_and_answers_are_marked(data, num_segments):
 
 def test_no_question_stands_with_its_facts(data, monkeypatch):
     """What a question asks for was last told in an earlier segment, and its answer is right."""
-    monkeypatch.setattr(deferred, "SHIFTED", 0.0)
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 0.0)
     asked = 0
     for story, sample in samples(data, 6, 60):
         known = {tuple(data.encoder.fact(fact).tokens.tolist()): fact for fact in story.facts}
@@ -76,7 +76,7 @@ def test_no_question_stands_with_its_facts(data, monkeypatch):
 
 
 def test_borders_fall_into_facts_and_answers_stay_right(data, monkeypatch):
-    monkeypatch.setattr(deferred, "SHIFTED", 1.0)
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 1.0)
     cut = asked = 0
     for story, sample in samples(data, 6, 60):
         told, answers, start = [], [], 0
@@ -100,6 +100,57 @@ def test_borders_fall_into_facts_and_answers_stay_right(data, monkeypatch):
     assert cut > 10 and asked > 60
 
 
+def share_with_a_piece_across_a_border(data):
+    """The share of samples in which a fact, or a question with its answer, crosses a border."""
+    crossing = []
+    for story, sample in samples(data, 6, 400):
+        known = {piece.tokens.tobytes() for piece in (
+            *map(data.encoder.fact, story.facts), *map(data.encoder.question, story.questions))}
+        sizes = {len(ids) // 4 for ids in known}
+        crossing.append(any(
+            sample.tokens[start:start + size].tobytes() in known
+            for border in range(T, len(sample.tokens), T) for size in sizes
+            for start in range(border - size + 1, border)))
+    return np.mean(crossing)
+
+
+def test_half_of_the_samples_are_shifted_against_the_segment_borders(data, monkeypatch):
+    """Pieces cross borders only in shifted samples, and in a fixed share of those."""
+    share = share_with_a_piece_across_a_border(data)
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 0.0)
+    assert share_with_a_piece_across_a_border(data) == 0
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 1.0)
+    assert 0.4 < share / share_with_a_piece_across_a_border(data) < 0.6
+
+
+def share_of_segments_with_a_question_first(data):
+    first = []
+    for story, sample in samples(data, 6, 400):
+        known = [piece.tokens for piece in map(data.encoder.question, story.questions)]
+        for tokens, answer in zip(sample.tokens.reshape(6, T), sample.answer.reshape(6, T),
+                                  strict=True):
+            if answer.any():
+                first.append(any(tokens[:len(ids)].tolist() == ids.tolist() for ids in known))
+    return np.mean(first)
+
+
+def test_half_of_the_segments_begin_with_their_questions(data, monkeypatch):
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 0.0)
+    share = share_of_segments_with_a_question_first(data)
+    monkeypatch.setattr(deferred, "QUESTIONS_FIRST_SHARE", 1.0)
+    assert share_of_segments_with_a_question_first(data) == 1
+    monkeypatch.setattr(deferred, "QUESTIONS_FIRST_SHARE", 0.0)
+    by_chance = share_of_segments_with_a_question_first(data)
+    assert 0.4 < (share - by_chance) / (1 - by_chance) < 0.6
+
+
+def test_a_segment_has_the_facts_of_up_to_two_points(data, monkeypatch):
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 0.0)
+    counts = {sum(sentences(data, tokens).count(fact) for fact in set(story.facts))
+              for story, sample in samples(data, 6, 60) for tokens in sample.tokens.reshape(6, T)}
+    assert counts == {0, 2, 4}  # each point of this task has two facts
+
+
 def test_facts_stay_in_order(data):
     checked = 0
     for story, sample in samples(data, 8, 40):
@@ -113,7 +164,7 @@ def test_facts_stay_in_order(data):
 @pytest.mark.parametrize("num_segments", [2, 3])
 def test_no_fact_is_told_that_cannot_be_asked_for(data, num_segments, monkeypatch):
     """The last segment tells nothing, so that its room is for questions."""
-    monkeypatch.setattr(deferred, "SHIFTED", 0.0)
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 0.0)
     for story, sample in samples(data, num_segments, 40):
         text = sentences(data, sample.tokens[-T:])
         assert not any(fact in text for fact in story.facts)

@@ -76,7 +76,7 @@ def test_the_batch_is_that_of_one_process(processes, tmp_path):
         assert run.returncode == 0, run.stdout + run.stderr
         return re.findall(r"(\d) (\(.*\)) (\d) rows (\w{64})", run.stdout)
 
-    script = [sys.executable, "tests/host_batches.py"]
+    script = [sys.executable, "tests/tools/host_batches.py"]
     wanted = {digest for *_, digest in printed(script)}
     found = printed(["launch/local.sh", "-n", str(processes), "-d", str(4 // processes), "--",
                      *script])
@@ -91,7 +91,7 @@ def test_the_batch_is_that_of_one_process(processes, tmp_path):
 @pytest.mark.parametrize("saves,restores", [(2, 1), (1, 2), (2, 4)])
 def test_a_checkpoint_is_the_same_on_as_many_hosts_and_another_mesh(tmp_path, saves, restores):
     for what, processes in (("save", saves), ("restore", restores)):
-        command = [sys.executable, "tests/host_checkpoint.py", what, str(tmp_path)]
+        command = [sys.executable, "tests/tools/host_checkpoint.py", what, str(tmp_path)]
         if processes > 1:
             command = ["launch/local.sh", "-n", str(processes), "-d", str(8 // processes), "--",
                        *command]

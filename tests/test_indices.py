@@ -118,7 +118,7 @@ def test_the_benchmarks_own_indices_are_those_lines_of_the_files():
     for source in drawn_from.sources:
         lines = next(babi.glob(f"{source.task}_*_test.txt")).read_text().splitlines()
         questions = [line.split("\t")[:2] for line in lines if "\t" in line]
-        asked = [story.questions[number] for story, number in source.asked]
+        asked = [story.questions[number] for story, number in source.selected]
         assert [[q.text, q.answer] for q in asked] == [
             [questions[i][0].partition(" ")[2].strip(), questions[i][1]]
             for i in json.loads(path.read_text())[source.task]]

@@ -1,7 +1,7 @@
 """Off means Llama: without a memory the model is a Llama-3 decoder.
 
 Against the same decoder written out here, bit for bit, and against the transformers library's,
-whose weights and logits tests/parity/make_golden_llama.py has written.
+whose weights and logits tests/tools/make_golden_llama.py has written.
 """
 
 import json

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from collectives_of_step import WASTE_ABOVE
+from collectives_of_step import SEPARATOR
 from training import CONFIG, MODEL, furthest, plain, train
 
 from lm2_jax import partition
@@ -92,7 +92,7 @@ def test_nothing_large_is_whole_on_a_device(sizes):
 def step_on_a_cube():
     """(HLO, what the compiler wrote to stderr) of the step on 2 x 2 x 2 devices, from a process
     of its own, since the compiler writes past Python."""
-    done = subprocess.run([sys.executable, str(HERE / "collectives_of_step.py")],
+    done = subprocess.run([sys.executable, str(HERE / "tools" / "collectives_of_step.py")],
                           capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"})
     return json.loads(done.stdout), done.stderr
@@ -100,13 +100,13 @@ def step_on_a_cube():
 
 def test_nothing_is_made_whole_to_be_split_again(step_on_a_cube):
     warning = "nvoluntary full rematerialization"
-    of_waste, of_step = step_on_a_cube[1].split(WASTE_ABOVE)
+    of_waste, of_step = step_on_a_cube[1].split(SEPARATOR)
     assert warning in of_waste
     assert warning not in of_step
 
 
 def test_collectives_are_those_on_record(step_on_a_cube):
-    """To write the record anew: python tests/collectives_of_step.py --write"""
+    """To write the record anew: python tests/tools/collectives_of_step.py --write"""
     found, _ = step_on_a_cube
     version = ".".join(jax.__version__.split(".")[:2])
     record = HERE / "collectives" / f"jax_{version}.json"

@@ -9,6 +9,7 @@ from absl import flags
 from batch_sources import T, config_of, corpus_of, equal, source_of, tokenizer_of
 
 from lm2_jax.config import Config
+from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.batches import SampleMaker, digest, iterate
 
@@ -94,12 +95,7 @@ def test_digest_changes_with_what_the_batches_depend_on(tmp_path):
         path = tmp_path / "qa1_x_train.txt"
         path.write_text(f"1 Mary moved to the {place}.\n2 Where is Mary?\t{place}\t1\n")
         from_file = dataclasses.replace(source.maker.corpus, sources=(
-            _fresh_file_source(str(tmp_path)),))
+            story_sources.from_files("qa1", str(tmp_path), "train"),))
         others.append(digest(dataclasses.replace(source, maker=SampleMaker(
             source.maker.config, from_file, T))))
     assert len({first, *others}) == len(others) + 1
-
-
-def _fresh_file_source(folder):
-    corpus.stories._parse.cache_clear()
-    return corpus.stories.from_files("qa1", folder, "train")

@@ -11,7 +11,7 @@ import pytest
 from solver import solve
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, parse_length
-from lm2_jax.data.babi.files import Question
+from lm2_jax.data.babi.story import Question
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.prompting import Tuned
 from lm2_jax.data.babilong.samples import draw, read_file

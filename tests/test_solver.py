@@ -1,4 +1,4 @@
-"""The independent solver against the published bAbI files, and the simulator against it."""
+"""Compares the independent solver with the published bAbI files, and the simulator with it."""
 
 import os
 from collections.abc import Iterable
@@ -10,30 +10,31 @@ from solver import TASKS, Solver, solve
 from lm2_jax.data.babi import files as babi
 from lm2_jax.data.babi.simulator import tasks
 from lm2_jax.data.babi.simulator.tasks import simulate
+from lm2_jax.data.babi.story import Question, Story
 
 SIMULATED = tasks.TASKS
 real_data = pytest.mark.skipif("LM2_TEST_DATA" not in os.environ, reason="LM2_TEST_DATA is not set")
 
 
-def wrong_answers(story: babi.Story) -> list[str]:
-    """One line for each question that the solver answers otherwise or cannot come to."""
-    solver, told, lines = Solver(story.task), 0, []
+def wrong_answers(story: Story) -> list[str]:
+    """Returns a line for each question that the solver answers differently or cannot reach."""
+    solver, first, lines = Solver(story.task), 0, []
     for number, question in enumerate(story.questions):
         context = f"after {' '.join(story.facts[: question.num_facts])}"
         try:
-            for fact in story.facts[told : question.num_facts]:
+            for fact in story.facts[first : question.num_facts]:
                 solver.tell(fact)
             answer = solver.ask(question.text)
         except ValueError as error:
             return lines + [f"{error} {context}"] * (len(story.questions) - number)
-        told = question.num_facts
+        first = question.num_facts
         if answer != question.answer:
             lines.append(f"{question.text} story: {question.answer}, solver: {answer}, {context}")
     return lines
 
 
-def disagreements(stories: Iterable[babi.Story]) -> tuple[list[str], int]:
-    """The wrong answers, each with the number of its story, and how many were asked for."""
+def disagreements(stories: Iterable[Story]) -> tuple[list[str], int]:
+    """Returns the wrong answers, with the number of the story, and the number of questions."""
     lines, count = [], 0
     for number, story in enumerate(stories):
         count += len(story.questions)
@@ -52,12 +53,12 @@ def test_solver_agrees_with_the_published_files(task, split):
     folder = Path(os.environ["LM2_TEST_DATA"]) / "babi" / "en-10k"
     lines, count = disagreements(babi.parse(babi.find_file(folder, task, split)))
     assert count >= 1000
-    allowed = 0.005 * count if task == "qa5" else 0  # qa5 has gifts asked for that are not the last
+    allowed = 0.005 * count if task == "qa5" else 0  # some are not about the last gift
     assert len(lines) <= allowed, report(task, lines, count)
 
 
 @pytest.mark.parametrize("task", SIMULATED)
-def test_simulated_answers_are_those_of_the_solver(task):
+def test_solver_agrees_with_the_simulator(task):
     lines, count = disagreements(simulate(task, 0, index) for index in range(2000))
     assert count >= 2000
     assert not lines, report(task, lines, count)
@@ -67,85 +68,26 @@ def test_simulated_answers_are_those_of_the_solver(task):
     "sizes", [{"per_point": 4}, {"points": 12}, {"points": 12, "per_point": 4}]
 )
 @pytest.mark.parametrize("task", SIMULATED)
-def test_simulated_answers_hold_for_other_sizes(task, sizes):
+def test_solver_agrees_with_stories_of_other_sizes(task, sizes):
     lines, count = disagreements(simulate(task, 1, index, **sizes) for index in range(200))
     assert count >= 200
     assert not lines, report(task, lines, count)
 
 
-def test_the_solver_finds_a_wrong_answer():
+def test_a_wrong_answer_is_found():
     facts = ("Mary went to the kitchen.", "Mary moved to the office.")
-    question = babi.Question("Where is Mary?", "kitchen", support=(0,), num_facts=2)
-    lines, count = disagreements([babi.Story("qa1", facts, (question,))])
+    question = Question("Where is Mary?", "kitchen", support=(0,), num_facts=2)
+    lines, count = disagreements([Story("qa1", facts, (question,))])
     assert count == 1
     assert len(lines) == 1 and "story: kitchen, solver: office" in lines[0]
 
 
-def test_every_question_behind_an_impossible_fact_is_wrong():
+def test_every_question_after_an_impossible_fact_is_wrong():
     facts = ("Mary went to the kitchen.", "Mary moved to the kitchen.")
-    questions = [babi.Question("Where is Mary?", "kitchen", (0,), n) for n in (1, 2, 2)]
-    lines, count = disagreements([babi.Story("qa1", facts, tuple(questions))])
+    questions = [Question("Where is Mary?", "kitchen", (0,), n) for n in (1, 2, 2)]
+    lines, count = disagreements([Story("qa1", facts, tuple(questions))])
     assert (len(lines), count) == (2, 3)
     assert all(line.endswith(f"after {' '.join(facts)}") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("task", "facts", "question", "answer"),
-    [
-        ("qa2", ["Ann got the cup there.", "Ann went to the attic.", "Ann left the cup.",
-                 "Ann moved to the porch."], "Where is the cup?", "attic"),
-        ("qa3", ["Ann went to the attic.", "Ann got the cup.", "Ann moved to the porch.",
-                 "Ann dropped the cup.", "Ann went to the attic.", "Ann went to the porch."],
-         "Where was the cup before the porch?", "attic"),
-        ("qa4", ["The attic is east of the porch."], "What is the porch west of?", "attic"),
-        ("qa5", ["Ann got the cup there.", "Ann gave the cup to Bob.", "Bob handed the cup to Ann.",
-                 "Ann passed the cup to Eve."], "Who received the cup?", "Eve"),
-        ("qa7", ["Ann got the cup there.", "Ann got the hat there.", "Ann gave the cup to Bob."],
-         "How many objects is Ann carrying?", "one"),
-        ("qa8", ["Ann got the cup there.", "Ann got the hat there.", "Ann dropped the cup.",
-                 "Ann got the cup there."], "What is Ann carrying?", "cup,hat"),
-        ("qa8", ["Ann got the cup there.", "Ann dropped the cup."], "What is Ann carrying?",
-         "nothing"),
-        ("qa9", ["Ann is in the attic.", "Ann is no longer in the attic."], "Is Ann in the attic?",
-         "no"),
-        ("qa10", ["Ann is in the attic.", "Ann is either in the porch or the attic."],
-         "Is Ann in the attic?", "maybe"),
-        ("qa10", ["Ann is either in the porch or the attic."], "Is Ann in the cellar?", "no"),
-        ("qa11", ["Mary went to the attic.", "Bob went to the attic.", "Then he moved to the shed.",
-                  "Mary moved to the cellar.", "After that she went to the porch."],
-         "Where is Mary?", "porch"),
-        ("qa12", ["Ann and Bob went to the attic.", "Bob and Eve moved to the porch."],
-         "Where is Ann?", "attic"),
-        ("qa13", ["Ann and Bob went to the attic.", "Then they moved to the porch.",
-                  "After that they went to the shed."], "Where is Ann?", "shed"),
-        ("qa14", ["This evening Ann went to the attic.", "Ann moved to the porch this afternoon.",
-                  "Yesterday Ann went to the porch.", "Ann moved to the attic this morning."],
-         "Where was Ann before the attic?", "porch"),
-        ("qa15", ["Wolves are afraid of mice.", "Ann is a wolf."], "What is ann afraid of?",
-         "mouse"),
-        ("qa16", ["Ann is a frog.", "Bob is a frog.", "Bob is white.", "Ann is green.",
-                  "Eve is a frog."], "What color is Eve?", "white"),
-        ("qa16", ["Ann is a frog.", "Ann is green.", "Bob is a frog.", "Bob is green.",
-                  "Eve is a frog.", "Eve is white.", "Dan is a frog."], "What color is Dan?",
-         "white"),
-        ("qa17", ["The red cone is above the cube.", "The cube is to the left of the disc."],
-         "Is the disc below the red cone?", "yes"),
-        ("qa17", ["The cone is above the cube.", "The cube is above the disc."],
-         "Is the cone to the left of the disc?", "no"),
-        ("qa18", ["The bag fits inside the box.", "The box of chocolates fits inside the bag."],
-         "Does the box of chocolates fit in the box?", "yes"),
-        ("qa18", ["The bag fits inside the box.", "The box is bigger than the bag."],
-         "Is the bag bigger than the box?", "no"),
-        ("qa19", ["The attic is north of the porch.", "The cellar is west of the porch.",
-                  "The shed is south of the cellar."],
-         "How do you go from the attic to the shed?", "s,w,s"),
-        ("qa20", ["Ann is tired.", "Bob is bored."], "Where will ann go?", "bedroom"),
-        ("qa20", ["Ann is hungry.", "Ann went to the kitchen.", "Ann got the apple there."],
-         "Why did ann get the apple?", "hungry"),
-    ],
-)  # fmt: skip
-def test_answers_have_the_form_of_the_files(task, facts, question, answer):
-    assert solve(task, facts, question) == answer
 
 
 @pytest.mark.parametrize(
@@ -217,7 +159,7 @@ def test_answers_have_the_form_of_the_files(task, facts, question, answer):
         ("qa21", [], "Where is Ann?", "no task 'qa21'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_or_cannot_be_is_refused(task, facts, question, message):
+def test_the_solver_refuses_unknown_forms_and_contradictions(task, facts, question, message):
     with pytest.raises(ValueError) as error:
         solve(task, facts, question)
     assert message in str(error.value)

@@ -8,7 +8,7 @@ import pytest
 
 from lm2_jax.config import Config, DataConfig
 from lm2_jax.data import batches
-from lm2_jax.data.babi.stories import StorySource
+from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong import corpus
 
 TASKS = ("qa1", "qa6", "qa9")

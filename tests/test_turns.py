@@ -1,4 +1,4 @@
-"""Stories in which persons act in turns: a training aid, never in evaluation."""
+"""Stories in which persons act in turns, for training only."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ import pytest
 
 from lm2_jax.config import Config, DataConfig
 from lm2_jax.data import batches
-from lm2_jax.data.babi import stories
+from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babi.simulator.tasks import simulate
 from lm2_jax.data.babilong import corpus
 
@@ -20,13 +20,13 @@ def actors(story):
 @pytest.mark.parametrize("task,persons", [("qa1", 4), ("qa1", 2), ("qa2", 4), ("qa9", 3)])
 def test_nobody_acts_again_before_all_others_have(task, persons):
     for index in range(50):
-        told = actors(simulate(task, 0, index, points=6, persons=persons, turns=True))
-        for first in range(0, len(told), persons):
-            once = told[first:first + persons]
-            assert len(set(once)) == len(once)
+        acted = actors(simulate(task, 0, index, points=6, persons=persons, turns=True))
+        for first in range(0, len(acted), persons):
+            turn = acted[first:first + persons]
+            assert len(set(turn)) == len(turn)
 
 
-def test_stories_without_turns_or_persons_are_what_they_were():
+def test_turns_has_no_effect_unless_set_or_without_persons():
     for task, index in itertools.product(("qa1", "qa4", "qa8"), range(20)):
         plain = simulate(task, 0, index, points=6)
         assert simulate(task, 0, index, points=6, turns=False) == plain
@@ -39,7 +39,7 @@ def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
     drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, 0))
     asked = []
     draw = drawn_from.sources[0].draw
-    source = stories.StorySource("qa1", lambda rng, *options: (
+    source = story_sources.StorySource("qa1", lambda rng, *options: (
         asked.append(options[2]) or draw(rng, *options)))
     drawn_from = dataclasses.replace(drawn_from, sources=(source,))
     maker = batches.SampleMaker(config.data, drawn_from, 40)
@@ -49,8 +49,8 @@ def test_training_samples_of_few_segments_have_persons_act_in_turns(up_to):
         assert set(asked) == {segments <= up_to}
 
 
-def test_stories_are_told_in_turns_if_asked_for():
-    source, rng = stories.simulated("qa1", 0), np.random.default_rng(0)
+def test_a_story_source_passes_turns_on():
+    source, rng = story_sources.simulated("qa1", 0), np.random.default_rng(0)
     for turns, wanted in ((True, 1.0), (False, 24 / 4**4)):
         all_four = [len(set(actors(source.draw(rng, 2, None, turns)))) == 4 for _ in range(500)]
         assert np.mean(all_four) == pytest.approx(wanted, abs=0.05)

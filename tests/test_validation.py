@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lm2_jax.data.babi import stories
+from lm2_jax.data.babi import story_sources
 
 
 def write(folder, count):
@@ -16,7 +16,7 @@ def write(folder, count):
 
 
 def drawn(folder, split):
-    source, rng = stories.from_files("qa1", str(folder), split), np.random.default_rng(0)
+    source, rng = story_sources.from_files("qa1", str(folder), split), np.random.default_rng(0)
     return {source.draw(rng, None, None, False).facts for _ in range(2000)}
 
 
@@ -36,6 +36,6 @@ def test_of_few_stories_none_is_kept_back(tmp_path):
 def test_simulated_ones_have_another_seed():
     told = []
     for seed in (0, 2**31 - 1):
-        source, rng = stories.simulated("qa1", seed), np.random.default_rng(0)
+        source, rng = story_sources.simulated("qa1", seed), np.random.default_rng(0)
         told.append({source.draw(rng).facts for _ in range(200)})
     assert all(not a & b for a, b in itertools.combinations(told, 2))

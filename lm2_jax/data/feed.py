@@ -13,8 +13,9 @@ from lm2_jax.types import Batch
 def local_rows(sharding: NamedSharding, batch_size: int) -> tuple[int, ...]:
     """The rows of the global batch that this process's devices hold, in order."""
     rows = set()
-    for (index, *_) in sharding.addressable_devices_indices_map((batch_size, 1)).values():
-        rows.update(range(*index.indices(batch_size)))
+    for index in sharding.addressable_devices_indices_map((batch_size, 1)).values():
+        assert index is not None  # which jax's type allows
+        rows.update(range(*index[0].indices(batch_size)))
     return tuple(sorted(rows))
 
 

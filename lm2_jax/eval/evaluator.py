@@ -42,7 +42,7 @@ class Evaluator:
     def drawn_beside_indices(self) -> list[str]:
         """The tasks that `eval.indices` does not name, whose samples are drawn as without it."""
         return [source.task for source in self._corpus.sources
-                if self.config.eval.indices and not source.asked]
+                if self.config.eval.indices and not source.selected]
 
     def run(self, params: Params, modes: Sequence[str], num_samples: int, **options
             ) -> Iterator[tuple[Row, list[babilong.Prediction]]]:

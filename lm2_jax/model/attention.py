@@ -1,5 +1,7 @@
 """Causal self-attention of a segment, with keys and values carried over if configured."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,12 +30,12 @@ class Attention(nn.Module):
         """
         c = self.config
         D, N, K, H = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
-        kv = dict(equation="BTD,DKH->BTKH", shape=(D, K, H), dtype=c.dtype,
-                  axes=("embed", "kv_heads", "head_dim"))
+        kv = partial(Linear, "BTD,DKH->BTKH", (D, K, H), ("embed", "kv_heads", "head_dim"),
+                     dtype=c.dtype)
         q_BTNH = Linear("BTD,DNH->BTNH", (D, N, H), ("embed", "heads", "head_dim"),
                         dtype=c.dtype, name="q_proj")(a_BTD)
-        k_BTKH = Linear(**kv, name="k_proj")(a_BTD)
-        v_BTKH = Linear(**kv, name="v_proj")(a_BTD)
+        k_BTKH = kv(name="k_proj")(a_BTD)
+        v_BTKH = kv(name="v_proj")(a_BTD)
         q_BTNH = constrain(q_BTNH, "act_batch", "act_len", "act_heads", "act_head_dim")
         k_BTKH, v_BTKH = (constrain(x, "act_batch", "act_len", "act_kv_heads", "act_head_dim")
                           for x in (k_BTKH, v_BTKH))

@@ -1,5 +1,7 @@
 """A decoder block: attention and memory side by side, then the mlp."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 
@@ -18,10 +20,10 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c = self.config
-        wide = dict(equation="BTD,DF->BTF", shape=(c.embed_dim, c.mlp_dim), dtype=c.dtype,
-                    axes=("embed", "mlp"))
-        gate_BTF = nn.silu(Linear(**wide, name="gate_proj")(x_BTD))
-        h_BTF = gate_BTF * Linear(**wide, name="up_proj")(x_BTD)
+        wide = partial(Linear, "BTD,DF->BTF", (c.embed_dim, c.mlp_dim), ("embed", "mlp"),
+                       dtype=c.dtype)
+        gate_BTF = nn.silu(wide(name="gate_proj")(x_BTD))
+        h_BTF = gate_BTF * wide(name="up_proj")(x_BTD)
         h_BTF = constrain(h_BTF, "act_batch", "act_len", "act_mlp")
         return Linear("BTF,FD->BTD", (c.mlp_dim, c.embed_dim), ("mlp", "embed"),
                       scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype, name="down_proj")(h_BTF)
@@ -42,13 +44,14 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BSD, state, window_BWKH, mask_BSS, valid_BS, rope_2SH):
         c = self.config
-        norm = dict(eps=c.norm_eps, dtype=c.dtype)
+        norm = partial(RMSNorm, c.norm_eps, c.dtype)
         dropout = nn.Dropout(c.dropout, deterministic=self.deterministic)
-        memory = memories.of(c).block(c, name="memory") if self.remembers else None
+        kind = memories.of(c) if self.remembers else None
+        memory = kind.block(c, name="memory") if kind and kind.block else None
         x_BSD = constrain(x_BSD, "act_batch", "act_len", "act_embed")
         if memory:
             x_BSD = memory.pre_block(x_BSD, state)
-        a_BSD = RMSNorm(**norm, name="attention_norm")(x_BSD)
+        a_BSD = norm(name="attention_norm")(x_BSD)
         added_BSD, window_BSKH = Attention(c, name="attention")(
             a_BSD, window_BWKH, mask_BSS, rope_2SH)
         if memory:
@@ -56,7 +59,7 @@ class Block(nn.Module):
         x_BSD += dropout(added_BSD)
         if memory:
             state = memory.write(x_BSD, state, valid_BS)
-        x_BSD += dropout(MLP(c, name="mlp")(RMSNorm(**norm, name="mlp_norm")(x_BSD)))
+        x_BSD += dropout(MLP(c, name="mlp")(norm(name="mlp_norm")(x_BSD)))
         if memory:
             state = memory.post_block(x_BSD, state, valid_BS)
         return x_BSD, (state, window_BSKH)

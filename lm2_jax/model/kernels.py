@@ -1,5 +1,7 @@
 """Attention kernels: the only file that knows backends."""
 
+from typing import Literal, cast
+
 import jax
 
 
@@ -17,5 +19,6 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS:
     if implementation == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(f"model.attention_implementation is 'cudnn' on {jax.default_backend()}; "
                          "it needs an NVIDIA GPU, use 'xla' here")
+    name = cast(Literal["xla", "cudnn"], implementation)
     return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None],
-                                        implementation=implementation)
+                                        implementation=name)

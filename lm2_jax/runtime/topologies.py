@@ -78,7 +78,7 @@ def _tpu_slice(name: str) -> list:
 
 def _virtual_cpus(count: int) -> list:
     """The first so many CPU devices; made virtual if no device was asked for yet."""
-    if jax.config.jax_num_cpu_devices < count:
+    if jax.config.jax_num_cpu_devices < count:  # type: ignore[attr-defined]  # set at run time
         try:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:

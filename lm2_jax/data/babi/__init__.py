@@ -1,1 +1,1 @@
-"""Stories of the bAbI tasks: files and simulator."""
+"""Stories of the bAbI tasks: types, files and simulator."""

@@ -1,39 +1,20 @@
-"""Stories of the bAbI tasks: the types, and the reader of the files (v1.2)."""
+"""Reads the files of the bAbI tasks, version 1.2."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from lm2_jax.data.babi.story import Question, Story
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 _TASK_OF_NAME = re.compile(r"(qa(?:[1-9]|1\d|20))_")
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question. `answer` is as in the files, a list as "apple,milk"."""
-
-    text: str
-    answer: str
-    support: tuple[int, ...]  # 0-based indices into Story.facts
-    num_facts: int  # how many of Story.facts were told before the question
-
-
-@dataclass(frozen=True)
-class Story:
-    """Sentences in order, and the questions asked between them in order."""
-
-    task: str
-    facts: tuple[str, ...]
-    questions: tuple[Question, ...]
 
 
 def find_file(folder: str | Path, task: str, split: str) -> Path:
     """Returns the file of a task ("qa1") and split ("train" or "test") in `folder`.
 
     Raises:
-        FileNotFoundError: no file there has such a name.
-        ValueError: more than one has.
+      UserFileNotFoundError: there is no such file.
+      UserError: there are several.
     """
     pattern = f"{task}_*_{split}.txt"
     found = sorted(Path(folder).glob(pattern))
@@ -49,11 +30,11 @@ def find_file(folder: str | Path, task: str, split: str) -> Path:
 
 
 def parse(path: str | Path) -> list[Story]:
-    """Reads a bAbI file; the task is the beginning of its name, "qa1_".
+    """Reads a bAbI file. Its name must begin with the task, as in "qa1_".
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the name or a line is not of the form; the message gives the line.
+      UserFileNotFoundError: there is no such file.
+      UserError: the name or a line has the wrong form; the message names the line.
     """
     path = Path(path)
     named = _TASK_OF_NAME.match(path.name)
@@ -67,44 +48,45 @@ def parse(path: str | Path) -> list[Story]:
         raise UserError(f"{path}: expected UTF-8 text, found {error.reason}") from None
 
     task = named[1]
-    stories, reader = [], None
+    stories: list[Story] = []
+    builder: _StoryBuilder | None = None
     for number, line in enumerate(lines, start=1):
         try:
             line_id, body = _split_id(line)
             if line_id == 1:
-                if reader:
-                    stories.append(reader.story(task))
-                reader = _StoryReader()
-            if reader is None or line_id != reader.num_lines + 1:
-                expected = f"{reader.num_lines + 1}, or 1 for a new story" if reader else "1"
+                if builder:
+                    stories.append(builder.story(task))
+                builder = _StoryBuilder()
+            if builder is None or line_id != builder.num_lines + 1:
+                expected = f"{builder.num_lines + 1}, or 1 for a new story" if builder else "1"
                 raise UserError(f"expected ID {expected}, found {line_id}")
-            reader.read(line_id, body)
-        except ValueError as error:
+            builder.add(line_id, body)
+        except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
-    if reader is None:
+    if builder is None:
         raise UserError(f"{path}: the file is empty, expected lines of the form 'ID FACT.'")
-    return [*stories, reader.story(task)]
+    return [*stories, builder.story(task)]
 
 
 def _split_id(line: str) -> tuple[int, str]:
     head, blank, body = line.partition(" ")
-    if not (blank and head.isascii() and head.isdigit() and body.strip()):
+    if not (blank and re.fullmatch("[0-9]{1,9}", head) and body.strip()):
         raise UserError(
             f"expected 'ID FACT.' or 'ID QUESTION?<TAB>ANSWER<TAB>SUPPORT IDS', found {line!r}"
         )
     return int(head), body
 
 
-class _StoryReader:
-    """Gathers the lines of one story."""
+class _StoryBuilder:
+    """Collects the lines of one story."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.num_lines = 0
         self.facts: list[str] = []
         self.questions: list[Question] = []
         self.fact_of_id: dict[str, int] = {}
 
-    def read(self, line_id: int, body: str) -> None:
+    def add(self, line_id: int, body: str) -> None:
         if "\t" in body:
             self.questions.append(self._question(body))
         elif body.rstrip().endswith("."):

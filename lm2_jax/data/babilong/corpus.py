@@ -11,8 +11,8 @@ import numpy as np
 from lm2_jax.config import Config, DataConfig, EvalConfig
 from lm2_jax.data import tokenizer
 from lm2_jax.data.babi import files as babi
-from lm2_jax.data.babi import stories
-from lm2_jax.data.babi.stories import StorySource
+from lm2_jax.data.babi import story_sources
+from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
 from lm2_jax.data.text import background
 from lm2_jax.data.text.background import TokenizedBackground
@@ -71,13 +71,14 @@ def _asked_in_turn(config: EvalConfig, tasks: Iterable[str], folder: str
                    ) -> tuple[StorySource, ...]:
     if not folder:
         raise UserError("eval.indices are places in bAbI files: set eval.babi to their folder")
-    sources = tuple(stories.asked_in_turn(task, folder, "test", config.indices) for task in tasks)
+    sources = tuple(story_sources.from_indices(task, folder, "test", config.indices)
+                    for task in tasks)
     wanted = max(config.num_samples, config.during_training)
     for source in sources:
-        if 0 < len(source.asked) < wanted:
+        if 0 < len(source.selected) < wanted:
             raise UserError(f"{wanted} samples a task are asked for, but {config.indices} has "
-                             f"{len(source.asked)} indices of {source.task}; set "
-                             f"eval.num_samples to {len(source.asked)} at most (lm2 gates: "
+                             f"{len(source.selected)} indices of {source.task}; set "
+                             f"eval.num_samples to {len(source.selected)} at most (lm2 gates: "
                              "--samples)")
     return sources
 
@@ -85,8 +86,8 @@ def _asked_in_turn(config: EvalConfig, tasks: Iterable[str], folder: str
 def _sources(config: DataConfig, tasks: Iterable[str], folder: str, split: str, seed: int
              ) -> tuple[StorySource, ...]:
     if folder:
-        return tuple(stories.from_files(task, folder, split) for task in tasks)
-    return tuple(stories.simulated(task, seed, persons=config.persons) for task in tasks)
+        return tuple(story_sources.from_files(task, folder, split) for task in tasks)
+    return tuple(story_sources.simulated(task, seed, persons=config.persons) for task in tasks)
 
 
 def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, seed: int,
@@ -122,7 +123,7 @@ def _story_texts(config: DataConfig, seed: int) -> Iterable[str]:
         if config.babi:
             read = babi.parse(babi.find_file(config.babi, task, "train"))
         else:
-            source = stories.simulated(task, seed)
+            source = story_sources.simulated(task, seed)
             read = (source.draw(rng) for _ in range(STORIES_READ))
         for story in read:
             yield from story.facts

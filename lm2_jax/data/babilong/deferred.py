@@ -1,91 +1,125 @@
-"""Training samples whose questions all need the memory.
+"""Training samples with deferred questions, which can only be answered from the memory.
 
-Where a story asks right after it tells, attention often still sees the fact. Here each of its
-questions is asked in a later segment than the facts before it; where a sample is shifted against
-the segment borders, both may still fall into one.
+In a bAbI story, a question often follows its facts so closely that attention still reaches them.
+Here, a question and its facts are in different segments. In samples that are shifted against the
+segment borders, they can fall into the same segment.
 """
 
 import itertools
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from lm2_jax.data.babi.files import Story
+from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babilong.mixing import Encoder, Mixture, Piece, Sample
 from lm2_jax.data.text.background import TokenizedBackground
 
-MOST_POINTS = 2
-SHIFTED = 0.5  # share of samples whose facts and questions may lie across a segment's border
-OPENING = 0.5  # share of segments that open with their questions: those are learnt first
+MAX_POINTS_PER_SEGMENT = 2
+SHIFTED_SHARE = 0.5  # of the samples of three segments or more
+QUESTIONS_FIRST_SHARE = 0.5  # of the segments: questions at the beginning are learned first
+
 Point = tuple[list[Piece], list[Piece]]
+"""A question point: new facts, and the questions that follow them."""
+
+
+@dataclass
+class _Segment:
+    """The pieces of a segment; its questions precede its facts."""
+
+    questions: list[Piece] = field(default_factory=list)
+    facts: list[Piece] = field(default_factory=list)
+    num_tokens: int = 0
 
 
 def points_of(story: Story, encoder: Encoder) -> list[Point]:
-    """The story's points: (facts told, questions then asked)."""
-    points, told = [], 0
+    """Returns the question points of a story."""
+    points, first = [], 0
     for num_facts, asked in itertools.groupby(story.questions, lambda q: q.num_facts):
-        facts = [encoder.fact(fact) for fact in story.facts[told:num_facts]]
+        facts = [encoder.fact(fact) for fact in story.facts[first:num_facts]]
         points.append((facts, [encoder.question(question) for question in asked]))
-        told = num_facts
+        first = num_facts
     return points
 
 
 def mix(points: list[Point], num_segments: int, segment_length: int,
-        background: TokenizedBackground, rng: np.random.Generator) -> Sample | None:
-    """Points spread over segments, each point's questions in a later segment than its facts.
+        background: TokenizedBackground, rng: np.random.Generator, bos: Piece | None = None
+        ) -> Sample | None:
+    """Distributes question points over segments, each point's questions after its facts' segment.
 
-    The points' segments are drawn at random in order, before a segment that is drawn too. The
-    last point is asked for, the others with a probability drawn for the sample: a question with
-    its answer tells the fact again, and memory must also last without. The questions of a point
-    are asked in a segment drawn from the one after it up to that of the next point's facts (not
-    at all if those come in its own), before those facts, as many as fit. None if a point's facts
-    do not fit a segment.
-
-    A share of the samples of three segments or more is laid out over one segment less, behind a
-    part of a segment of prose, since in a text the borders fall anywhere, into facts too.
+    A SHIFTED_SHARE of the samples of three segments or more are laid out over one segment less and
+    begin with part of a segment of background text, because segment borders can fall anywhere in
+    a text, also into facts.
 
     Args:
-      points: the first so many are taken, a number from 1 to all of them, at most MOST_POINTS a
-        segment: the larger of two even draws, since what few facts say is soon guessed.
+      points: the sample takes the first n of them; n is the larger of two uniform draws, since the
+        answers of samples with few facts are soon guessed.
       num_segments: at least 2.
-    """
-    T = segment_length
-    shift = int(rng.integers(1, T)) if num_segments > 2 and rng.random() < SHIFTED else 0
-    S = num_segments - bool(shift)
-    seats = T // max(sum(len(piece.tokens) for piece in told) for told, _ in points)
-    if not seats:
-        return None
-    seats = np.repeat(np.arange(rng.integers(1, S)), min(seats, MOST_POINTS))
-    count = 1 + int(rng.integers(min(len(points), len(seats)), size=2).max())
-    told_in = [*np.sort(rng.choice(seats, count, replace=False)).tolist(), S - 1]
-    facts: list[list[Piece]] = [[] for _ in range(S)]
-    questions: list[list[Piece]] = [[] for _ in range(S)]
-    for (told, _), segment in zip(points[:count], told_in[:count], strict=True):
-        facts[segment] += told
-    used = [sum(len(piece.tokens) for piece in told) for told in facts]
-    asking = rng.random()
-    for number in range(count):
-        told, replaced = told_in[number:number + 2]
-        if told == replaced or (number < count - 1 and rng.random() > asking):
-            continue
-        segment = int(rng.integers(told + 1, replaced + 1))
-        for question in points[number][1]:
-            if used[segment] + len(question.tokens) <= T:
-                questions[segment].append(question)
-                used[segment] += len(question.tokens)
+      bos: the beginning of the sample, if any.
 
+    Returns:
+      A sample of num_segments * segment_length tokens, or None if the facts of a point do not fit
+      a segment.
+    """
+    T, num_bos = segment_length, _num_tokens([bos] if bos else [])
+    shift = int(rng.integers(1, T)) if num_segments > 2 and rng.random() < SHIFTED_SHARE else 0
+    segments = _distribute(points, num_segments - bool(shift), T, T - num_bos, rng)
+    if segments is None:
+        return None
+
+    rooms = [T - segment.num_tokens for segment in segments]  # for background text
+    rooms[0] -= num_bos
     start = int(rng.integers(background.num_sentences))
-    noise = background.passage(start, num_segments * T - sum(used))
-    borders = noise.borders(np.arange(noise.sentences_before(len(noise)) + 1))
+    text = background.passage(start, sum(rooms) + (T if shift else 0))
+    borders = text.borders(np.arange(text.sentences_before(len(text)) + 1))
     cuts, begin = [], shift
-    for segment in range(S):
-        end = begin + T - used[segment]
+    for segment, room in zip(segments, rooms, strict=True):
+        end = begin + room
         inside = borders[slice(*np.searchsorted(borders, [begin + 1, end]))]
         places = np.concatenate([[begin], inside, [end]])
-        count = len(questions[segment]) + len(facts[segment])
-        drawn = np.sort(places[rng.integers(len(places), size=count)])
-        if rng.random() < OPENING:
-            drawn[:len(questions[segment])] = begin
+        num_pieces = len(segment.questions) + len(segment.facts)
+        drawn = np.sort(places[rng.integers(len(places), size=num_pieces)])
+        if rng.random() < QUESTIONS_FIRST_SHARE:
+            drawn[:len(segment.questions)] = begin
         cuts += drawn.tolist()
         begin = end
-    pieces = [p for segment in range(S) for p in (*questions[segment], *facts[segment])]
-    return Mixture(pieces, np.array(cuts), noise).sample()
+    pieces = [piece for s in segments for piece in (*s.questions, *s.facts)]
+    if bos:
+        pieces, cuts = [bos, *pieces], [0, *cuts]
+    return Mixture(pieces, np.array(cuts), text).sample()
+
+
+def _distribute(points: list[Point], num_segments: int, segment_length: int, room: int,
+                rng: np.random.Generator) -> list[_Segment] | None:
+    """Assigns facts and questions to segments; None if the facts of a point exceed `room` tokens.
+
+    The facts of the points go to segments drawn in order, at most MAX_POINTS_PER_SEGMENT to each
+    and all before a last one that is drawn too. The questions of the last point are asked. Those of
+    another point are asked with a probability drawn for the sample, because a question with its
+    answer repeats the fact, and the memory must also last without. They go to a segment drawn
+    between that of their facts (exclusive) and that of the next point's facts (inclusive), as many
+    as fit; none if these are the same segment.
+    """
+    most = room // max(_num_tokens(facts) for facts, _ in points)
+    if not most:
+        return None
+    slots = np.repeat(np.arange(rng.integers(1, num_segments)), min(most, MAX_POINTS_PER_SEGMENT))
+    count = 1 + int(rng.integers(min(len(points), len(slots)), size=2).max())
+    segment_of = [*np.sort(rng.choice(slots, count, replace=False)).tolist(), num_segments - 1]
+    segments = [_Segment() for _ in range(num_segments)]
+    for (facts, _), number in zip(points[:count], segment_of, strict=False):
+        segments[number].facts += facts
+        segments[number].num_tokens += _num_tokens(facts)
+    ask_probability = rng.random()
+    for point, (own, following) in enumerate(itertools.pairwise(segment_of)):
+        if own == following or (point < count - 1 and rng.random() > ask_probability):
+            continue
+        segment = segments[int(rng.integers(own + 1, following + 1))]
+        for question in points[point][1]:
+            if segment.num_tokens + len(question.tokens) <= segment_length:
+                segment.questions.append(question)
+                segment.num_tokens += len(question.tokens)
+    return segments
+
+
+def _num_tokens(pieces: list[Piece]) -> int:
+    return sum(len(piece.tokens) for piece in pieces)

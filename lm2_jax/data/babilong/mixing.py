@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lm2_jax.data.babi.files import Question, Story
+from lm2_jax.data.babi.story import Question, Story
 from lm2_jax.data.text.background import Passage, TokenizedBackground
 from lm2_jax.data.text.pieces import Text
 from lm2_jax.data.tokenizer import UNK, Tokenizer

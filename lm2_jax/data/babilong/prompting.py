@@ -75,11 +75,11 @@ class Prompted:
 
     def before(self, task: str) -> np.ndarray:
         if task not in self.encoded:
-            self.encoded[task] = self._ids(self.prompt(task).before())
+            self.encoded[task] = self._ids(self.prompt(task).prefix())
         return self.encoded[task]
 
     def behind(self, task: str, question: str) -> np.ndarray:
-        return self._ids(self.prompt(task).behind(question))
+        return self._ids(self.prompt(task).suffix(question))
 
     def context(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """The ids of a context that comes in pieces, as it is but for the white space at its ends;
@@ -107,7 +107,7 @@ def make(config: EvalConfig, encoder: Encoder) -> Asking:
     """
     if config.asking == "tuned":
         return Tuned(encoder)
-    known = prompts.load(config.prompts) if config.prompts else prompts.ours()
+    known = prompts.load(config.prompts) if config.prompts else prompts.default_prompts()
     return Prompted(encoder, {task: prompt.with_parts(
         instruction=config.use_instruction, examples=config.use_examples,
         post_prompt=config.use_post_prompt) for task, prompt in known.items()},

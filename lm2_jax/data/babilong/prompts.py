@@ -1,70 +1,79 @@
-"""What is said around a context, for a model that was not tuned to the tasks."""
+"""Prompts for models that were not trained on the tasks: the text before and after a context."""
 
 import json
 from dataclasses import dataclass, replace
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from lm2_jax.data.babilong.wording import WORDING, Wording
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 PARTS = ("instruction", "examples", "post_prompt")
-# The benchmark's order and tags.
+# BABILong's order and tags.
 TEMPLATE = ("{instruction}\n\n{examples}\n\n{post_prompt}\n\n<context>\n{context}\n</context>\n\n"
             "Question: {question}")
 
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """The parts of a task's prompt; an empty one is left out."""
+    """The parts of a task's prompt; "" leaves a part out.
+
+    Attributes:
+      instruction: what the task is.
+      examples: facts with a question and its answer.
+      post_prompt: the form of the answer.
+      template: has the parts, {context} and {question} as fields.
+    """
 
     instruction: str = ""
     examples: str = ""
     post_prompt: str = ""
     template: str = TEMPLATE
 
-    def before(self) -> str:
-        """The text before the context."""
+    def prefix(self) -> str:
+        """Returns the text before the context."""
         text = self.template.partition("{context}")[0]
         return text.format(**{part: getattr(self, part) for part in PARTS}).lstrip()
 
-    def behind(self, question: str) -> str:
-        """The text behind the context."""
+    def suffix(self, question: str) -> str:
+        """Returns the text after the context."""
         return self.template.partition("{context}")[2].format(question=question).rstrip()
 
     def with_parts(self, **used: bool) -> "TaskPrompt":
-        """Without the parts that are False."""
+        """Returns the prompt without the parts whose keyword is False."""
         return replace(self, **{part: "" for part, kept in used.items() if not kept})
 
 
-def ours() -> dict[str, TaskPrompt]:
-    """The prompts of qa1 to qa20 in our own words."""
-    return {task: _worded(wording) for task, wording in WORDING.items()}
+def default_prompts() -> dict[str, TaskPrompt]:
+    """Returns this package's prompts of qa1 to qa20 (wording.json)."""
+    return _load(resources.files(__package__) / "wording.json")
 
 
 def load(path: str | Path) -> dict[str, TaskPrompt]:
-    """Prompts of a JSON file: {"qa1": {"instruction", "examples", "post_prompt"}, ...}.
+    """Reads prompts from a JSON file in the format of wording.json.
+
+    That is {"qa1": {"instruction": text, "examples": text, "post_prompt": text}, ...}.
 
     Raises:
-      FileNotFoundError, ValueError: in one line, with the task and what is wrong with it.
+      UserFileNotFoundError: there is no such file.
+      UserError: the file has the wrong form; the message names the task.
     """
     path = Path(path)
     if not path.is_file():
         raise UserFileNotFoundError(f"no prompt file {path} (eval.prompts)")
+    return _load(path)
+
+
+def _load(path: Path | Traversable) -> dict[str, TaskPrompt]:
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(tasks, dict):
-        raise UserError(f"{path} must hold an object with a key for each task, as qa1")
+        raise UserError(f"{path} must hold an object with a key for each task, such as qa1")
     for task, parts in tasks.items():
         if not (isinstance(parts, dict) and set(parts) == set(PARTS)
                 and all(isinstance(text, str) for text in parts.values())):
             raise UserError(f"{path}: {task} must have texts under {', '.join(PARTS)}, and no "
-                             "other keys")
+                            "other keys")
     return {task: TaskPrompt(**parts) for task, parts in tasks.items()}
-
-
-def _worded(wording: Wording) -> TaskPrompt:
-    examples = (f"<example>\n{text}\nAnswer: {answer}\n</example>"
-                for text, answer in wording.examples)
-    return TaskPrompt(wording.instruction, "\n".join(examples), wording.form)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.config import EvalConfig, parse_length
-from lm2_jax.data.babi.files import Story
-from lm2_jax.data.babi.stories import StorySource
+from lm2_jax.data.babi.story import Story
+from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong import mixing, published
 from lm2_jax.data.babilong.mixing import Encoder, Joined
 from lm2_jax.data.babilong.prompting import Asking
@@ -56,14 +56,14 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, askin
     tokens = parse_length(length)
     rng = np.random.default_rng([config.seed, int(source.task[2:]), tokens, index])
     before = asking.before(source.task)
-    for _ in range(1 if source.asked else ATTEMPTS):
-        story, last = source.asked[index] if source.asked else _any_question(source, rng)
+    for _ in range(1 if source.selected else ATTEMPTS):
+        story, last = source.selected[index] if source.selected else _any_question(source, rng)
         asked = story.questions[last]
         facts = mixing.pieces_of(story, encoder, last, dense=False)[:-1]
         told = sum(len(fact.tokens) for fact in facts)
         behind = asking.behind(source.task, asked.text)
         size = asking.context_tokens(tokens, behind, asked.answer) if tokens else told
-        if source.asked and not distance:
+        if source.selected and not distance:
             size = max(size, told)
         facts_end = size
         if distance and tokens:
@@ -74,7 +74,7 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, askin
                                    facts_end=facts_end)
             return Prompt(source.task, length, Joined((before, context, behind)), asked.text,
                           _as_written(asked.answer, encoder, source.task))
-    what = f"{source.task} in {ATTEMPTS}" if not source.asked else \
+    what = f"{source.task} in {ATTEMPTS}" if not source.selected else \
         f"{source.task} that eval.indices names for sample {index}"
     raise UserError(f"no story of {what} fits a sample of {length} "
                      f"(segments of {segment_length} tokens, eval.min_distance "

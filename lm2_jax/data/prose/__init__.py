@@ -1,1 +1,1 @@
-"""A generator of English prose."""
+"""Generated English prose."""

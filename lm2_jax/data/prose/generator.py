@@ -1,33 +1,28 @@
-"""Prose made from a grammar and word lists of our own, to hide facts in where no book is at hand.
+"""English prose from a grammar and word lists, used as background text where there are no books.
 
-Sentence i is a function of (seed, i) alone, the same on every machine and Python version.
+Sentence i depends on (seed, i) alone and is the same on every machine and Python version. The data
+files of this folder hold the grammar and the words; grammar.txt explains the format.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cache
 
-from lm2_jax.data.prose.forms import FORMS, fix_articles
-from lm2_jax.data.prose.grammar import GRAMMAR
-from lm2_jax.data.prose.nouns import NOUNS
-from lm2_jax.data.prose.words import WORDS
+from lm2_jax.data.prose.inflection import FORMS, fix_articles, read_sections
 
 MIN_WORDS, MAX_WORDS = 5, 20
-_KINDS = "fmp"  # the subject of a sentence: female, male, plural
-_LISTS = {
-    name: tuple(word.replace("_", " ") for word in words.split())
-    for name, words in (NOUNS | WORDS).items()
-}
-_MASK = (1 << 64) - 1
+_SUBJECTS = "fmp"  # the kinds of subject: feminine, masculine, plural
 _SLOT = re.compile(r"\{(\w+)(?::(\w+|\*))?\}|([^{}]+)")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
-_REPEATABLE = 4  # a longer word does not come twice in a sentence
+_LONGEST_REPEATED = 4  # letters; a longer word occurs only once in a sentence
+_MASK = (1 << 64) - 1
 
 
 class _Random:
-    """SplitMix64: small, fast and fixed for ever, unlike the standard library's choices."""
+    """SplitMix64: fast, and unlike the standard library's choices guaranteed never to change."""
 
     def __init__(self, key: str):
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -40,50 +35,53 @@ class _Random:
         return ((z ^ (z >> 31)) * limit) >> 64
 
 
-def _parse(grammar: str) -> dict[str, list[tuple[str, str]]]:
-    """Rule name -> its forms, each (kinds it is for, template)."""
-    rules: dict[str, list[tuple[str, str]]] = {}
-    for line in grammar.strip().splitlines():
-        if line.endswith(":"):
-            forms = rules[line[:-1]] = []
-            continue
-        for form in filter(None, line.split(" / ")):
-            kind, bar, template = form.partition("| ")
-            kinds = {"": _KINDS, "s": "fm"}.get(kind, kind) if bar else _KINDS
-            forms.append((kinds, template if bar else form))
-    return rules
+@cache
+def word_lists() -> dict[str, tuple[str, ...]]:
+    """Returns the words and phrases of each list of nouns.txt and words.txt."""
+    lists = read_sections("nouns.txt") | read_sections("words.txt")
+    return {name: tuple(word.replace("_", " ") for line in lines for word in line.split())
+            for name, lines in lists.items()}
 
 
 @cache
-def _compiled(kind: str) -> dict:
-    """The grammar for one kind of subject: (name, form) -> a tuple of alternatives, each a
-    string or a tuple of strings and further alternatives."""
-    rules = _parse(GRAMMAR)
-    table: dict = {}
+def _rules() -> dict[str, list[tuple[str, str]]]:
+    """Returns the alternatives of each grammar rule: (kinds of subject, template)."""
+    return {name: [alternative for line in lines for alternative in _alternatives(line)]
+            for name, lines in read_sections("grammar.txt").items()}
 
-    def alternatives(name: str, form: str | None) -> tuple:
-        if (name, form) in table:
-            return table[name, form]
-        if name in rules:
-            result = tuple(parts(t, form) for kinds, t in rules[name] if kind in kinds)
-        elif form is None:
-            result = _LISTS[name]
-        else:
-            result = tuple(map(FORMS[form], _LISTS[name]))
-        table[name, form] = result
-        return result
+
+def _alternatives(line: str) -> Iterator[tuple[str, str]]:
+    for text in filter(None, line.split(" / ")):
+        kind, bar, template = text.partition("| ")
+        yield ({"s": "fm"}.get(kind, kind), template) if bar else (_SUBJECTS, text)
+
+
+@cache
+def _expansions(kind: str) -> tuple:
+    """Returns the alternatives of rule "sentence" for one kind of subject.
+
+    An alternative is a string, or a tuple of strings and further tuples of alternatives.
+    """
+    table: dict[tuple[str, str | None], tuple] = {}
+
+    def expansions(name: str, form: str | None) -> tuple:
+        if (name, form) not in table:
+            if name in _rules():
+                table[name, form] = tuple(parts(template, form)
+                                          for kinds, template in _rules()[name] if kind in kinds)
+            else:
+                table[name, form] = tuple(map(FORMS[form or "inf"], word_lists()[name]))
+        return table[name, form]
 
     def parts(template: str, form: str | None) -> tuple:
-        return tuple(
-            text or alternatives(name, form if slot == "*" else slot or None)
-            for name, slot, text in _SLOT.findall(template)
-        )
+        return tuple(text or expansions(name, form if slot == "*" else slot or None)
+                     for name, slot, text in _SLOT.findall(template))
 
-    alternatives("sentence", None)
-    return table
+    return expansions("sentence", None)
 
 
-def _expand(alternatives: tuple, random: _Random, out: list[str]) -> None:
+def _draw(alternatives: tuple, random: _Random, out: list[str]) -> None:
+    """Appends the strings of a random alternative to `out`."""
     chosen = alternatives[random.below(len(alternatives))]
     if isinstance(chosen, str):
         out.append(chosen)
@@ -92,30 +90,27 @@ def _expand(alternatives: tuple, random: _Random, out: list[str]) -> None:
         if isinstance(part, str):
             out.append(part)
         else:
-            _expand(part, random, out)
+            _draw(part, random, out)
 
 
 def _acceptable(text: str) -> bool:
     words = _WORD.findall(text.lower())
-    long = [word for word in words if len(word) > _REPEATABLE]
+    long = [word for word in words if len(word) > _LONGEST_REPEATED]
     return MIN_WORDS <= len(words) <= MAX_WORDS and len(long) == len(set(long))
 
 
 def sentence(seed: int, index: int) -> str:
-    """Sentence number `index` of the endless text named by `seed`: 5 to 20 words."""
+    """Returns sentence `index`, of 5 to 20 words, of the endless text of `seed`."""
     random = _Random(f"{seed}/{index}")
-    while True:
-        rules = _compiled(_KINDS[random.below(len(_KINDS))])
+    text = ""
+    while not _acceptable(text):
         out: list[str] = []
-        _expand(rules["sentence", None], random, out)
+        _draw(_expansions(_SUBJECTS[random.below(len(_SUBJECTS))]), random, out)
         text = "".join(out)
-        if _acceptable(text):
-            break
     text = re.sub(r"\^(.)", lambda m: m[1].upper(), text)
-    first = 1 if text[0] == '"' else 0
-    return fix_articles(text[:first] + text[first].upper() + text[first + 1 :])
+    return fix_articles(re.sub('^"?.', lambda m: m[0].upper(), text))
 
 
 def sentences(seed: int, num_sentences: int) -> list[str]:
-    """The first `num_sentences` sentences of the text named by `seed`."""
+    """Returns the first `num_sentences` sentences of the text of `seed`."""
     return [sentence(seed, index) for index in range(num_sentences)]

@@ -1,1 +1,1 @@
-"""Simulated bAbI stories."""
+"""A simulator of bAbI stories."""

@@ -1,9 +1,12 @@
-"""The world behind the simulated stories: what happens in it, and what its listener knows."""
+"""The world of the movement tasks (qa1 to qa13), and the actions that change it.
 
-import hashlib
-import random
-from collections.abc import Callable, Iterator, Sequence
+An action changes the world and returns the event, or returns None if it is not possible.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from lm2_jax.data.babi.simulator.sampling import Choices
 
 NORTH, SOUTH, EAST, WEST = "north", "south", "east", "west"
 STEPS = {NORTH: (0, 1), SOUTH: (0, -1), EAST: (1, 0), WEST: (-1, 0)}
@@ -12,246 +15,183 @@ OPPOSITE = {NORTH: SOUTH, SOUTH: NORTH, EAST: WEST, WEST: EAST}
 PRONOUN = {"Mary": "she", "Sandra": "she", "John": "he", "Daniel": "he"}
 PRONOUNS = ("he", "she", "they")
 
-Asked = tuple[str, str, tuple[int, ...]]  # question, answer, support
-Point = tuple[list[str], Iterator[Asked]]  # facts, and what can be asked when they are told
-
 
 class Event(NamedTuple):
-    """Something that is told: `kind` names the act, the rest who and what had part in it."""
+    """What a fact says.
+
+    Attributes:
+      kind: a key of movement.SENTENCES, such as "move" or "get".
+      who: the person who acts; in qa4 a place.
+      what: an object or a place; the true place if the kind is "either".
+      other: the receiver if the kind is "give", the second place if it is "either", the second
+        person if two persons move.
+    """
 
     kind: str
     who: str
-    what: str  # an object or a place; in "either" the true place
-    other: str = ""  # the receiver of "give", the second place of "either", the second person
-
-
-class Dice:
-    """Choices that depend on `key` alone: not on the process, nor on the version of Python."""
-
-    def __init__(self, *key):
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-        # Of the methods of Random, only random() is promised to stay as it is.
-        self.random = draw = random.Random(int.from_bytes(digest, "big")).random
-        # Not a method: a story picks hundreds of times.
-        self.pick: Callable[[Sequence], object] = lambda items: items[int(draw() * len(items))]
-
-    def shuffled(self, items: Sequence) -> list:
-        order = [(self.random(), i) for i in range(len(items))]
-        return [items[i] for _, i in sorted(order)]
+    what: str
+    other: str = ""
 
 
 class World:
-    """Persons and objects in places. All start at random, and unknown to the listener."""
+    """Persons and objects, at first in random places.
 
-    def __init__(
-        self, dice: Dice, persons: Sequence[str], places: Sequence[str], objects: Sequence[str]
-    ):
-        self.dice = dice
+    Attributes:
+      place_of: the place of each person.
+      lying_in: the place of each object that nobody holds.
+      holder: the person who holds the object, for the others.
+      last_movers: the persons to whom a pronoun in the next sentence refers, if any.
+      map: the map of qa4, which has no persons.
+    """
+
+    def __init__(self, choices: Choices, persons: Sequence[str], places: Sequence[str],
+                 objects: Sequence[str]):
+        self.choices = choices
         self.persons = persons
         self.places = places
         self.objects = objects
-        self.place = {person: dice.pick(places) for person in persons}
-        self.lies = {thing: dice.pick(places) for thing in objects}  # of those nobody holds
+        self.place_of = {person: choices.pick(places) for person in persons}
+        self.lying_in = {thing: choices.pick(places) for thing in objects}
         self.holder: dict[str, str] = {}
-        self.moving: tuple[str, ...] = ()  # who moves on, in stories of two moves one after another
-        self.atlas = Atlas(dice, places) if not persons else None
-
-    def holds(self, person: str) -> list[str]:
-        return [thing for thing in self.objects if self.holder.get(thing) == person]
+        self.last_movers: tuple[str, ...] = ()
+        self.map = Map(choices, places) if not persons else None
 
 
-class Atlas:
-    """Six places on a grid of 3 x 2: which is next to which."""
+class Map:
+    """Six places on a grid of 3 x 2 or 2 x 3.
 
-    def __init__(self, dice: Dice, places: Sequence[str]):
-        long, short = dice.shuffled([(1, 0), (0, 1)])
-        cells = [
-            (i * long[0] + j * short[0], i * long[1] + j * short[1])
-            for j in range(2)
-            for i in range(3)
-        ]
-        at = dict(zip(cells, dice.shuffled(places), strict=True))
-        self.relations = [  # all facts (place, direction, place)
-            (at[x + dx, y + dy], name, place)
-            for (x, y), place in at.items()
-            for name, (dx, dy) in STEPS.items()
-            if (x + dx, y + dy) in at
-        ]
+    Attributes:
+      relations: all facts (place, direction, neighbour): the place is in that direction of its
+        neighbour.
+      opening: the two facts with which the story begins, in reverse order.
+    """
+
+    def __init__(self, choices: Choices, places: Sequence[str]):
+        long, short = choices.shuffled([(1, 0), (0, 1)])
+        cells = [(i * long[0] + j * short[0], i * long[1] + j * short[1])
+                 for j in range(2) for i in range(3)]
+        at = dict(zip(cells, choices.shuffled(places), strict=True))
+        self.relations = [(at[x + dx, y + dy], direction, place)
+                          for (x, y), place in at.items()
+                          for direction, (dx, dy) in STEPS.items() if (x + dx, y + dy) in at]
         middle = at[cells[1]]
-        first = [fact for fact in self.relations if fact[1] in _along(long) and fact[2] == middle]
-        # A story begins with the two ends of a row; two times in three as seen from its middle.
-        self.opening = [
-            fact if dice.random() < 2 / 3 else (fact[2], OPPOSITE[fact[1]], fact[0])
-            for fact in dice.shuffled(first)
-        ]
-
-
-def _along(axis: tuple[int, int]) -> tuple[str, str]:
-    return (EAST, WEST) if axis == (1, 0) else (NORTH, SOUTH)
+        along = (EAST, WEST) if long == (1, 0) else (NORTH, SOUTH)
+        ends = [fact for fact in self.relations if fact[1] in along and fact[2] == middle]
+        # A story begins with the two ends of a row, which two facts in three relate to its middle.
+        self.opening = [fact if choices.random() < 2 / 3 else (fact[2], OPPOSITE[fact[1]], fact[0])
+                        for fact in choices.shuffled(ends)]
 
 
 def relate(world: World) -> Event | None:
-    opening = world.atlas.opening
-    place, direction, of = opening.pop() if opening else world.dice.pick(world.atlas.relations)
+    """States how two places of the map lie to each other (qa4)."""
+    assert world.map is not None
+    opening = world.map.opening
+    place, direction, of = opening.pop() if opening else world.choices.pick(world.map.relations)
     return Event(direction, place, of)
 
 
-def _go(world: World) -> tuple[str, str, str] | None:
-    """Moves a person; returns who, from where and where to, None if they are there already."""
-    who, place = world.dice.pick(world.persons), world.dice.pick(world.places)
-    left = world.place[who]
-    if left == place:
+def _move_person(world: World) -> tuple[str, str, str] | None:
+    """Returns a random person, their old and new place; None if they are there already."""
+    who, place = world.choices.pick(world.persons), world.choices.pick(world.places)
+    old_place = world.place_of[who]
+    if old_place == place:
         return None
-    world.place[who] = place
-    return who, left, place
+    world.place_of[who] = place
+    return who, old_place, place
 
 
-def move(world: World) -> Event | None:
-    gone = _go(world)
-    return gone and Event("move", gone[0], gone[2])
-
-
-def move_both(world: World) -> Event | None:
-    first, second = world.dice.shuffled(world.persons)[:2]
-    place = _go_on(world, (first, second))
-    return place and Event("both", first, place, second)
-
-
-def _go_on(world: World, persons: tuple[str, ...]) -> str | None:
-    """Moves persons to one place; returns it, None if one of them is there already."""
-    place = world.dice.pick(world.places)
-    if any(world.place[person] == place for person in persons):
+def _move_together(world: World, persons: tuple[str, ...]) -> str | None:
+    """Moves persons to a random place and returns it; None if one of them is there already."""
+    place = world.choices.pick(world.places)
+    if any(world.place_of[person] == place for person in persons):
         return None
-    world.place.update(dict.fromkeys(persons, place))
+    world.place_of.update(dict.fromkeys(persons, place))
     return place
 
 
+def move(world: World) -> Event | None:
+    moved = _move_person(world)
+    return moved and Event("move", moved[0], moved[2])
+
+
+def move_both(world: World) -> Event | None:
+    first, second = world.choices.shuffled(world.persons)[:2]
+    place = _move_together(world, (first, second))
+    return Event("both", first, place, second) if place else None
+
+
 def move_twice(world: World) -> Event | None:
-    return _twice(world, move)
+    return _move_twice(world, move)
 
 
 def move_both_twice(world: World) -> Event | None:
-    return _twice(world, move_both)
+    return _move_twice(world, move_both)
 
 
-def _twice(world: World, first: "Act") -> Event | None:
-    """A move, or the second one of those who have just moved, told with a pronoun."""
-    if not world.moving:
-        event = first(world)
-        world.moving = (event.who, event.other) if event else ()
+def _move_twice(world: World, first_move: "Action") -> Event | None:
+    """Alternates between a first move and a second one by the same persons, named by a pronoun."""
+    if not world.last_movers:
+        event = first_move(world)
+        world.last_movers = (event.who, event.other) if event else ()
         return event
-    who, other = world.moving
-    place = _go_on(world, (who, other) if other else (who,))
+    who, other = world.last_movers
+    place = _move_together(world, (who, other) if other else (who,))
     if not place:
         return None
-    world.moving = ()
+    world.last_movers = ()
     return Event("they" if other else PRONOUN[who], who, place, other)
 
 
 def be(world: World) -> Event | None:
-    gone = _go(world)
-    return gone and Event("be", gone[0], gone[2])
+    moved = _move_person(world)
+    return moved and Event("be", moved[0], moved[2])
 
 
 def leave(world: World) -> Event | None:
-    gone = _go(world)
-    return gone and Event("leave", gone[0], gone[1])
+    moved = _move_person(world)
+    return moved and Event("leave", moved[0], moved[1])
 
 
 def either(world: World) -> Event | None:
-    gone = _go(world)
-    # The second place may be any, the true one too: so it is in the real files.
-    return gone and Event("either", gone[0], gone[2], world.dice.pick(world.places))
+    moved = _move_person(world)
+    # As in the real files, the second place can be the true one too.
+    return moved and Event("either", moved[0], moved[2], world.choices.pick(world.places))
 
 
 def get(world: World) -> Event | None:
-    who = world.dice.pick(world.persons)
-    here = [thing for thing, place in world.lies.items() if place == world.place[who]]
+    who = world.choices.pick(world.persons)
+    here = [thing for thing, place in world.lying_in.items() if place == world.place_of[who]]
     if not here:
         return None
-    what = world.dice.pick(here)
-    del world.lies[what]
+    what = world.choices.pick(here)
+    del world.lying_in[what]
     world.holder[what] = who
     return Event("get", who, what)
 
 
 def drop(world: World) -> Event | None:
-    who = world.dice.pick(world.persons)
-    held = world.holds(who)
+    who = world.choices.pick(world.persons)
+    held = [thing for thing in world.objects if world.holder.get(thing) == who]
     if not held:
         return None
-    what = world.dice.pick(held)
+    what = world.choices.pick(held)
     del world.holder[what]
-    world.lies[what] = world.place[who]
+    world.lying_in[what] = world.place_of[who]
     return Event("drop", who, what)
 
 
 def give(world: World) -> Event | None:
-    # As in the real files: no person is drawn beforehand, it is the first object, in the order of
-    # the task, that can be passed on, to the first person who can receive it.
+    # As in the real files, nothing is drawn: the first object that can be given is given to the
+    # first person who can receive it.
     for what in world.objects:
         who = world.holder.get(what)
-        for receiver in world.persons if who else ():
-            if receiver != who and world.place[receiver] == world.place[who]:
+        if who is None:
+            continue
+        for receiver in world.persons:
+            if receiver != who and world.place_of[receiver] == world.place_of[who]:
                 world.holder[what] = receiver
                 return Event("give", who, what, receiver)
     return None
 
 
-Act = Callable[[World], Event | None]  # changes the world, or cannot and returns None
-
-
-class Told(NamedTuple):
-    """An event and the index of its fact in the story."""
-
-    index: int
-    event: Event
-
-
-class Listener:
-    """What follows from the facts told so far."""
-
-    def __init__(self):
-        self.told: list[Event] = []
-        self.where: dict[str, Told] = {}  # person -> last fact on their place
-        self.handled: dict[str, Told] = {}  # object -> last get, drop or give
-        self.route: dict[str, list[Told]] = {}  # object -> moves of the one who got it last
-        self.dropped: dict[str, Told | None] = {}  # object -> how the place of its drop is known
-        self.given: dict[str, Told] = {}  # object -> last give
-        self.between: dict[tuple[str, str], int] = {}  # giver, receiver -> index of last give
-        self.holder: dict[str, str] = {}
-        self.touched: dict[str, dict[str, list[int]]] = {}  # person -> object -> facts
-
-    def hear(self, event: Event) -> None:
-        told = Told(len(self.told), event)
-        self.told.append(event)
-        kind, who, what, other = event
-        if kind in ("move", "be", "leave", "either"):
-            self.where[who] = told
-            for thing, holder in self.holder.items():
-                if holder == who:
-                    self.route[thing].append(told)
-        elif kind in ("both", *PRONOUNS):
-            self.where[who] = self.where[other or who] = told
-        elif kind in ("get", "drop", "give"):
-            self.handled[what] = told
-            self._touch(who, what, told.index)
-            if kind == "get":
-                self.holder[what] = who
-                self.route[what] = []
-            elif kind == "drop":
-                del self.holder[what]
-                self.dropped[what] = self.where.get(who)
-            else:
-                self.holder[what] = other
-                self.given[what] = told
-                self.between[who, other] = told.index
-                self._touch(other, what, told.index)
-
-    def _touch(self, person: str, thing: str, index: int) -> None:
-        self.touched.setdefault(person, {}).setdefault(thing, []).append(index)
-
-    def holds(self, person: str) -> list[str]:
-        """The objects of a person, in the order in which they first had them."""
-        touched = self.touched.get(person, ())
-        return [thing for thing in touched if self.holder.get(thing) == person]
+Action = Callable[[World], Event | None]

@@ -1,11 +1,13 @@
-"""python tests/host_checkpoint.py save|restore FOLDER, as one of several processes of 8 devices
+"""Saves or restores a known state, as one of several processes with 8 devices in all.
 
-Saves a known state on one mesh; or restores it on another, and holds each shard of this process
-against that state.
+    python tests/tools/host_checkpoint.py save|restore FOLDER
+
+It is saved on one mesh and restored on another, where each process checks its own shards.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from lm2_jax.runtime import processes
 
 
 def shards(tree) -> list[bytes]:
-    """The bits of all that lies on this process's devices."""
+    """Returns the bytes of each shard on this process's devices."""
     def data(leaf):
         typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         leaf = jax.random.key_data(leaf) if typed else leaf
@@ -30,7 +32,8 @@ def main(what: str, folder: str) -> None:
         processes.initialize(processes.find_process_info())
     else:
         jax.config.update("jax_num_cpu_devices", 8)
-    from states import MESHES, random_bits  # the meshes need the devices
+    sys.path.append(str(Path(__file__).parents[1]))
+    from states import MESHES, random_bits  # after the devices are configured
 
     if what == "save":
         checkpointer = Checkpointer(folder, CheckpointConfig())

@@ -1,6 +1,6 @@
-"""Writes llama_golden.npz: weights and logits of a tiny random LlamaForCausalLM.
+"""Writes tests/parity/llama_golden.npz: weights and logits of a tiny random LlamaForCausalLM.
 
-Needs the `parity` extra (torch, transformers): python tests/parity/make_golden_llama.py
+    python tests/tools/make_golden_llama.py  # needs the extra `parity` (torch, transformers)
 
 Keys: `config` (JSON, names as in ModelConfig), `tokens` [B, T], `logits_tied` and
 `logits_untied` [B, T, V], and the weights under their names in the transformers library.
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-PATH = Path(__file__).with_name("llama_golden.npz")
+PATH = Path(__file__).parents[1] / "parity" / "llama_golden.npz"
 CONFIG = dict(vocab_size=40, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=48,
               segment_length=24, rope_theta=10_000.0, norm_eps=1e-5,
               rope_scaling=dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -21,7 +21,7 @@ CONFIG = dict(vocab_size=40, embed_dim=32, num_layers=2, num_heads=4, num_kv_hea
 
 
 def llama(tied: bool) -> LlamaForCausalLM:
-    """The model with weights of 1 / sqrt(fan in), so that activations are of order 1."""
+    """Returns a model with weights of order 1 / sqrt(fan_in), for activations of order 1."""
     scaling = CONFIG["rope_scaling"]
     config = LlamaConfig(
         vocab_size=CONFIG["vocab_size"], hidden_size=CONFIG["embed_dim"],

@@ -1,8 +1,9 @@
-"""Kills a training run again and again, and compares its end with that of one left alone.
+"""Kills a training run repeatedly and compares its result with that of an uninterrupted run.
 
-    python tests/kill_train.py --kills 200 --seed 0 --out configs/results/kill_train/200_kills.json
+    python tests/tools/kill_train.py --kills 200 --out configs/results/kill_train/200_kills.json
 
-Each time the run goes on until a random moment: in a save, between two steps, or while it starts.
+Each kill comes at a random moment during a save, between two steps, or during the start. The tests
+of resuming use the functions of this file.
 """
 
 import argparse
@@ -17,21 +18,32 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import runs
 
 import lm2_jax
 from lm2_jax.report import provenance
 
-KINDS = ("save", "step", "save", "start")  # where to kill, in turn
-STEPS = 16  # of the run, and so many more for each kill:
-STEPS_A_KILL = 8
-SAVING = ".saving"  # behind the step, until a save is done
-SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # all else in the metrics must repeat
+sys.path.append(str(Path(__file__).parents[1]))
+import runs  # noqa: E402
+
+KINDS = ("save", "step", "save", "start")  # when the kills happen, in this cycle
+STEPS = 16
+STEPS_PER_KILL = 8  # added to STEPS
+SAVING = ".saving"  # in the folder's name after the step, until the save is complete
+SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # the metrics that may differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """One kill: seconds after the start, last step on record, and whether it cut a save short."""
+    """One kill.
+
+    Attributes:
+      number, kind: from 1; one of KINDS.
+      seconds: from the start of the process to the kill.
+      step: the last step in metrics.jsonl.
+      in_save: whether it interrupted a save.
+      checkpoints: the steps of the complete checkpoints, separated by spaces.
+      rejected: the number of complete checkpoints that the killed process found damaged.
+    """
 
     number: int
     kind: str
@@ -39,17 +51,17 @@ class Kill:
     step: int
     in_save: bool
     checkpoints: str
-    rejected: int = 0  # whole checkpoints that the start before the kill found damaged
+    rejected: int = 0
 
     @property
     def lost(self) -> int:
-        """Steps that have to be done again."""
+        """The number of steps that have to be repeated."""
         return max(0, self.step - max(map(int, self.checkpoints.split()), default=0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the kills did, and whether their run ended as the other did."""
+    """The kills, and in what the results of the two runs are equal."""
 
     kills: list[Kill]
     same_params: bool
@@ -63,7 +75,7 @@ class Report:
                 and self.same_results)
 
     def summary(self) -> dict[str, int | float | bool]:
-        """What the last lines of the table say."""
+        """Returns the totals printed under the table."""
         lost = [kill.lost for kill in self.kills]
         compared = [field.name for field in dataclasses.fields(self)[1:]]
         return {"kills": len(lost), "kills in a save": sum(k.in_save for k in self.kills),
@@ -74,25 +86,26 @@ class Report:
 
 
 def num_steps(kills: int) -> int:
-    return STEPS + STEPS_A_KILL * kills
+    return STEPS + STEPS_PER_KILL * kills
 
 
 def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
         say: Callable[[str], None] = print) -> Report:
-    """Trains in folder/killed with so many kills.
+    """Trains in folder/killed and kills the process `kills` times.
 
     Args:
-      alone: workdir of the same run without kills; None = made in `folder` first.
+      alone: workdir of an uninterrupted run; None to train it in `folder` first.
+      say: prints a line.
     """
     steps = f"--config.train.num_steps={num_steps(kills)}"
     if alone is None:
-        say("the run that is left alone ...")
+        say("the uninterrupted run ...")
         alone = folder / "alone"
         finish(alone, steps)
     if last_step(alone) != num_steps(kills):
         raise ValueError(f"{alone} has {last_step(alone)} steps; it must have {num_steps(kills)}")
     killed, rng, startup, done = folder / "killed", np.random.default_rng(seed), 5.0, []
-    say(f"{'kill':>4}  {'aimed at':8}  {'seconds':>7}  {'step':>4}  {'in a save':9}  checkpoints")
+    say(f"{'kill':>4}  {'moment':8}  {'seconds':>7}  {'step':>4}  {'in a save':9}  checkpoints")
     for number in range(kills):
         kind = KINDS[number % len(KINDS)]
         target = next_target(killed, rng, num_steps(kills), kills - number)
@@ -114,14 +127,14 @@ def finish(workdir: Path, steps: str) -> None:
 
 
 def next_target(workdir: Path, rng: np.random.Generator, last: int, kills_left: int) -> int:
-    """A step after the newest checkpoint, so that about as much is left for each later kill."""
+    """Returns a step after the newest checkpoint that leaves a fair share to the later kills."""
     first = max(checkpoints(workdir), default=0)
     return first + int(rng.integers(1, max(2, 1.5 * (last - first) / (kills_left + 1)) + 1))
 
 
 def kill_once(workdir: Path, steps: str, number: int, kind: str, target: int,
               rng: np.random.Generator, startup: float) -> tuple[Kill, float]:
-    """Starts the run and kills it; the second value is how long it took to its first step."""
+    """Starts the run and kills it. Also returns the seconds from the start to the first step."""
     old_saves, old_metrics = saves(workdir), inode(workdir / "metrics.jsonl")
     wait = rng.uniform(0, startup if kind == "start" else 0.05)
     began = time.monotonic()
@@ -160,7 +173,7 @@ def checkpoints(workdir: Path) -> list[int]:
 
 
 def saves(workdir: Path) -> set[tuple[str, int]]:
-    """Saves that are under way, or were when the run died."""
+    """Returns the incomplete saves, of a running or a killed process."""
     found = set()
     for path in (workdir / "checkpoints").glob(f"*{SAVING}*"):
         try:
@@ -171,7 +184,7 @@ def saves(workdir: Path) -> set[tuple[str, int]]:
 
 
 def inode(path: Path) -> int | None:
-    """Tells a new file from the one before it."""
+    """Returns the inode, which differs between a file and its replacement."""
     return path.stat().st_ino if path.exists() else None
 
 
@@ -213,14 +226,14 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
-    parser.add_argument("--folder", type=Path, help="where to train; a temporary one if not given")
+    parser.add_argument("--out", type=Path, help="a JSON file for the report")
+    parser.add_argument("--folder", type=Path, help="where to train; by default a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         report = run(args.folder or Path(temporary), args.kills, args.seed)
     if args.out:
-        about = {"command": f"python tests/kill_train.py --kills {args.kills} --seed {args.seed}",
-                 "commit": provenance.commit(), "jax": jax.__version__}
+        command = f"python tests/tools/kill_train.py --kills {args.kills} --seed {args.seed}"
+        about = {"command": command, "commit": provenance.commit(), "jax": jax.__version__}
         args.out.write_text(json.dumps(about | report.summary() | {
             "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in report.kills]},
             indent=1) + "\n")

@@ -1,6 +1,6 @@
-"""Run as one of several processes: the global batch, put together again, is that of one process.
+"""Prints a digest of the global batch for each of several meshes, as one of several processes.
 
-Prints a digest for each mesh; tests/test_hosts.py compares them over numbers of processes.
+tests/test_hosts.py compares the digests of runs with different numbers of processes.
 """
 
 import hashlib
