@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from lm2_jax.runtime import processes
 
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
---config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32."""
+--config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32;
+`lm2 configs --keys` lists them."""
 PROCESSES_HELP = """Several processes: --coordinator, --num-processes and --process-id, or
 LM2_COORDINATOR, LM2_NUM_PROCESSES and LM2_PROCESS_ID; SLURM, a TPU pod and GKE are recognised
 (LM2_DISTRIBUTED=1 insists, 0 forbids). LM2_CONNECT_TIMEOUT and LM2_HEARTBEAT_TIMEOUT are

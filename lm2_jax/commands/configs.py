@@ -1,0 +1,22 @@
+"""`lm2 configs`: the configs that come with the package, and every key of a config."""
+
+import argparse
+
+from rich.console import Console
+
+from lm2_jax.config import reference, source
+from lm2_jax.report.table import Table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keys", action="store_true",
+                        help="list every key of a config with its type, default and meaning")
+
+
+def run(args: argparse.Namespace, _: dict[str, str]) -> int:
+    if args.keys:
+        print(reference.help_text())
+        return 0
+    table = Table(("name", "what it is"), [source.shipped()], text_columns=2)
+    Console().print(table.terminal("--config takes one of these names, or a file"))
+    return 0
