@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from config_keys import FOLDER, KEYS, LEAVES, TINY, refusal
 
-from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, source, with_vocab_size
+from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, shipped, with_vocab_size
 from lm2_jax.config import files as config_file
 from lm2_jax.config.files import differences, from_dict, load_config, to_dict
 from lm2_jax.model.lm import LanguageModel, init_state
@@ -28,10 +28,10 @@ def value_of(config, key):
 def test_every_config_loads_and_says_what_it_does_and_its_command(path):
     config = load_config(path)
     assert from_dict(to_dict(config)) == config
-    summary, empty, *_ = source.docstring(path).splitlines()
+    summary, empty, *_ = shipped.docstring(path).splitlines()
     assert summary.endswith(".") and empty == ""
-    assert source.command(path).startswith(f"lm2 train --config={path.stem}")
-    assert " --workdir=runs/" in source.command(path)
+    assert shipped.command(path).startswith(f"lm2 train --config={path.stem}")
+    assert " --workdir=runs/" in shipped.command(path)
 
 
 def test_keys_that_a_file_does_not_set_have_their_defaults(tmp_path):

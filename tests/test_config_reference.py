@@ -6,7 +6,7 @@ import re
 import pytest
 from config_keys import FOLDER, KEYS, TINY
 
-from lm2_jax.config import RopeScaling, reference, source
+from lm2_jax.config import RopeScaling, files, reference, source
 from lm2_jax.config.files import flat, load_config
 
 ROPE_SCALING = "model.rope_scaling"  # None by default, so no group of keys in KEYS
@@ -56,9 +56,9 @@ def test_the_page_of_all_configs_is_up_to_date():
 
 
 def test_every_key_is_set_by_a_config_or_has_a_documented_use():
-    files = [str(FOLDER / f"{name}.py") for name, _ in source.shipped()]
-    files += [f"{FOLDER}/rivals.py:{model}" for model in ("rmt", "armt", "full", "rag")]
-    known = {key for file in files for key in set_keys(source.read(*source.find(file)))}
+    names = [name for name, _ in files.shipped()]
+    names += [f"rivals:{model}" for model in ("rmt", "armt", "full", "rag")]
+    known = {key for name in names for key in set_keys(source.read(*source.find(name)))}
     known |= {one.partition("=")[0] for _, overrides in reference.USES for one in overrides.split()}
     assert sorted(key.name for key in DOCUMENTED if key.name not in known) == []
 

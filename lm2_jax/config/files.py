@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lm2_jax.config import Config, legacy, source
 from lm2_jax.config.checks import KeyRefused
+from lm2_jax.config.shipped import shipped as shipped
 from lm2_jax.config.source import Unset
-from lm2_jax.config.source import shipped as shipped
 from lm2_jax.errors import UserError
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import NamedTuple
 
-from lm2_jax.config import Config, source
+from lm2_jax.config import Config, shipped
 
 INTRODUCTION = """<!-- Written by `python -m lm2_jax.config.reference > configs/README.md`. -->
 
@@ -128,8 +128,8 @@ def help_text() -> str:
 def page() -> str:
     """configs/README.md: every config with its command, every key with its meaning."""
     parts = [INTRODUCTION]
-    for name, summary in source.shipped():
-        command = source.command(source.find(name)[0])
+    for name, summary in shipped.shipped():
+        command = shipped.command(shipped.folder() / f"{name}.py")
         parts.append(f"## {name}\n\n{summary}\n\n```bash\n{command}\n```\n")
     parts.append("## All keys\n")
     for section in sections():

@@ -6,7 +6,6 @@ A mistake in one is told in one line that names the file and the line.
 import ast
 import importlib.util
 import inspect
-import itertools
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,38 +13,12 @@ from pathlib import Path
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 
+from lm2_jax.config import shipped
 from lm2_jax.errors import UserError, UserFileNotFoundError
-
-_PACKAGE = Path(__file__).parents[1]
 
 
 class Unset:
     """The value of a key that is an ml_collections placeholder and is not set."""
-
-
-def shipped_folder() -> Path:
-    """Where the configs of this package are: in it if it is installed, else in the checkout."""
-    inside = _PACKAGE / "configs"
-    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
-
-
-def shipped() -> list[tuple[str, str]]:
-    """(name, first line of the docstring) of every config that comes with the package."""
-    return [(path.stem, docstring(path).partition("\n")[0])
-            for path in sorted(shipped_folder().glob("*.py"))]
-
-
-def docstring(path: Path) -> str:
-    """The docstring of a config file, which is not run."""
-    text = ast.get_docstring(ast.parse(path.read_text("utf-8")), clean=False) or ""
-    return text.strip()
-
-
-def command(path: Path) -> str:
-    """The command in a config's docstring: its first indented lines."""
-    _, _, *lines = docstring(path).splitlines()
-    lines = itertools.takewhile(lambda line: line.startswith("    "), lines)
-    return "\n".join(line.removeprefix("    ") for line in lines)
 
 
 def find(name: str | Path) -> tuple[Path, tuple[str, ...]]:
@@ -65,14 +38,14 @@ def find(name: str | Path) -> tuple[Path, tuple[str, ...]]:
         file, colon, argument = str(name).partition(":")
         path = Path(file)
     arguments = (argument,) if colon else ()
-    known = shipped_folder() / f"{file}.py"
+    known = shipped.folder() / f"{file}.py"
     if not path.is_file() and path.name == file and known.is_file():
         path = known
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserFileNotFoundError(
             f"no config file {path}; in its folder: {', '.join(beside) or '-'}; by name: "
-            + ", ".join(name for name, _ in shipped()))
+            + ", ".join(name for name, _ in shipped.shipped()))
     return path, arguments
 
 
