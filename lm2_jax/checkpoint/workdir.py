@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from lm2_jax import partition
 from lm2_jax.checkpoint.checkpointer import META, PARAMS, Checkpointer
 from lm2_jax.config import Config, files, with_vocab_size
+from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
@@ -48,10 +49,11 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
       ValueError: if it holds a run of another config; one line names what differs.
     """
     found: list[str] = []
+    sized = None
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
-        same_vocab = with_vocab_size(config, stored.model.vocab_size)
-        found = files.differences(stored, same_vocab, ignore=MAY_CHANGE)
+        sized = with_vocab_size(config, stored.model.vocab_size)
+        found = files.differences(stored, sized, ignore=MAY_CHANGE)
         if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
             refuse(never if accept else found, workdir)
         refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
@@ -59,10 +61,10 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
     elif processes.is_primary():  # one that is there was left by a run that failed before it began
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
-            with replacing(workdir / "tokenizer.json") as partial:
-                partial.write_bytes(tokenizer.read_bytes())
+            tokenizers.load(tokenizer).save(workdir / "tokenizer.json")
     tokens = corpus.load_tokenizer(config, workdir)
-    return tokens, with_vocab_size(config, tokens.vocab_size), found
+    multiple = 1 if config.data.tokenizer in corpus.TRAINED else corpus.VOCAB_MULTIPLE
+    return tokens, sized or with_vocab_size(config, tokens.vocab_size, multiple), found
 
 
 def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:

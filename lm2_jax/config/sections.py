@@ -68,7 +68,7 @@ class RopeScaling:
 class ModelConfig:
     """A Llama-3 decoder that reads segments, with a memory beside its first blocks."""
 
-    vocab_size: int = 0  # V; 0 in a config file = the tokenizer's
+    vocab_size: int = 0  # V; 0 in a config file = the tokenizer's (a file's: padded to 128)
     embed_dim: int = 128  # D
     num_layers: int = 3
     num_heads: int = 4  # N
@@ -275,11 +275,13 @@ class Config:
                 for stage in self.data.curriculum]
 
 
-def with_vocab_size(config: Config, vocab_size: int) -> Config:
-    """The config with the tokenizer's vocabulary; one set by hand must be large enough."""
+def with_vocab_size(config: Config, vocab_size: int, multiple: int = 1) -> Config:
+    """The config with the tokenizer's vocabulary, rounded up to a multiple; one set by hand must
+    be large enough."""
     if config.model.vocab_size:
         _require(config.model.vocab_size >= vocab_size, "model.vocab_size",
                  config.model.vocab_size, f"0 or at least the tokenizer's {vocab_size}")
         return config
-    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    padded = -(-vocab_size // multiple) * multiple
+    model = dataclasses.replace(config.model, vocab_size=padded)
     return dataclasses.replace(config, model=model)

@@ -20,6 +20,8 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 
 STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
+TRAINED = ("word", "bpe")  # tokenizers that are trained on the data
+VOCAB_MULTIPLE = 128  # the vocabulary of other tokenizers is padded to, as matrix units like it
 HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
 
 
@@ -105,7 +107,7 @@ def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
 
 def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
     """A tokenizer.json that exists, or one trained on the training stories and prose."""
-    if config.tokenizer not in ("word", "bpe"):
+    if config.tokenizer not in TRAINED:
         return tokenizer.load(config.tokenizer)
     documents = background.load(config.background, seed=seed,
                                 num_sentences=config.background_sentences)

@@ -30,7 +30,8 @@ def points_of(story: Story, encoder: Encoder) -> list[Point]:
 
 
 def mix(points: list[Point], num_segments: int, segment_length: int,
-        background: TokenizedBackground, rng: np.random.Generator) -> Sample | None:
+        background: TokenizedBackground, rng: np.random.Generator,
+        bos: Piece = Piece(np.empty(0, np.int32), 0)) -> Sample | None:  # noqa: B008
     """Points spread over segments, each point's questions in a later segment than its facts.
 
     The points' segments are drawn at random in order, before a segment that is drawn too. The
@@ -47,11 +48,13 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
       points: the first so many are taken, a number from 1 to all of them, at most MOST_POINTS a
         segment: the larger of two even draws, since what few facts say is soon guessed.
       num_segments: at least 2.
+      bos: what the sample begins with.
     """
     T = segment_length
     shift = int(rng.integers(1, T)) if num_segments > 2 and rng.random() < SHIFTED else 0
     S = num_segments - bool(shift)
-    seats = T // max(sum(len(piece.tokens) for piece in told) for told, _ in points)
+    most = max(sum(len(piece.tokens) for piece in told) for told, _ in points)
+    seats = (T - len(bos.tokens)) // most
     if not seats:
         return None
     seats = np.repeat(np.arange(rng.integers(1, S)), min(seats, MOST_POINTS))
@@ -62,6 +65,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     for (told, _), segment in zip(points[:count], told_in[:count], strict=True):
         facts[segment] += told
     used = [sum(len(piece.tokens) for piece in told) for told in facts]
+    used[0] += len(bos.tokens)
     asking = rng.random()
     for number in range(count):
         told, replaced = told_in[number:number + 2]
@@ -88,4 +92,4 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         cuts += drawn.tolist()
         begin = end
     pieces = [p for segment in range(S) for p in (*questions[segment], *facts[segment])]
-    return Mixture(pieces, np.array(cuts), noise).sample()
+    return Mixture(pieces, np.array(cuts), noise).after(bos).sample()

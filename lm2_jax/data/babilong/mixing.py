@@ -16,7 +16,7 @@ import numpy as np
 from lm2_jax.data.babi.files import Question, Story
 from lm2_jax.data.text.background import Passage, TokenizedBackground
 from lm2_jax.data.text.pieces import Text
-from lm2_jax.data.tokenizer import UNK, Tokenizer
+from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 
 
@@ -61,8 +61,10 @@ class Encoder:
     questions: dict[tuple[str, str], Piece] = field(default_factory=dict)
 
     @cached_property
-    def unk_id(self) -> int:
-        return self.tokenizer.encode(UNK)[0]
+    def bos(self) -> Piece:
+        """What a sample begins with; empty for a tokenizer that puts nothing before a text."""
+        tokens = np.asarray(self.tokenizer.bos_ids, np.int32)
+        return Piece(tokens, len(tokens))
 
     def text(self, text: str) -> list[int]:
         return sentence_ids(self.tokenizer, [text])[0]
@@ -193,6 +195,10 @@ class Mixture:
         tokens[prose] = self.noise[first - int(i):stop - int(j)]
         tokens[~prose] = self._told[i:j]
         return tokens
+
+    def after(self, piece: Piece) -> "Mixture":
+        """The same with a piece before it."""
+        return Mixture([piece, *self.pieces], np.append(0, self.cuts), self.noise)
 
     def sentences(self) -> Iterator[np.ndarray]:
         """The sentences of the prose, which is a passage, and the pieces, in order; int32 each."""

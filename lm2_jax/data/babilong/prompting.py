@@ -37,7 +37,7 @@ class Tuned:
         return TUNED
 
     def before(self, task: str) -> np.ndarray:
-        return np.empty(0, np.int32)
+        return self.encoder.bos.tokens
 
     def behind(self, task: str, question: str) -> np.ndarray:
         e = self.encoder
@@ -49,7 +49,8 @@ class Tuned:
 
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""
-        return length - len(behind) - len(self.encoder.text(answer)) - 1  # the end mark
+        e = self.encoder
+        return length - len(e.bos.tokens) - len(behind) - len(e.text(answer)) - 1  # the end mark
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Prompted:
 
     def before(self, task: str) -> np.ndarray:
         if task not in self.encoded:
-            self.encoded[task] = self._ids(self.prompt(task).before())
+            self.encoded[task] = np.append(self.encoder.bos.tokens,
+                                           self._ids(self.prompt(task).before()))
         return self.encoded[task]
 
     def behind(self, task: str, question: str) -> np.ndarray:

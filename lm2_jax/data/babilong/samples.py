@@ -147,7 +147,7 @@ def _has_text(value: object) -> bool:
 def _as_written(answer: str, encoder: Encoder, where: str) -> str:
     """The answer as decoding writes it, so that an exact match is a match of tokens."""
     ids = encoder.text(answer)
-    if encoder.unk_id in ids:
+    if encoder.tokenizer.unk_id in ids:
         raise UserError(f"{where}: the tokenizer does not know all words of the answer "
                          f"{answer!r}; take one trained on texts that have them")
     return encoder.tokenizer.decode(ids).strip()
