@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lm2_jax.config import Config, DataConfig, EvalConfig
 from lm2_jax.data import tokenizer
 from lm2_jax.data.babi import files as babi
 from lm2_jax.data.babi import stories
+from lm2_jax.data.babi.files import Story
 from lm2_jax.data.babi.stories import StorySource
 from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
 from lm2_jax.data.text import background
@@ -106,9 +107,18 @@ def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
 
 
 def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
-    """A tokenizer.json that exists, or one trained on the training stories and prose."""
+    """A tokenizer.json that exists, or one trained on the training stories and prose.
+
+    Raises:
+      ValueError: the tokenizer does not know the answers of the stories.
+    """
     if config.tokenizer not in TRAINED:
-        return tokenizer.load(config.tokenizer)
+        tokens = tokenizer.load(config.tokenizer)
+        encoder = Encoder(tokens)
+        for answer in sorted({question.answer for story in _stories(config, seed)
+                              for question in story.questions}):
+            encoder.answer(answer)
+        return tokens
     documents = background.load(config.background, seed=seed,
                                 num_sentences=config.background_sentences)
     return tokenizer.train(itertools.chain.from_iterable(documents), kind=config.tokenizer,
@@ -116,16 +126,19 @@ def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
                            required=_story_texts(config, seed))
 
 
-def _story_texts(config: DataConfig, seed: int) -> Iterable[str]:
+def _stories(config: DataConfig, seed: int) -> Iterator[Story]:
     rng = np.random.default_rng(seed)
     for task in config.tasks:
         if config.babi:
-            read = babi.parse(babi.find_file(config.babi, task, "train"))
+            yield from babi.parse(babi.find_file(config.babi, task, "train"))
         else:
             source = stories.simulated(task, seed)
-            read = (source.draw(rng) for _ in range(STORIES_READ))
-        for story in read:
-            yield from story.facts
-            for question in story.questions:
-                yield question.text
-                yield question.answer
+            yield from (source.draw(rng) for _ in range(STORIES_READ))
+
+
+def _story_texts(config: DataConfig, seed: int) -> Iterator[str]:
+    for story in _stories(config, seed):
+        yield from story.facts
+        for question in story.questions:
+            yield question.text
+            yield question.answer

@@ -69,6 +69,20 @@ class Encoder:
     def text(self, text: str) -> list[int]:
         return sentence_ids(self.tokenizer, [text])[0]
 
+    def answer(self, text: str) -> tuple[list[int], str]:
+        """The ids of an answer, and the answer as decoding writes it: an exact match of texts is
+        then one of tokens.
+
+        Raises:
+          UserError: the tokenizer does not know all of it, so that decoding gives something else.
+        """
+        ids = self.text(text)
+        decoded = self.tokenizer.decode(ids).strip()
+        if _letters(decoded) != _letters(text):
+            raise UserError(f"the tokenizer does not know all words of the answer {text!r}: it "
+                            f"decodes as {decoded!r}; take one trained on texts that have them")
+        return ids, decoded
+
     def fact(self, text: str) -> Piece:
         piece = self.facts.get(text)
         if piece is None:
@@ -83,9 +97,14 @@ class Encoder:
         if piece is None:
             t = self.tokenizer
             ask = [*self.text(question.text), t.answer_id]
-            tokens = np.asarray([*ask, *self.text(question.answer), t.end_id], np.int32)
+            tokens = np.asarray([*ask, *self.answer(question.answer)[0], t.end_id], np.int32)
             piece = self.questions[key] = Piece(tokens, len(ask))
         return piece
+
+
+def _letters(text: str) -> str:
+    """Without what tokenizers may change in a text: white space and case."""
+    return "".join(text.split()).casefold()
 
 
 def sentence_ids(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:

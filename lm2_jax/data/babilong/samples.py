@@ -145,9 +145,8 @@ def _has_text(value: object) -> bool:
 
 
 def _as_written(answer: str, encoder: Encoder, where: str) -> str:
-    """The answer as decoding writes it, so that an exact match is a match of tokens."""
-    ids = encoder.text(answer)
-    if encoder.tokenizer.unk_id in ids:
-        raise UserError(f"{where}: the tokenizer does not know all words of the answer "
-                         f"{answer!r}; take one trained on texts that have them")
-    return encoder.tokenizer.decode(ids).strip()
+    """The answer as decoding writes it; `where` is named if that is something else."""
+    try:
+        return encoder.answer(answer)[1]
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
