@@ -191,9 +191,9 @@ def test_bad_lines_are_named(tmp_path, line, said):
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("a.jsonl", b"\n\n", "a.jsonl has no samples"),
-    ("a.jsonl.gz", b"{}", "a.jsonl.gz is not readable"),
-    ("a.jsonl.gz", gzip.compress(b"{}\n" * 9, mtime=0)[:-12], "a.jsonl.gz is not readable"),
-    ("a.jsonl", b"\xff\xfe{}", "a.jsonl is not readable")])
+    ("a.jsonl.gz", b"{}", "a.jsonl.gz is not a whole gzip file"),
+    ("a.jsonl.gz", gzip.compress(b"{}\n" * 9, mtime=0)[:-12], "a.jsonl.gz is not a whole gzip"),
+    ("a.jsonl", b"\xff\xfe{}", "a.jsonl:1 is not readable as UTF-8")])
 def test_unreadable_files_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said) as error:

@@ -15,7 +15,7 @@ from lm2_jax.config.evaluation import EvalConfig
 from lm2_jax.config.evaluation import parse_length as parse_length
 
 MEMORY_KINDS = ("lm2", "rmt", "armt")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
 ON_FAILURE = ("stop", "continue")

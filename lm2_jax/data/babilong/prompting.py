@@ -88,7 +88,7 @@ class Prompted:
         part by part, or sentence by sentence where some of them are retrieved."""
         if self.retrieves:
             return _by_sentence(self.encoder.tokenizer, pieces)
-        return map(self.encoder.tokenizer.encode, texts.as_it_is(pieces))
+        return map(self.encoder.tokenizer.encode, texts.stripped_parts(pieces))
 
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.data.prose import generator
-from lm2_jax.data.text import parquet
+from lm2_jax.data.text import json_file, parquet
+from lm2_jax.data.text.pieces import parse
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 GENERATED = "generated"
@@ -67,30 +65,21 @@ def split_sentences(text: str) -> list[str]:
 
 def sentences_of(pieces: Iterable[str]) -> Iterator[str]:
     """As `split_sentences` of a text that comes in pieces."""
-    rest = ""
-    for piece in pieces:
-        rest += piece
-        whole = rest.rstrip()
-        *sentences, last = split_sentences(whole) or [""]
-        yield from sentences
-        rest = last + rest[len(whole):]
-    if rest.strip():
-        yield rest.rstrip()
+    def take(text: str, ended: bool) -> tuple[list[str], str]:
+        *sentences, last = split_sentences(text) or [""]
+        if ended:
+            return [*sentences, last] if last else [], ""
+        return sentences, last + text[len(text.rstrip()):]
+
+    return parse(pieces, take)
 
 
-def _jsonl_texts(path: Path) -> Iterator[str]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)["text"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                text = None
-            if not isinstance(text, str):
-                raise UserError(f'{path}, line {number}: expected {{"text": "..."}}')
-            yield text
+def _json_texts(path: Path) -> Iterator[str]:
+    for where, value in json_file.values(path):
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            raise UserError(f'{where}: expected {{"text": "..."}}')
+        yield text
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -99,14 +88,12 @@ def _texts(path: Path) -> Iterator[str]:
         if path.name.endswith(".txt"):
             yield path.read_text(encoding="utf-8-sig")
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
-            yield from _jsonl_texts(path)
+            yield from _json_texts(path)
         else:
             rows = parquet.rows(path, ("text",), _PARQUET_ROWS)
             yield from filter(None, (row["text"] for row in rows))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}") from None
 
 
 def _files(source: Path) -> list[Path]:

@@ -1,11 +1,11 @@
-"""Long texts: in pieces on the way in, then as tokens in a file, never in memory as a whole."""
+"""Long texts: processed in pieces, their tokens kept in a file instead of in memory."""
 
 import contextlib
 import os
 import re
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,25 +15,48 @@ _CUT = re.compile(r".*(?= \S)", re.DOTALL)  # up to the last blank that stands b
 
 
 def pieces(text: str) -> Iterator[str]:
-    """A text that is there as a whole, in pieces."""
+    """A text that is in memory, in pieces of PIECE characters."""
     return (text[first:first + PIECE] for first in range(0, len(text), PIECE))
 
 
-def as_it_is(pieces: Iterable[str], size: int = PIECE) -> Iterator[str]:
-    """A text without the white space at its ends, in parts of `size` characters or somewhat more.
+def parse(pieces: Iterable[str], take: Callable[[str, bool], tuple[list[str], str]]
+          ) -> Iterator[str]:
+    """The parts of a text that comes in pieces, found in time linear in its length.
+
+    Args:
+      take: given the text so far and whether it ends there, returns the parts that are whole and
+        the text that is left. While nothing is whole it is called each time the text has doubled.
+    """
+    left, came, size = "", [], 0
+    for piece in pieces:
+        came.append(piece)
+        size += len(piece)
+        if size >= len(left):
+            parts, left = take(left + "".join(came), False)
+            came, size = [], 0
+            yield from parts
+    yield from take(left + "".join(came), True)[0]
+
+
+def stripped_parts(pieces: Iterable[str], size: int = PIECE) -> Iterator[str]:
+    """A text without the white space at its ends, in parts of `size` characters or more.
 
     A part begins with a single blank before a word. Tokenizers that split at words split there as
     well, so that the parts have the tokens of the whole.
     """
-    rest, begun = "", False
-    for piece in pieces:
-        rest = rest + piece if begun else (rest + piece).lstrip()
-        cut = _CUT.match(rest) if len(rest) > size else None
-        if cut and cut.end():
-            yield cut[0]
-            rest, begun = rest[cut.end():], True
-    if rest := rest.rstrip():
-        yield rest
+    def take(text: str, ended: bool) -> tuple[list[str], str]:
+        if ended:
+            return [part for part in (text.rstrip(),) if part], ""
+        cut = _CUT.match(text) if len(text) > size else None
+        return ([cut[0]], text[cut.end():]) if cut and cut.end() else ([], text)
+
+    return parse(_without_leading_space(pieces), take)
+
+
+def _without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
+    pieces = iter(pieces)
+    yield next((begun for piece in pieces if (begun := piece.lstrip())), "")
+    yield from pieces
 
 
 @contextlib.contextmanager
