@@ -51,7 +51,7 @@ def load(path: str | Path) -> dict[str, TaskPrompt]:
     if not path.is_file():
         raise UserFileNotFoundError(f"no prompt file {path} (eval.prompts)")
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(tasks, dict):
