@@ -143,8 +143,10 @@ def test_a_run_pads_the_vocabulary_and_resumes_with_it(tmp_path, kind):
     before = with_vocab_size(config, tokens.vocab_size)  # as earlier versions had it
     workdir.store_config(before, tmp_path / "run")
     assert workdir.prepare(config, tmp_path / "run")[1] == before
-    copied, *_ = workdir.prepare(config, tmp_path / "new", tokenizer=tmp_path / "run")
-    assert copied.digest == tokens.digest
+    workdir.store_config(sized, tmp_path / "run")
+    copied, new, _ = workdir.prepare(Config(), tmp_path / "new",
+                                     tokenizer=tmp_path / "run" / "tokenizer.json")
+    assert (copied.digest, new.model) == (tokens.digest, sized.model)
 
 
 @pytest.mark.parametrize("data", [{}, {"deferred": True, "questions_per_point": 2},

@@ -20,6 +20,7 @@ from lm2_jax.data.babilong.samples import read_file
 from lm2_jax.data.text import background, json_file
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.pieces import Spool, Text
+from lm2_jax.errors import UserError
 
 PROSE = st.text(st.sampled_from("Aab5 \t\n.,!\"'—(é\u3000"), max_size=60) | st.lists(
     st.sampled_from(["Mr.", "No.", "5", "I.", "He", "she", "end.", "“Oh!”", " ", "  ", "\n", "\n\n",
@@ -132,6 +133,6 @@ def test_a_full_disk_is_told(monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(spool, "_file", Full())
-    with pytest.raises(OSError, match="a context cannot be written to /.*: No space left on device;"
-                                      " TMPDIR names another folder"):
+    with pytest.raises(UserError, match="a context cannot be written to /.*: No space left on "
+                                        "device; set TMPDIR to another folder"):
         Text([[1, 2]], spool)

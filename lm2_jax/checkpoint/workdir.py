@@ -40,7 +40,8 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
     Args:
       accept: that the run goes on although its config differs in what `NEVER_CHANGES` does not
         name.
-      tokenizer: a tokenizer.json for a new run, in the place of one of its own.
+      tokenizer: the tokenizer.json of another workdir, from which a new run takes tokenizer and
+        vocabulary size.
 
     Returns:
       The third part are the differences that were accepted.
@@ -49,11 +50,10 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
       ValueError: if it holds a run of another config; one line names what differs.
     """
     found: list[str] = []
-    sized = None
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
-        sized = with_vocab_size(config, stored.model.vocab_size)
-        found = files.differences(stored, sized, ignore=MAY_CHANGE)
+        config = with_vocab_size(config, stored.model.vocab_size)
+        found = files.differences(stored, config, ignore=MAY_CHANGE)
         if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
             refuse(never if accept else found, workdir)
         refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
@@ -62,9 +62,11 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
             tokenizers.load(tokenizer).save(workdir / "tokenizer.json")
+    if tokenizer:
+        config = with_vocab_size(config, stored_config(tokenizer.parent).model.vocab_size)
     tokens = corpus.load_tokenizer(config, workdir)
     multiple = 1 if config.data.tokenizer in corpus.TRAINED else corpus.VOCAB_MULTIPLE
-    return tokens, sized or with_vocab_size(config, tokens.vocab_size, multiple), found
+    return tokens, with_vocab_size(config, tokens.vocab_size, multiple), found
 
 
 def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:

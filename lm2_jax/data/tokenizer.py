@@ -236,17 +236,17 @@ def _with_special_tokens(tokenizer: tokenizers.Tokenizer, names: Sequence[str]
 def train(
     texts: Iterable[str], *, kind: str = "word", vocab_size: int, required: Iterable[str] = ()
 ) -> Tokenizer:
-    """A tokenizer made from `texts`; the same texts give the same tokenizer.
+    """Trains a tokenizer on `texts`; the same texts give the same tokenizer.
 
     Args:
-      texts: what the words are counted in.
-      kind: "word" (words and punctuation marks, the most frequent ones, the rest <unk>; blanks
-        are normalised) or "bpe" (byte-level pairs; any text comes back exactly).
-      vocab_size: at most so many tokens, the four special ones included.
-      required: texts that count as well, and whose words get in first, however rare.
+      texts: the training texts.
+      kind: "word": the most frequent words and punctuation marks, all others are <unk>, and white
+        space is normalized; "bpe": byte-level pairs, which encode and decode any text exactly.
+      vocab_size: the largest number of tokens, the four special ones included.
+      required: more training texts, all of whose words a word tokenizer knows.
 
     Raises:
-      ValueError: the kind is unknown, or `vocab_size` has no room for what must be in.
+      ValueError: the kind is unknown, or `vocab_size` is too small for the required words.
     """
     if kind == "word":
         return _train_word(texts, vocab_size, required)

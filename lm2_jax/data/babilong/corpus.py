@@ -20,7 +20,7 @@ from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 
-STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
+STORIES_READ = 500  # simulated stories of each task, whose words the tokenizer must know
 TRAINED = ("word", "bpe")  # tokenizers that are trained on the data
 VOCAB_MULTIPLE = 128  # the vocabulary of other tokenizers is padded to, as matrix units like it
 HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
@@ -99,7 +99,7 @@ def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, se
 
 
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
-    """The workdir's tokenizer; if it has none yet, the configured one is put there."""
+    """The workdir's tokenizer; if it has none yet, the configured one is saved there first."""
     path = Path(workdir) / "tokenizer.json"
     if not path.exists():
         make_tokenizer(config.data, config.seed).save(path)
@@ -107,7 +107,7 @@ def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
 
 
 def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
-    """A tokenizer.json that exists, or one trained on the training stories and prose.
+    """Loads the configured tokenizer.json, or trains a tokenizer on training stories and prose.
 
     Raises:
       ValueError: the tokenizer does not know the answers of the stories.

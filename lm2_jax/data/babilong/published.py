@@ -21,15 +21,13 @@ _POINTER = b"version https://git-lfs"
 
 
 def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict]]:
-    """Samples of a cell one by one, each with where it stands; a file is read as far as they are
-    taken.
+    """Reads the samples of a cell one by one.
 
     Yields:
-      "path, sample 1" and the sample, which has COLUMNS.
+      The place of a sample, such as "path, sample 1", and the sample, which has COLUMNS.
 
     Raises:
-      FileNotFoundError, ValueError: no such cell, or a file that cannot be read; in one line
-        with the path and what is there.
+      FileNotFoundError, ValueError: there is no such cell, or a file cannot be read.
     """
     for path in _files(Path(folder), task, length):
         for where, sample in rows(path):
@@ -42,8 +40,8 @@ def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict
 
 
 def rows(path: Path) -> Iterator[tuple[str, object]]:
-    """What a file holds, one by one, each with where it stands: "path:LINE" of JSON lines, else
-    "path, sample NUMBER".
+    """Yields the samples of a file, unchecked, each with its place: "path:LINE" for JSON lines,
+    else "path, sample NUMBER".
 
     Raises:
       ValueError: the file cannot be read.

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from lm2_jax.errors import UserError
+
 PIECE = 2**16  # characters
 _BLOCK = 2**16  # tokens
 _CUT = re.compile(r".*(?= \S)", re.DOTALL)  # up to the last blank that stands before a word
@@ -60,16 +62,16 @@ def _without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _naming_the_folder() -> Iterator[None]:
+def _explaining_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"the tokens of a context cannot be written to {tempfile.gettempdir()}: "
-                      f"{error.strerror}; TMPDIR names another folder") from None
+        raise UserError(f"the tokens of a context cannot be written to {tempfile.gettempdir()}: "
+                        f"{error.strerror}; set TMPDIR to another folder") from None
 
 
 class Spool:
-    """A file without a name, for the tokens of any number of texts.
+    """An unnamed temporary file that holds the tokens of any number of texts.
 
     Attributes:
       size: tokens written so far.
@@ -80,24 +82,24 @@ class Spool:
         weakref.finalize(self, self._file.close)
 
     def write(self, tokens: np.ndarray) -> None:
-        """Behind what was written before; int32."""
-        with _naming_the_folder():
+        """Appends int32 tokens."""
+        with _explaining_errors():
             self._file.write(tokens.tobytes())
         self.size += len(tokens)
 
     def read(self, first: int, stop: int) -> np.ndarray:
         """Tokens number `first` to `stop` - 1, int32."""
-        with _naming_the_folder():
+        with _explaining_errors():
             self._file.flush()
         return np.frombuffer(os.pread(self._file.fileno(), 4 * (stop - first), 4 * first), np.int32)
 
 
 class Text:
-    """Tokens of a text, written to a file part by part and read by slices.
+    """The tokens of a text, kept in a file and read by slices.
 
     Args:
-      parts: int32 ids of each sentence; taken once.
-      spool: where they are written; if not given, a file of their own.
+      parts: the int32 ids of each sentence; iterated once.
+      spool: the file they are appended to; None = a file of their own.
     """
 
     def __init__(self, parts: Iterable[Sequence[int]], spool: Spool | None = None):
@@ -105,7 +107,7 @@ class Text:
         self._start = self._spool.size
         for part in parts:
             tokens = np.array(part, np.int32)
-            tokens[:1] = ~tokens[:1]  # negative: a sentence begins
+            tokens[:1] = ~tokens[:1]  # stored negative, which marks the beginning of a sentence
             self._spool.write(tokens)
         self._length = self._spool.size - self._start
 
