@@ -34,6 +34,7 @@ setup(
         "matplotlib>=3.10",
         "rich>=14.0",
         "bm25s>=0.3.16",
+        "ijson>=3.3",
         "tensorboardX>=2.6",
     ],
     extras_require={

@@ -213,6 +213,13 @@ def test_errors_name_the_malformed_line(tmp_path, text, line, message):
     assert "\n" not in str(e.value)
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    path = tmp_path / "qa1_x_train.txt"
+    path.write_text("\ufeff1 A moved.\n2 Where is A?\tattic\t1\n", "utf-8")
+    story, = babi.parse(path)
+    assert story.facts == ("A moved.",)
+
+
 def test_errors_name_the_file(tmp_path):
     empty, wrong = tmp_path / "qa2_empty_train.txt", tmp_path / "qa21_x_train.txt"
     empty.write_text("")

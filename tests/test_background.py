@@ -99,15 +99,23 @@ def test_load_reads_every_kind_of_file(tmp_path):
     assert background.load(tmp_path) == [expected[0], expected[1], *expected * 3]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_a_byte_order_mark_is_skipped(tmp_path, name):
+    text = "One came." if name == "a.txt" else json.dumps({"text": "One came."})
+    content = b"\xef\xbb\xbf" + text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert background.load(tmp_path) == [["One came."]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.txt", b" \n\n ", "holds no text"),
         ("a.txt", b"caf\xe9", "not UTF-8: byte 3"),
         ("a.pdf", b"x", "unknown kind"),
-        ("a.jsonl", b'{"text": "A b."}\n{"text": 3}\n', "line 2: expected"),
-        ("a.jsonl", b"[1]\n", "line 1: expected"),
-        ("a.jsonl", b"text\n", "line 1: expected"),
+        ("a.jsonl", b'{"text": "A b."}\n{"text": 3}\n', "a.jsonl:2: expected"),
+        ("a.jsonl", b"3\n", "a.jsonl:1: expected"),
+        ("a.jsonl", b"text\n", "a.jsonl:1 is not JSON"),
         ("a.jsonl.gz", b"{}", "not a whole gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "A b."}', mtime=0)[:-9], "not a whole gzip file"),
         ("a.parquet", b"PAR1", "not a readable parquet file"),

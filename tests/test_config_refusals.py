@@ -51,6 +51,7 @@ def test_a_wrong_type_names_the_key(key, hint):
     ({"model.memory.kind": "lstm"}, "model.memory.kind", "one of lm2"),
     ({"model.segment_length": "0"}, "model.segment_length", "at least 1"),
     ({"model.dtype": "int8"}, "model.dtype", "one of float32, bfloat16"),
+    ({"model.dtype": "float16"}, "model.dtype", "one of float32, bfloat16"),
     ({"model.dropout": "1"}, "model.dropout", "in [0, 1)"),
     ({"model.remat": "all"}, "model.remat", "one of none, dots, full"),
     ({"model.rope_scaling.high_freq_factor": "1"}, "model.rope_scaling.high_freq_factor",

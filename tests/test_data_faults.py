@@ -22,7 +22,7 @@ def cut_gzip(folder):
 def cut_line(folder):
     path = folder / "a.jsonl"
     path.write_text(LINES[:-9])
-    return "background", path, f"{path}, line 2000"
+    return "background", path, f"{path}:2000 is not JSON"
 
 
 def wrong_kind(folder):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lm2_jax.config import Config, DataConfig, EvalConfig
 from lm2_jax.data.babilong import corpus, mixing, prompting, published
 from lm2_jax.data.babilong.samples import read_file
+from lm2_jax.data.text import json_file
 from lm2_jax.eval.babilong import cells
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -99,8 +100,10 @@ def test_json_is_read_whatever_the_texts_and_the_chunks(tmp_path_factory, sample
     (folder / "1k").mkdir()
     write(folder / "1k" / "qa1.json", samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "_CHUNK", chunk)
-        assert [one for _, one in published.read(folder, "qa1", "1k")] == samples
+        patch.setattr(json_file, "_CHUNK", chunk)
+        found = [one for _, one in published.read(folder, "qa1", "1k")]
+    columns = [{name: one[name] for name in published.COLUMNS} for one in samples]
+    assert [{name: one[name] for name in published.COLUMNS} for one in found] == columns
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -159,7 +162,7 @@ def test_no_more_of_a_file_is_read_than_is_taken(tmp_path):
     path.write_text(json.dumps([sample("qa1", "1k", i) for i in range(3000)])[:-9] + "broken")
     samples = published.read(tmp_path, "qa1", "1k")
     assert [next(samples)[1] for _ in range(2)] == [sample("qa1", "1k", i) for i in range(2)]
-    with pytest.raises(ValueError, match="qa1.json is not a list or lines of JSON objects"):
+    with pytest.raises(ValueError, match="qa1.json is not a JSON list: "):
         list(samples)
 
 
@@ -171,7 +174,7 @@ def test_a_list_cut_between_its_samples_is_not_whole(tmp_path, end):
     path.write_text(whole + "\n")
     assert len(list(published.read(tmp_path, "qa1", "1k"))) == 3
     path.write_text(whole[:-1] + end)
-    with pytest.raises(ValueError, match="qa1.json .*the list does not end"):
+    with pytest.raises(ValueError, match="qa1.json is not a JSON list: "):
         list(published.read(tmp_path, "qa1", "1k"))
 
 
@@ -213,13 +216,14 @@ def test_a_missing_column_is_told_with_those_there(tmp_path, layout, said):
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("qa1.json", b"[1, 2]", "sample 1 has no input, question, target, only 1"),
-    ("qa1.json", b'[{"input": "a"', "is not a list or lines of JSON objects"),
-    ("qa1.json", b'\n{"input": "a"', ":2 is not JSON: Expecting , or }"),
-    ("qa1.json", b'{"input": "a\\ug', ":1 is not JSON: Unterminated string"),
+    ("qa1.json", b'[{"input": "a"', "is not a JSON list: "),
+    ("qa1.json", b'\n{"input": "a"', ":2 is not JSON: Expecting ',' delimiter"),
+    ("qa1.json", b'{"input": "a', ":1 is not JSON: Unterminated string"),
     ("qa1.json", b'{"input": "a\\u12g4."}', r":1 is not JSON: Invalid \\uXXXX escape"),
-    ("qa1.json", b'{"question": 3e, "input": "a"}', ":1 is not JSON: Expecting , or }"),
-    ("qa1.json", b"\xff\xfe", "is not readable as UTF-8"),
-    ("qa1.jsonl.gz", b"{}", "is not readable as UTF-8 text .*gzip"),
+    ("qa1.json", b'{"question": 3e, "input": "a"}', ":1 is not JSON: Expecting ',' delimiter"),
+    ("qa1.json", b"\xff\xfe", ":1 is not readable as UTF-8"),
+    ("qa1.json", b'["\xff"]', "is not a JSON list: .*(UTF8|utf-8)"),
+    ("qa1.jsonl.gz", b"{}", "is not a whole gzip file"),
     ("qa1.json", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ("qa1-00000-of-00001.parquet", b"version https://git-lfs.github.com/spec/v1\n", "lfs pull"),
     ("qa1-00000-of-00001.parquet", b"PAR1", "is not a readable parquet file")])
@@ -229,3 +233,32 @@ def test_unreadable_files_are_named(tmp_path, name, content, said):
     with pytest.raises(ValueError, match=f"{name}.* {said}|{name}.*{said}") as error:
         list(published.read(tmp_path, "qa1", "1k"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"[1,,2]", r"is not a JSON list: "),
+    (b"[1, 2,]", r"is not a JSON list: "),
+    (b'[1] {"input": "a"}', r"is not a JSON list: "),
+    (b'{"input": "a"},{"input": "b"}', ":1 is not JSON: Extra data"),
+    (b'{"input": "a"}\n,{"input": "b"}', ":2 is not JSON: Expecting value"),
+    (b']]]{"input": "a"}', ":1 is not JSON: Expecting value")])
+def test_what_is_not_json_is_refused(tmp_path, content, said):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        list(published.rows(tmp_path / "a.json"))
+
+
+MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark, which some editors and spreadsheets write
+
+
+@pytest.mark.parametrize("layout", ["babilong", "lines", "packed"])
+def test_a_byte_order_mark_is_skipped(tmp_path, layout):
+    where, _, write = LAYOUTS[layout]
+    path = tmp_path / where("qa1", "1k", 0)
+    path.parent.mkdir(parents=True)
+    write(path, [sample("qa1", "1k", number) for number in range(2)])
+    packed = path.suffix == ".gz"
+    content = MARK + (gzip.decompress if packed else bytes)(path.read_bytes())
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert [one for _, one in published.read(tmp_path, "qa1", "1k")] == [
+        sample("qa1", "1k", number) for number in range(2)]

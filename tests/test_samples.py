@@ -120,7 +120,7 @@ def test_a_target_outside_the_vocabulary_is_refused():
     data = DataConfig(background_sentences=50)
     other = corpus.held_out(Config(data=DataConfig(tasks=("qa10",), background_sentences=50)),
                             corpus.make_tokenizer(data, 0))
-    with pytest.raises(ValueError, match="qa10: the tokenizer does not know .* '(yes|no|maybe)'"):
+    with pytest.raises(ValueError, match="^the tokenizer does not know .* '(yes|no|maybe)'"):
         sample_of("qa10", "0k", 0, drawn_from=other)
 
 
@@ -191,9 +191,9 @@ def test_bad_lines_are_named(tmp_path, line, said):
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("a.jsonl", b"\n\n", "a.jsonl has no samples"),
-    ("a.jsonl.gz", b"{}", "a.jsonl.gz is not readable"),
-    ("a.jsonl.gz", gzip.compress(b"{}\n" * 9, mtime=0)[:-12], "a.jsonl.gz is not readable"),
-    ("a.jsonl", b"\xff\xfe{}", "a.jsonl is not readable")])
+    ("a.jsonl.gz", b"{}", "a.jsonl.gz is not a whole gzip file"),
+    ("a.jsonl.gz", gzip.compress(b"{}\n" * 9, mtime=0)[:-12], "a.jsonl.gz is not a whole gzip"),
+    ("a.jsonl", b"\xff\xfe{}", "a.jsonl:1 is not readable as UTF-8")])
 def test_unreadable_files_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said) as error:

@@ -54,7 +54,7 @@ def naive(name, row, wipe):
 
 
 def answers(name, rows, wipe=False, end_id=NEVER, new=NEW, **options):
-    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, end_id=end_id)
+    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, stop_ids={end_id})
     return streamer.answer([prompts()[row] for row in rows], new, wipe=wipe, **options)
 
 
@@ -152,7 +152,7 @@ def test_a_long_context_is_never_there_as_a_whole(monkeypatch):
         return state
 
     monkeypatch.setattr(stream, "_advance", advance)
-    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, end_id=NEVER)
+    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, stop_ids={NEVER})
     context = Endless(2**16)
     streamer.answer([context], 1)
     assert context.most == T

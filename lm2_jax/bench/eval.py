@@ -68,7 +68,7 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
     prompts = {length: prompt.tokens for (_, length), (prompt,) in drawn.items()}
     mesh, model = meshes.for_evaluation(config, jax.devices()[:1]), LanguageModel(config.model)
     params = train_state.create(model, optax.identity(), config.seed, mesh)[0].params
-    streamer = Streamer(model, params, pad_id=words.pad_id, end_id=words.end_id)
+    streamer = Streamer(model, params, pad_id=words.pad_id, stop_ids=words.stop_ids)
 
     least = (CHUNK + 2) * config.model.segment_length
     first = max(prompts.values(), key=len)[:max(len(prompts[lengths[0]]), least)]

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from lm2_jax import partition
 from lm2_jax.checkpoint.checkpointer import META, PARAMS, Checkpointer
 from lm2_jax.config import Config, files, with_vocab_size
+from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
@@ -40,7 +41,8 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
     Args:
       accept: that the run goes on although its config differs in what `NEVER_CHANGES` does not
         name.
-      tokenizer: a tokenizer.json for a new run, in the place of one of its own.
+      tokenizer: the tokenizer.json of another workdir, from which a new run takes tokenizer and
+        vocabulary size.
 
     Returns:
       The third part are the differences that were accepted.
@@ -51,8 +53,8 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
     found: list[str] = []
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
-        same_vocab = with_vocab_size(config, stored.model.vocab_size)
-        found = files.differences(stored, same_vocab, ignore=MAY_CHANGE)
+        config = with_vocab_size(config, stored.model.vocab_size)
+        found = files.differences(stored, config, ignore=MAY_CHANGE)
         if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
             refuse(never if accept else found, workdir)
         refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
@@ -60,10 +62,12 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
     elif processes.is_primary():  # one that is there was left by a run that failed before it began
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
-            with replacing(workdir / "tokenizer.json") as partial:
-                partial.write_bytes(tokenizer.read_bytes())
+            tokenizers.load(tokenizer).save(workdir / "tokenizer.json")
+    if tokenizer:
+        config = with_vocab_size(config, stored_config(tokenizer.parent).model.vocab_size)
     tokens = corpus.load_tokenizer(config, workdir)
-    return tokens, with_vocab_size(config, tokens.vocab_size), found
+    multiple = 1 if config.data.tokenizer in corpus.TRAINED else corpus.VOCAB_MULTIPLE
+    return tokens, with_vocab_size(config, tokens.vocab_size, multiple), found
 
 
 def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:

@@ -66,7 +66,7 @@ def _text(tokens: np.ndarray, kinds: np.ndarray, loss: np.ndarray, encoder: Enco
     """Runs of tokens of one kind in its style, underlined where the whole loss is taken."""
     t, text = encoder.tokenizer, Text()
     # Each mark is a run of its own.
-    marks = {t.answer_id: "→", t.end_id: "■", encoder.unk_id: UNKNOWN}
+    marks = {t.answer_id: "→", t.end_id: "■", t.unk_id: UNKNOWN}
     looks = [(kind, under, i if token in marks else -1) for i, (token, kind, under)
              in enumerate(zip(tokens.tolist(), kinds.tolist(), loss.tolist(), strict=True))]
     borders = [i for i, look in enumerate(looks) if i == 0 or look != looks[i - 1]]

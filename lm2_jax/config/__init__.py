@@ -47,11 +47,15 @@ class Config:
                 for stage in self.data.curriculum]
 
 
-def with_vocab_size(config: Config, vocab_size: int) -> Config:
-    """The config with the tokenizer's vocabulary size; one that is configured must be as large."""
+def with_vocab_size(config: Config, vocab_size: int, multiple: int = 1) -> Config:
+    """Returns the config with the tokenizer's vocabulary size, rounded up to a multiple.
+
+    A size that is configured is kept, and must be as large.
+    """
     if config.model.vocab_size:
         _require(config.model.vocab_size >= vocab_size, "model.vocab_size",
                  config.model.vocab_size, f"0 or at least the tokenizer's {vocab_size}")
         return config
-    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    padded = -(-vocab_size // multiple) * multiple
+    model = dataclasses.replace(config.model, vocab_size=padded)
     return dataclasses.replace(config, model=model)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from lm2_jax.config.checks import at_least, one_of, require
 
 MEMORY_KINDS = ("lm2", "rmt", "armt")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
 
@@ -65,7 +65,8 @@ class ModelConfig:
     """A Llama-3 decoder that reads a sequence in segments, with a memory in its first blocks."""
 
     vocab_size: int = 0
-    """Size of the vocabulary; 0 takes the tokenizer's."""
+    """Size of the vocabulary; 0 takes the tokenizer's, rounded up to a multiple of 128 if
+    `data.tokenizer` is a file."""
     embed_dim: int = 128
     """Width of the residual stream."""
     num_layers: int = 3

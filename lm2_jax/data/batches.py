@@ -43,6 +43,7 @@ class SampleMaker:
         """A sample that fills so many segments."""
         c, length = self.config, segments * self.segment_length
         corpus, deferring = self.corpus, c.deferred and segments > 1
+        bos = corpus.encoder.bos
         points = max(1, round(c.points_per_segment * segments)) if c.points_per_segment else None
         for _ in range(ATTEMPTS):
             source = corpus.sources[self._task(rng)]
@@ -50,17 +51,18 @@ class SampleMaker:
                                 segments <= c.turns_up_to)
             if deferring:
                 sample = deferred.mix(deferred.points_of(story, corpus.encoder), segments,
-                                      self.segment_length, corpus.background, rng)
+                                      self.segment_length, corpus.background, rng, bos)
                 if sample:
                     return sample
                 continue
-            count = mixing.fitting(story, corpus.encoder, length, dense=c.dense)
+            room = length - len(bos.tokens)
+            count = mixing.fitting(story, corpus.encoder, room, dense=c.dense)
             if count:
                 last = count - 1 if c.dense else int(rng.integers(count))
                 pieces = mixing.pieces_of(story, corpus.encoder, last, dense=c.dense)
                 bare = c.bare_fraction > 0 and rng.random() < c.bare_fraction
-                return mixing.mix(pieces, 0 if bare else length, corpus.background,
-                                    rng, last_at_end=not c.dense).sample()
+                return mixing.mix(pieces, 0 if bare else room, corpus.background, rng,
+                                  last_at_end=not c.dense).after(bos).sample()
         raise UserError(f"no story of {', '.join(c.tasks)} in {ATTEMPTS} fits {length} tokens; "
                          "raise model.segment_length or the segments of data.curriculum")
 

@@ -49,7 +49,7 @@ class Evaluator:
         """Rows and predictions, one task, length and mode after another; options as those of
         `babilong.evaluate`."""
         streamer = Streamer(LanguageModel(self.config.model), params,
-                            pad_id=self.tokens.pad_id, end_id=self.tokens.end_id)
+                            pad_id=self.tokens.pad_id, stop_ids=self.tokens.stop_ids)
         with jax.set_mesh(self.mesh):
             yield from babilong.evaluate(streamer, self.prompts(num_samples), self.config.eval,
                                          self.tokens.decode, modes, **options)

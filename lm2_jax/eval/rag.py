@@ -1,6 +1,9 @@
-"""Retrieval: the model is given not the context but its sentences that are like the question."""
+"""Retrieval: the model is given the sentences of the context that are most like the question."""
 
-import bm25s
+import logging
+import sys
+from types import ModuleType
+
 import numpy as np
 
 from lm2_jax.data.babilong.mixing import Joined
@@ -10,23 +13,44 @@ from lm2_jax.data.babilong.samples import Prompt
 def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str) -> Prompt:
     """The prompt with the `count` sentences of its context that score highest by BM25.
 
+    Of sentences with equal scores the first are taken.
+
     Args:
       query: int32 tokens of the question.
       order: "document": as they stand in the context, so that what came later stays later;
-        "similarity": the highest score first, as the benchmark's own baseline has them.
+        "similarity": the highest score first, as in the benchmark's own baseline.
     """
-    before, context, behind = prompt.tokens.parts
+    prefix, context, suffix = prompt.tokens.parts
     sentences = list(context.sentences())
     if len(sentences) <= count:
         return prompt
-    index = bm25s.BM25()
+    index = _import_bm25s().BM25()
     index.index([_words(sentence) for sentence in sentences], show_progress=False)
-    found = index.retrieve([_words(query)], k=count, show_progress=False).documents[0]
+    found = np.argsort(-index.get_scores(_words(query)), kind="stable")[:count]
     chosen = np.sort(found) if order == "document" else found
     kept = np.concatenate([sentences[number] for number in chosen])
-    return Prompt(prompt.task, prompt.length, Joined((before, kept, behind)), prompt.question,
+    return Prompt(prompt.task, prompt.length, Joined((prefix, kept, suffix)), prompt.question,
                   prompt.target, whole=len(prompt.tokens))
 
 
 def _words(tokens: np.ndarray) -> list[str]:
     return list(map(str, tokens.tolist()))
+
+
+def _import_bm25s() -> ModuleType:
+    """bm25s, told that there is no JAX.
+
+    It runs a JAX computation when it is imported, which initializes the backend: after that
+    `jax.distributed.initialize` is refused, and without a usable device the import fails.
+    """
+    if "bm25s" not in sys.modules:
+        lax = sys.modules.get("jax.lax")
+        sys.modules["jax.lax"] = None  # "import jax.lax" raises ImportError
+        try:
+            import bm25s  # noqa: F401
+        finally:
+            sys.modules.pop("jax.lax")
+            if lax is not None:
+                sys.modules["jax.lax"] = lax
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG, a line an index
+    return sys.modules["bm25s"]

@@ -1,7 +1,7 @@
 """Streams contexts of any length through a model and generates answers greedily."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,15 @@ class Streamer:
     generated token each time, from the state that they begin with.
     """
 
-    def __init__(self, model: LanguageModel, params: Params, *, pad_id: int, end_id: int):
+    def __init__(self, model: LanguageModel, params: Params, *, pad_id: int,
+                 stop_ids: Collection[int]):
         self.model, self.params = model, params
-        self.pad_id, self.end_id = pad_id, end_id
+        self.pad_id, self.stop_ids = pad_id, stop_ids
 
     def answer(self, prompts: Sequence[np.ndarray], max_new_tokens: int, *, wipe: bool = False,
                batch_size: int = 0, progress: Callable[[int], None] = lambda tokens: None
                ) -> list[list[int]]:
-        """The tokens generated after each prompt, up to the end mark (not included).
+        """The tokens generated after each prompt, up to one of `stop_ids` (not included).
 
         Args:
           prompts: int32 tokens, none empty, of any length: arrays, or what gives them by slices.
@@ -74,7 +75,7 @@ class Streamer:
                 state = _choose(closed, after, state)
             for b, token in enumerate(np.asarray(token_B).tolist()):
                 tails[b] = ([] if closed[b] else tails[b]) + [token]
-                if b in going and token == self.end_id:
+                if b in going and token in self.stop_ids:
                     going.remove(b)
                 elif b in going:
                     answers[b].append(token)

@@ -43,7 +43,7 @@ def parse(path: str | Path) -> list[Story]:
     if not path.is_file():
         raise UserFileNotFoundError(f"{path}: no such file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, found {error.reason}") from None
 

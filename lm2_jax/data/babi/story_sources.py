@@ -93,7 +93,7 @@ def _indices(path: Path, task: str) -> list[int]:
     if not path.is_file():
         raise UserFileNotFoundError(f"no file of indices {path} (eval.indices)")
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(tasks, dict):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lm2_jax.config import Config, DataConfig, EvalConfig
 from lm2_jax.data import tokenizer
 from lm2_jax.data.babi import files as babi
 from lm2_jax.data.babi import story_sources
+from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
 from lm2_jax.data.text import background
@@ -21,6 +22,8 @@ from lm2_jax.errors import UserError
 
 STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
 MIN_SENTENCE_TOKENS = 4  # shorter sentences of the background are left out
+TRAINED = ("word", "bpe")  # tokenizers that are trained on the data
+VOCAB_MULTIPLE = 128  # the vocabulary of other tokenizers is padded to, as matrix units like it
 HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
 
 
@@ -99,7 +102,7 @@ def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, se
 
 
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
-    """The workdir's tokenizer; if it has none yet, the configured one is put there."""
+    """The workdir's tokenizer; if it has none yet, the configured one is saved there first."""
     path = Path(workdir) / "tokenizer.json"
     if not path.exists():
         make_tokenizer(config.data, config.seed).save(path)
@@ -107,9 +110,18 @@ def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
 
 
 def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
-    """A tokenizer.json that exists, or one trained on the training stories and prose."""
-    if config.tokenizer not in ("word", "bpe"):
-        return tokenizer.load(config.tokenizer)
+    """Loads the configured tokenizer.json, or trains a tokenizer on training stories and prose.
+
+    Raises:
+      ValueError: the tokenizer does not know the answers of the stories.
+    """
+    if config.tokenizer not in TRAINED:
+        tokens = tokenizer.load(config.tokenizer)
+        encoder = Encoder(tokens)
+        for answer in sorted({question.answer for story in _stories(config, seed)
+                              for question in story.questions}):
+            encoder.answer(answer)
+        return tokens
     documents = background.load(config.background, seed=seed,
                                 num_sentences=config.background_sentences)
     return tokenizer.train(itertools.chain.from_iterable(documents), kind=config.tokenizer,
@@ -117,16 +129,19 @@ def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
                            required=_story_texts(config, seed))
 
 
-def _story_texts(config: DataConfig, seed: int) -> Iterable[str]:
+def _stories(config: DataConfig, seed: int) -> Iterator[Story]:
     rng = np.random.default_rng(seed)
     for task in config.tasks:
         if config.babi:
-            read = babi.parse(babi.find_file(config.babi, task, "train"))
+            yield from babi.parse(babi.find_file(config.babi, task, "train"))
         else:
             source = story_sources.simulated(task, seed)
-            read = (source.draw(rng) for _ in range(STORIES_READ))
-        for story in read:
-            yield from story.facts
-            for question in story.questions:
-                yield question.text
-                yield question.answer
+            yield from (source.draw(rng) for _ in range(STORIES_READ))
+
+
+def _story_texts(config: DataConfig, seed: int) -> Iterator[str]:
+    for story in _stories(config, seed):
+        yield from story.facts
+        for question in story.questions:
+            yield question.text
+            yield question.answer

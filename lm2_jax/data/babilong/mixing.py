@@ -16,7 +16,7 @@ import numpy as np
 from lm2_jax.data.babi.story import Question, Story
 from lm2_jax.data.text.background import Passage, TokenizedBackground
 from lm2_jax.data.text.pieces import Text
-from lm2_jax.data.tokenizer import UNK, Tokenizer
+from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 
 
@@ -61,11 +61,27 @@ class Encoder:
     questions: dict[tuple[str, str], Piece] = field(default_factory=dict)
 
     @cached_property
-    def unk_id(self) -> int:
-        return self.tokenizer.encode(UNK)[0]
+    def bos(self) -> Piece:
+        """What a sample begins with; empty for a tokenizer that puts nothing before a text."""
+        tokens = np.asarray(self.tokenizer.bos_ids, np.int32)
+        return Piece(tokens, len(tokens))
 
     def text(self, text: str) -> list[int]:
         return sentence_ids(self.tokenizer, [text])[0]
+
+    def answer(self, text: str) -> tuple[list[int], str]:
+        """The ids of an answer, and the answer as decoding writes it: an exact match of texts is
+        then one of tokens.
+
+        Raises:
+          UserError: the tokenizer does not know all of it, so that decoding gives something else.
+        """
+        ids = self.text(text)
+        decoded = self.tokenizer.decode(ids).strip()
+        if _letters(decoded) != _letters(text):
+            raise UserError(f"the tokenizer does not know all words of the answer {text!r}: it "
+                            f"decodes as {decoded!r}; take one trained on texts that have them")
+        return ids, decoded
 
     def fact(self, text: str) -> Piece:
         piece = self.facts.get(text)
@@ -81,9 +97,14 @@ class Encoder:
         if piece is None:
             t = self.tokenizer
             ask = [*self.text(question.text), t.answer_id]
-            tokens = np.asarray([*ask, *self.text(question.answer), t.end_id], np.int32)
+            tokens = np.asarray([*ask, *self.answer(question.answer)[0], t.end_id], np.int32)
             piece = self.questions[key] = Piece(tokens, len(ask))
         return piece
+
+
+def _letters(text: str) -> str:
+    """Without what tokenizers may change in a text: white space and case."""
+    return "".join(text.split()).casefold()
 
 
 def sentence_ids(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
@@ -193,6 +214,10 @@ class Mixture:
         tokens[prose] = self.noise[first - int(i):stop - int(j)]
         tokens[~prose] = self._told[i:j]
         return tokens
+
+    def after(self, piece: Piece) -> "Mixture":
+        """The same with a piece before it."""
+        return Mixture([piece, *self.pieces], np.append(0, self.cuts), self.noise)
 
     def sentences(self) -> Iterator[np.ndarray]:
         """The sentences of the prose, which is a passage, and the pieces, in order; int32 each."""

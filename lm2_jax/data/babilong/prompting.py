@@ -37,7 +37,7 @@ class Tuned:
         return TUNED
 
     def before(self, task: str) -> np.ndarray:
-        return np.empty(0, np.int32)
+        return self.encoder.bos.tokens
 
     def behind(self, task: str, question: str) -> np.ndarray:
         e = self.encoder
@@ -49,7 +49,8 @@ class Tuned:
 
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""
-        return length - len(behind) - len(self.encoder.text(answer)) - 1  # the end mark
+        e = self.encoder
+        return length - len(e.bos.tokens) - len(behind) - len(e.text(answer)) - 1  # the end mark
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Prompted:
 
     def before(self, task: str) -> np.ndarray:
         if task not in self.encoded:
-            self.encoded[task] = self._ids(self.prompt(task).prefix())
+            self.encoded[task] = np.append(self.encoder.bos.tokens,
+                                           self._ids(self.prompt(task).prefix()))
         return self.encoded[task]
 
     def behind(self, task: str, question: str) -> np.ndarray:
@@ -86,7 +88,7 @@ class Prompted:
         part by part, or sentence by sentence where some of them are retrieved."""
         if self.retrieves:
             return _by_sentence(self.encoder.tokenizer, pieces)
-        return map(self.encoder.tokenizer.encode, texts.as_it_is(pieces))
+        return map(self.encoder.tokenizer.encode, texts.stripped_parts(pieces))
 
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""

@@ -66,7 +66,7 @@ def load(path: str | Path) -> dict[str, TaskPrompt]:
 
 def _load(path: Path | Traversable) -> dict[str, TaskPrompt]:
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(tasks, dict):

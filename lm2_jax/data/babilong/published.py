@@ -6,41 +6,31 @@ babilong-1k-samples has 4k/qa1-00000-of-00001.parquet, in one part or several, o
 (.gz or not) and parquet are read.
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from lm2_jax.data.text import parquet
-from lm2_jax.data.text.json_stream import NotJson, Take, values
+from lm2_jax.data.text import json_file, parquet
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 COLUMNS = ("input", "question", "target")
 NAMES = ("task", "length")  # that a sample may have as well
 _SUFFIX = re.compile(r"\.(jsonl?(\.gz)?|parquet)$")
 _TASK, _LENGTH = re.compile(r"qa\d+"), re.compile(r"\d+[kM]?")
-_CHUNK = 2**16  # characters of JSON
 _POINTER = b"version https://git-lfs"
 
 
-def read(folder: str | Path, task: str, length: str, take: Take = "".join
-         ) -> Iterator[tuple[str, dict]]:
-    """Samples of a cell one by one, each with where it stands; a file is read as far as they are
-    taken.
-
-    Args:
-      take: as that of `rows`.
+def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict]]:
+    """Reads the samples of a cell one by one.
 
     Yields:
-      "path, sample 1" and the sample, which has COLUMNS.
+      The place of a sample, such as "path, sample 1", and the sample, which has COLUMNS.
 
     Raises:
-      FileNotFoundError, ValueError: no such cell, or a file that cannot be read; in one line
-        with the path and what is there.
+      FileNotFoundError, ValueError: there is no such cell, or a file cannot be read.
     """
     for path in _files(Path(folder), task, length):
-        for where, sample in rows(path, take):
+        for where, sample in rows(path):
             missing = [name for name in COLUMNS if name not in sample] \
                 if isinstance(sample, dict) else COLUMNS
             if missing:
@@ -49,12 +39,9 @@ def read(folder: str | Path, task: str, length: str, take: Take = "".join
             yield where, sample
 
 
-def rows(path: Path, take: Take) -> Iterator[tuple[str, object]]:
-    """What a file holds, one by one, each with where it stands: the line of JSON lines, or which
-    sample it is.
-
-    Args:
-      take: what is made of an `input` in JSON, a function of its pieces.
+def rows(path: Path) -> Iterator[tuple[str, object]]:
+    """Yields the samples of a file, unchecked, each with its place: "path:LINE" for JSON lines,
+    else "path, sample NUMBER".
 
     Raises:
       ValueError: the file cannot be read.
@@ -63,24 +50,11 @@ def rows(path: Path, take: Take) -> Iterator[tuple[str, object]]:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(f"{path} is a pointer of Git LFS, not the file itself; fetch it with "
                              "git lfs pull")
-    found = _json_rows(path, take) if path.suffix != ".parquet" else (
-        (0, row) for row in parquet.rows(path, COLUMNS, 1, optional=NAMES))
-    for number, (line, sample) in enumerate(found, 1):
-        yield f"{path}:{line}" if line else f"{path}, sample {number}", sample
-
-
-def _json_rows(path: Path, take: Take) -> Iterator[tuple[int, object]]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            yield from values(file, {"input": take}, _CHUNK)
-    except NotJson as error:
-        where = f"{path}:{error.line} is not JSON" if error.line else \
-            f"{path} is not a list or lines of JSON objects"
-        raise UserError(f"{where}: {error}") from None
-    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as UTF-8 text (.gz: as a whole gzip file): "
-                         f"{error}") from None
+    if path.suffix != ".parquet":
+        yield from json_file.values(path)
+    else:
+        found = parquet.rows(path, COLUMNS, 1, optional=NAMES)
+        yield from ((f"{path}, sample {number}", row) for number, row in enumerate(found, 1))
 
 
 def cell_of(path: Path) -> tuple[str, str] | None:

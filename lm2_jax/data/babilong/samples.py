@@ -15,7 +15,6 @@ from lm2_jax.data.babilong.mixing import Encoder, Joined
 from lm2_jax.data.babilong.prompting import Asking
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.background import TokenizedBackground
-from lm2_jax.data.text.json_stream import Take
 from lm2_jax.data.text.pieces import Spool, Text
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
@@ -98,7 +97,7 @@ def read_file(path: str | Path, asking: Asking) -> list[Prompt]:
     named = dict(zip(KEYS, published.cell_of(path) or (), strict=False))
     prompts = [prompt_of(named | sample if isinstance(sample, Mapping) else sample, where, asking,
                          spool)
-               for where, sample in published.rows(path, _context(asking, spool))]
+               for where, sample in published.rows(path)]
     if not prompts:
         raise UserError(f"{path} has no samples")
     return prompts
@@ -107,22 +106,18 @@ def read_file(path: str | Path, asking: Asking) -> list[Prompt]:
 def read_cell(folder: str | Path, task: str, length: str, num_samples: int, asking: Asking,
               spool: Spool) -> list[Prompt]:
     """The first so many samples of a task and length of BABILong as published, or all it has."""
-    rows = published.read(folder, task, length, _context(asking, spool))
+    rows = published.read(folder, task, length)
     return [prompt_of({**sample, "task": task, "length": length}, where, asking, spool)
             for where, sample in itertools.islice(rows, num_samples)]
 
 
-def _context(asking: Asking, spool: Spool) -> Take:
-    return lambda pieces: Text(asking.context(pieces), spool)
-
-
-def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
+def prompt_of(sample: Mapping[str, str], where: str, asking: Asking,
               spool: Spool | None = None) -> Prompt:
     """A sample's texts as a prompt; messages name the sample as `where`.
 
     Args:
-      sample: has KEYS; the context (input) may have been tokenized before.
-      spool: where a context is written that was not.
+      sample: has KEYS.
+      spool: where the tokens of the context are written; None = a file of their own.
     """
     missing = [key for key in KEYS if not isinstance(sample, Mapping)
                or not _has_text(sample.get(key))]
@@ -130,9 +125,8 @@ def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
         told = " (the path may tell task and length, as in qa1_4k.jsonl or 4k/qa1.jsonl)"
         raise UserError(f"{where} has no text under {', '.join(missing)}; a sample has "
                          + ", ".join(KEYS) + told * ("task" in missing or "length" in missing))
-    context, question = sample["input"], sample["question"].strip()
-    if isinstance(context, str):
-        context = Text(asking.context(texts.pieces(context)), spool)
+    question = sample["question"].strip()
+    context = Text(asking.context(texts.pieces(sample["input"])), spool)
     tokens = Joined((asking.before(sample["task"]), context,
                      asking.behind(sample["task"], question)))
     return Prompt(sample["task"], sample["length"], tokens, question,
@@ -140,14 +134,12 @@ def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
 
 
 def _has_text(value: object) -> bool:
-    return len(value) > 0 if isinstance(value, Text) else (
-        isinstance(value, str) and bool(value.strip()))
+    return isinstance(value, str) and bool(value) and not value.isspace()
 
 
 def _as_written(answer: str, encoder: Encoder, where: str) -> str:
-    """The answer as decoding writes it, so that an exact match is a match of tokens."""
-    ids = encoder.text(answer)
-    if encoder.unk_id in ids:
-        raise UserError(f"{where}: the tokenizer does not know all words of the answer "
-                         f"{answer!r}; take one trained on texts that have them")
-    return encoder.tokenizer.decode(ids).strip()
+    """The answer as decoding writes it; `where` is named if that is something else."""
+    try:
+        return encoder.answer(answer)[1]
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

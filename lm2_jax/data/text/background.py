@@ -1,13 +1,10 @@
-"""Prose to hide facts in: where it comes from, its sentences, its tokens."""
+"""Background prose: loads it, splits it into sentences, tokenizes it."""
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.data.prose import generator
-from lm2_jax.data.text import parquet
+from lm2_jax.data.text import json_file, parquet
+from lm2_jax.data.text.pieces import parse
 from lm2_jax.errors import UserError, UserFileNotFoundError
 
 GENERATED = "generated"
 _SENTENCES_PER_DOCUMENT = 100
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _ENCODE_BATCH = 4096
-_PARQUET_ROWS = 65_536  # read at once
+_PARQUET_ROWS = 65_536  # in memory at a time
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
-# An end mark with the closing quotes after it, a blank, and what a sentence may begin with.
-_BORDER = re.compile(r"""[.!?…]["'”’)\]]* (?=[—–-]*["'“‘(\[]*[A-Z0-9À-ÖØ-Þ])""")
+# The end of a sentence: a mark, closing quotes, a blank, and what the next sentence may begin with.
+_SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]* (?=[—–-]*["'“‘(\[]*[A-Z0-9À-ÖØ-Þ])""")
 _ABBREVIATIONS = frozenset(
     """Mr Mrs Ms Messrs Mme Mlle Dr St Ste Mt Ft Rev Hon Prof Capt Col Gen Maj Lieut Lt Sgt Cpl Gov
     Sen Rep Pres Adm Supt Vol vol Chap chap Fig fig cf viz i.e e.g""".split()
@@ -44,8 +42,8 @@ def _ends_abbreviation(word: str, following: str) -> bool:
 
 def _split_paragraph(text: str) -> Iterator[str]:
     start = 0
-    for border in _BORDER.finditer(text):
-        stop, end = border.span()
+    for found in _SENTENCE_END.finditer(text):
+        stop, end = found.span()
         if text[stop] == "." and end == stop + 2:
             word = re.split(r"[^\w.]", text[text.rfind(" ", 0, stop) + 1 : stop])[-1]
             if _ends_abbreviation(word, text[end]):
@@ -56,10 +54,10 @@ def _split_paragraph(text: str) -> Iterator[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of English prose, white space folded to single blanks.
+    """The sentences of English prose, white space reduced to single blanks.
 
-    A blank line is a border, a single line break is not. Titles, initials and other
-    abbreviations end no sentence, nor does an end mark with a small letter after it.
+    A blank line ends a sentence, a line break alone does not. Titles, initials and other
+    abbreviations do not, and neither does a mark that a lower-case letter follows.
     """
     paragraphs = (" ".join(paragraph.split()) for paragraph in _PARAGRAPH.split(text))
     return [s for paragraph in paragraphs if paragraph for s in _split_paragraph(paragraph)]
@@ -67,46 +65,35 @@ def split_sentences(text: str) -> list[str]:
 
 def sentences_of(pieces: Iterable[str]) -> Iterator[str]:
     """As `split_sentences` of a text that comes in pieces."""
-    rest = ""
-    for piece in pieces:
-        rest += piece
-        whole = rest.rstrip()
-        *sentences, last = split_sentences(whole) or [""]
-        yield from sentences
-        rest = last + rest[len(whole):]
-    if rest.strip():
-        yield rest.rstrip()
+    def take(text: str, ended: bool) -> tuple[list[str], str]:
+        *sentences, last = split_sentences(text) or [""]
+        if ended:
+            return [*sentences, last] if last else [], ""
+        return sentences, last + text[len(text.rstrip()):]
+
+    return parse(pieces, take)
 
 
-def _jsonl_texts(path: Path) -> Iterator[str]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)["text"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                text = None
-            if not isinstance(text, str):
-                raise UserError(f'{path}, line {number}: expected {{"text": "..."}}')
-            yield text
+def _json_texts(path: Path) -> Iterator[str]:
+    for where, value in json_file.values(path):
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            raise UserError(f'{where}: expected {{"text": "..."}}')
+        yield text
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """The texts of one file, one a document."""
+    """The documents of one file."""
     try:
         if path.name.endswith(".txt"):
             yield path.read_text(encoding="utf-8-sig")
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
-            yield from _jsonl_texts(path)
+            yield from _json_texts(path)
         else:
             rows = parquet.rows(path, ("text",), _PARQUET_ROWS)
             yield from filter(None, (row["text"] for row in rows))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}") from None
 
 
 def _files(source: Path) -> list[Path]:
@@ -129,15 +116,16 @@ def load(
     """Documents, each a list of sentences.
 
     Args:
-      source: "" or "generated" for prose of our own; or a .txt file (one document), a .jsonl or
-        .jsonl.gz file ({"text": ...} a line, a document each), a .parquet file (column `text`),
-        or a folder of such files, read recursively in the order of their names, such as PG-19's.
-      seed: names the generated prose; sentence i of it depends on (seed, i) alone.
-      num_sentences: how much prose to generate.
+      source: "" or "generated" for generated prose; or a .txt file (one document), a .jsonl or
+        .jsonl.gz file ({"text": ...} on each line, a document each), a .parquet file (column
+        `text`), or a folder of such files, such as PG-19's, read recursively in the order of
+        their names. Text is UTF-8, with or without a byte order mark.
+      seed: of the generator; sentence i depends on (seed, i) alone.
+      num_sentences: to generate.
 
     Raises:
       FileNotFoundError: there is nothing at `source`.
-      ValueError: what is there holds no text, or cannot be read.
+      ValueError: there is no text, or a file cannot be read.
     """
     if os.fspath(source) in ("", GENERATED):
         if num_sentences < 1:
@@ -166,29 +154,29 @@ class TokenizedBackground:
 
     def __post_init__(self):
         if len(self.starts) < 2 or self.starts[0] != 0 or self.starts[-1] != len(self.tokens):
-            raise UserError("starts must run from 0 to len(tokens) and hold a sentence or more")
+            raise ValueError("starts must run from 0 to len(tokens) and hold a sentence or more")
         if len(self.tokens) == 0:
-            raise UserError("a tokenized background must hold a token or more")
+            raise ValueError("a tokenized background must hold a token or more")
 
     @property
     def num_sentences(self) -> int:
         return len(self.starts) - 1
 
     def passage(self, start: int, num_tokens: int) -> Passage:
-        """Consecutive sentences from number `start` on, as if the corpus were repeated for ever."""
+        """Consecutive sentences from number `start` on; after the last one follows the first."""
         if num_tokens < 0:
-            raise UserError(f"num_tokens must not be negative, got {num_tokens}")
+            raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
         return Passage(self, start % self.num_sentences, num_tokens)
 
 
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """So many tokens of prose, made only as they are asked for; the last sentence is cut to fit.
+    """Consecutive prose, read from the corpus by slices; the last sentence is cut to fit.
 
     Attributes:
-      background: the corpus that it runs through, again and again if need be.
-      start: number of the first sentence.
-      num_tokens: in all.
+      background: the corpus; after its last sentence follows its first.
+      start: index of the first sentence.
+      num_tokens: length of the passage.
     """
 
     background: TokenizedBackground
@@ -208,15 +196,18 @@ class Passage:
             return tokens[begin:end].copy()
         return np.take(tokens, np.arange(begin, end), mode="wrap")
 
-    def sentences_before(self, place: int) -> int:
-        """How many sentences begin before the token at `place`."""
+    def sentences_before(self, position: int) -> int:
+        """The number of sentences that begin before the token at `position`."""
         starts, total = self.background.starts, len(self.background.tokens)
-        laps, rest = divmod(int(starts[self.start]) + min(place, self.num_tokens), total)
+        laps, rest = divmod(int(starts[self.start]) + min(position, self.num_tokens), total)
         return (laps * self.background.num_sentences - self.start
                 + int(starts[:-1].searchsorted(rest)))
 
     def borders(self, numbers: np.ndarray) -> np.ndarray:
-        """Where these sentences begin, int64; that after the last one begins at `num_tokens`."""
+        """The positions at which these sentences of the passage begin, int64.
+
+        A sentence after the last one begins at `num_tokens`.
+        """
         starts, total = self.background.starts, len(self.background.tokens)
         laps, sentences = np.divmod(self.start + numbers, self.background.num_sentences)
         return np.minimum(starts[sentences] + laps * total - starts[self.start], self.num_tokens)
@@ -227,10 +218,10 @@ def tokenize(
     encode_batch: Callable[[Sequence[str]], list[list[int]]],
     min_tokens: int = 4,
 ) -> TokenizedBackground:
-    """Tokenizes each sentence by itself; those of fewer than `min_tokens` tokens are dropped.
+    """Tokenizes each sentence by itself and drops those of fewer than `min_tokens` tokens.
 
     Raises:
-      ValueError: no sentence is left.
+      ValueError: no sentence remains.
     """
     sentences = itertools.chain.from_iterable(documents)
     tokens: list[np.ndarray] = []

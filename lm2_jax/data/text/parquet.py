@@ -5,18 +5,20 @@ from pathlib import Path
 
 from lm2_jax.errors import UserError
 
-_BUFFER = 2**20  # bytes of a column that are read at once
+_BUFFER = 2**20  # bytes of a column read at a time
 
 
 def rows(path: Path, columns: Sequence[str], batch_rows: int, *, optional: Sequence[str] = ()
          ) -> Iterator[dict]:
-    """The rows, as {column: text or None}; so many are in memory at once.
+    """Yields the rows as {column: text or None}.
 
     Args:
-      optional: columns that are read where they are there.
+      columns: columns of strings that the file must have.
+      batch_rows: rows in memory at a time.
+      optional: columns that are read if the file has them.
 
     Raises:
-      ValueError: pyarrow is not there, the file cannot be read, or has no such column of strings.
+      ValueError: pyarrow is not installed, the file cannot be read, or it lacks a column.
     """
     try:
         import pyarrow
@@ -39,4 +41,4 @@ def rows(path: Path, columns: Sequence[str], batch_rows: int, *, optional: Seque
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable parquet file: {reason}") from None
     finally:
-        pyarrow.default_memory_pool().release_unused()  # which keeps what a long text took
+        pyarrow.default_memory_pool().release_unused()  # else the pool keeps a long text's memory

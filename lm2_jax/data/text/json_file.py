@@ -1,0 +1,72 @@
+"""JSON files, a list or JSON lines, read value by value."""
+
+import gzip
+import json
+import re
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ijson
+
+from lm2_jax.errors import UserError
+
+_CHUNK = 2**16  # bytes of a list that are read at once
+
+
+def values(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a JSON list or of JSON lines (.gz or not), one in memory at a time; of a list
+    fractions are Decimals.
+
+    Yields:
+      Where the value stands, "path:LINE" or in a list "path, sample NUMBER", and the value.
+
+    Raises:
+      UserError: the file is not UTF-8 (a byte order mark is skipped), no whole gzip file, or what
+        comes next is not JSON.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            if file.read(len(BOM_UTF8)) != BOM_UTF8:
+                file.seek(0)
+            yield from (_of_list if _begins_list(file) else _of_lines)(path, file)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def _begins_list(file: BinaryIO) -> bool:
+    start = file.tell()
+    while (byte := file.read(1)).isspace():
+        pass
+    file.seek(start)
+    return byte == b"["
+
+
+def _of_list(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    number = 0
+    try:
+        for value in ijson.items(file, "item", buf_size=_CHUNK):
+            number += 1
+            yield f"{path}, sample {number}", value
+    except ijson.JSONError as error:
+        # What follows the first line points into the text; sometimes it is a bytes' repr.
+        reason = re.split(r"\n|\\n", str(error))[0].removeprefix("b'").rstrip(". ")
+        raise UserError(f"{path} is not a JSON list: {reason}"
+                        + f", after sample {number}" * (number > 0)) from None
+
+
+def _of_lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if line.isspace():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number} is not readable as UTF-8 text: {error.reason}"
+                            ) from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number} is not JSON: {error.msg}") from None
+        yield f"{path}:{number}", value
