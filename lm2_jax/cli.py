@@ -207,10 +207,7 @@ def _join(args: argparse.Namespace):
     from lm2_jax.runtime import processes
 
     place = processes.find_process_info(args.coordinator, args.num_processes, args.process_id)
-    timeouts = {name: float(os.environ[variable]) for name, variable in
-                (("connect_timeout", "LM2_CONNECT_TIMEOUT"),
-                 ("heartbeat_timeout", "LM2_HEARTBEAT_TIMEOUT")) if os.environ.get(variable)}
-    processes.initialize(place, command=f"lm2 {args.command}", **timeouts)
+    processes.initialize(place, command=f"lm2 {args.command}", **processes.timeouts())
     return processes.shutdown
 
 
