@@ -168,7 +168,7 @@ def test_steps_to_trace(text, steps):
 def test_a_trace_is_written(tmp_path, last):
     traced = profile.Profile(tmp_path, (2, last), Console(quiet=True))
     for step in range(1, 6):
-        traced.begins(step)
+        traced.on_step_start(step)
         traced.ended(step, jnp.ones(3) + step)
         assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (step >= last)
     traced.close()

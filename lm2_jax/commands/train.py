@@ -138,7 +138,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                                            num_workers=config.data.num_workers)
                 sizes = map(now.rows_at, range(first_step, config.train.num_steps))
                 state, first_step = loop.run(
-                    train_step, state, feed.ahead(batches, sizes, rows, sharding),
+                    train_step, state,
+                    preemption.interruptible(feed.ahead(batches, sizes, rows, sharding)),
                     first_step=first_step, num_steps=config.train.num_steps,
                     save_every=config.checkpoint.every_steps,
                     evaluate_every=config.train.eval_every_steps,

@@ -20,6 +20,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Raises:
       ValueError: another run holds it; says which.
     """
+    processes.refuse_in_worker()
     if not processes.is_primary():
         yield
         return

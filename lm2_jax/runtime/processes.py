@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import socket
 import sys
@@ -150,6 +151,19 @@ def require_preemption_service() -> None:
         raise UserError("jax_enable_preemption_service is off, but without it several processes "
                         "cannot agree on a step to save at after SIGTERM; unset "
                         "JAX_ENABLE_PREEMPTION_SERVICE or set it to 1")
+
+
+def refuse_in_worker() -> None:
+    """Raises a UserError in a worker process that imports the main script.
+
+    Python starts a worker by importing the main script again. Without a guard, a script that trains
+    would train in every worker.
+    """
+    # CPython marks the process in this way while it imports the main script.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError("a data worker process has run the main script again, because worker "
+                        "processes import it; put what it runs under `if __name__ == "
+                        "\"__main__\":`, or set data.num_workers=0")
 
 
 def shutdown() -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from lm2_jax.runtime.preemption import Preempted
 from lm2_jax.training.state import TrainState
 from lm2_jax.types import Batch
 
@@ -52,6 +53,7 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
     save or a check are those of the step itself awaited, so that no state that is not finite, or
     came of a loss or gradient that is not, is ever saved.
 
+    If `batches` raises `Preempted`, the state of the last step is saved unless it was already.
     Where `hooks.should_stop` or `hooks.evaluate` says so, the state is saved at once; an
     evaluation that was due there comes first when the run goes on.
 
@@ -66,10 +68,18 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
 
     if evaluation_is_due(first_step) and hooks.evaluate(first_step, state):
         return state, first_step
-    pending, compiled = None, set()
+    pending, compiled, saved = None, set(), first_step
     for step in range(first_step + 1, num_steps + 1):
-        with hooks.phase("data"):
-            batch = next(batches)
+        try:
+            with hooks.phase("data"):
+                batch = next(batches)
+        except Preempted:
+            done = step - 1
+            if pending:
+                report(*pending, hooks)
+            if hooks.should_stop(done, state) and done > saved:
+                hooks.save(done, state)
+            return state, done
         shape = batch.tokens_BL.shape
         hooks.on_step_start(step)
         with (hooks.phase("step" if shape in compiled else "compile"),
@@ -91,6 +101,7 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         leave = leave or evaluate and hooks.evaluate(step, state)
         if save or leave:
             hooks.save(step, state)
+            saved = step
         if ended or leave:
             return state, step
     return state, num_steps
