@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(args: argparse.Namespace, reason: str, status: int) -> int:
-    print(f"lm2 {args.command}: {reason}", file=sys.stderr)
+    from lm2_jax.runtime.console import print_error
+
+    print_error(f"lm2 {args.command}: {reason}")
     if _several(args):
         from lm2_jax.runtime import processes
 
@@ -186,13 +188,14 @@ def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load_config(args.config, overrides)
     finish = _join(args)
     from lm2_jax.commands.evaluate import evaluate
+    from lm2_jax.runtime.console import print_error
     from lm2_jax.runtime.preemption import Preempted
 
     try:
         evaluate(config, args.workdir, args.step)
     except Preempted:
-        print(f"lm2 eval: SIGTERM: what was answered is kept in {args.workdir}; the same command "
-              "goes on from there", file=sys.stderr)
+        print_error(f"lm2 eval: SIGTERM: the answers so far are kept in {args.workdir}; the same "
+                    "command resumes there")
         finish()
         return 128 + signal.SIGTERM
     finish()

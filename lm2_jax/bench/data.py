@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lm2_jax.config import Config
 from lm2_jax.data import batches as pipeline
 from lm2_jax.data.babilong import corpus
+from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch
 
 CONTEXT = 4096  # tokens of a row, rounded up to whole segments

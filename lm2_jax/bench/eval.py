@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import optax
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
@@ -19,6 +18,7 @@ from lm2_jax.eval.babilong import cells
 from lm2_jax.eval.stream import CHUNK, Streamer
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import meshes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.training import state as train_state
 

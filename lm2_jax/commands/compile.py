@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from rich.console import Console
 
 from lm2_jax import partition
 from lm2_jax.config import Config, ModelConfig, TrainConfig
@@ -19,6 +18,7 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops
 from lm2_jax.runtime import meshes, topologies
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.meshes import micro_batches
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state

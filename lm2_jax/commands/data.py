@@ -1,7 +1,6 @@
 """`lm2 data`: the batch of a step as text."""
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +10,7 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.kinds import kinds_of
 from lm2_jax.data.babilong.mixing import Encoder
 from lm2_jax.errors import UserError
+from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch
 
 STYLES = ("dim", "cyan", "yellow", "bold green")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import Config, files, with_vocab_size
@@ -15,6 +14,7 @@ from lm2_jax.eval.evaluator import Evaluator
 from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, processes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.preemption import Preemption
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Params

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from lm2_jax.commands import evaluate
 from lm2_jax.config import Config
@@ -17,6 +16,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import gates as report
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
 

@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import files
 from lm2_jax.errors import UserError, UserFileNotFoundError
@@ -16,6 +14,7 @@ from lm2_jax.eval.journal import UNFINISHED
 from lm2_jax.eval.results import read_results
 from lm2_jax.report import comparison_plots, comparison_tables
 from lm2_jax.report.comparison import METRICS, Comparison, Group, Run
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
 # Runs that differ in these alone may be seeds of one group: they change how fast a run is, or how

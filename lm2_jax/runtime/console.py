@@ -16,7 +16,7 @@ _fallback: Path | None = None
 
 
 class Console(RichConsole):
-    """A rich console with plain text by default: no markup, no highlighting, no hard wrapping.
+    """A rich console with plain text by default: no markup, no colours, no hard wrapping.
 
     So `[...]` in a path is printed as it is, and a long path stays on one line. Tables and other
     renderables are fitted to the width as usual. Unless `file` is given it writes to stdout, and
@@ -24,9 +24,9 @@ class Console(RichConsole):
     """
 
     def __init__(self, *, file: TextIO | None = None, markup: bool = False,
-                 highlight: bool = False, **options):
-        super().__init__(file=file or SafeStream("stdout"), markup=markup, highlight=highlight,
-                         **options)
+                 emoji: bool = False, highlight: bool = False, **options):
+        super().__init__(file=file or SafeStream("stdout"), markup=markup, emoji=emoji,
+                         highlight=highlight, **options)
 
     def print(self, *objects, soft_wrap: bool | None = None, **options) -> None:
         if soft_wrap is None:

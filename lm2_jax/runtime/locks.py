@@ -4,13 +4,13 @@ import contextlib
 import fcntl
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lm2_jax.errors import UserError
 from lm2_jax.runtime import processes
+from lm2_jax.runtime.console import print_error
 
 
 @contextlib.contextmanager
@@ -33,8 +33,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             raise UserError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
                              "until that ends, or take another --workdir") from None
         except OSError as error:
-            print(f"{folder}: this file system has no locks ({error.strerror}); nothing keeps a "
-                  "second run out", file=sys.stderr)
+            print_error(f"{folder}: this file system has no locks ({error.strerror}); nothing "
+                        "prevents a second run here")
             yield
             return
         file.truncate(0)

@@ -2,8 +2,9 @@
 
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lm2_jax.runtime.console import Console
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -46,7 +47,7 @@ class Bar:
 
     def _print(self) -> None:
         if self._line:
-            self.console.print(self._line, highlight=False, soft_wrap=True)
+            self.console.print(self._line)
         self._line = ""
 
     def close(self) -> None:

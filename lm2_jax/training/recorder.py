@@ -8,7 +8,6 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
@@ -17,6 +16,7 @@ from lm2_jax.data import batches as pipeline
 from lm2_jax.data import feed
 from lm2_jax.data.babilong import corpus
 from lm2_jax.runtime import phases, processes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.progress import Bar

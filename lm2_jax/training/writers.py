@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
+from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
 SECONDS_TO_BOARD = 30.0  # until TensorBoard sees an event
@@ -45,15 +45,13 @@ class JsonLines:
                 self._waiting = self._waiting[self._file.write(self._waiting):]
         except OSError as error:
             if not self._said:
-                print(f"{self._path} cannot be written: {error.strerror}; its lines wait",
-                      file=sys.stderr)
+                print_error(f"{self._path} cannot be written: {error.strerror}; its lines wait")
             self._said = True
 
     def close(self) -> None:
         self.flush()
         if self._waiting:
-            print(f"{self._path} lacks its last {self._waiting.count(bytes([10]))} lines",
-                  file=sys.stderr)
+            print_error(f"{self._path} lacks its last {self._waiting.count(bytes([10]))} lines")
         self._file.close()
 
 
@@ -124,8 +122,8 @@ class _Board:
         try:
             action(*args)
         except OSError as error:
-            print(f"no more TensorBoard events of this run: {error.strerror}; metrics.jsonl goes "
-                  "on", file=sys.stderr)
+            print_error(f"TensorBoard events of this run end here: {error.strerror}; metrics.jsonl "
+                        "continues")
             with contextlib.suppress(OSError):
                 self._records.close()
             self._records = None
