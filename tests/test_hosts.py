@@ -128,7 +128,7 @@ def test_the_life_of_a_run(alone, tmp_path):
         assert trained[-1][:both] == trained[0][:both]
     run = runs.lm2("train", workdir, *STEPS, "--config.mesh.data=4", devices=4)
     assert run.returncode == 0, run.stderr
-    assert f"after step {step}" in run.stdout and "lost" in run.stdout.split("time: ")[1]
+    assert f"after step {step}" in run.stdout and "restart" in run.stdout.split("time: ")[1]
     assert what_repeats(workdir)[:step] == trained[-1][:step]
     assert_alike(alone, workdir)
     assert (workdir / "eval/history.jsonl").read_text() == (

@@ -172,7 +172,8 @@ def _evaluate(evaluator: evaluate.Evaluator, params: Params, step: int, workdir:
 
 
 def _plot(workdir: Path, curriculum: Curriculum) -> None:
-    lines = read_lines(workdir / "metrics.jsonl")
+    lines = [line for line in read_lines(workdir / "metrics.jsonl")
+             if {"loss", "answer_accuracy"} <= line.keys()]
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
                         [(first + 1, segments) for first, segments, *_ in curriculum.stages])

@@ -87,7 +87,7 @@ class Recorder(loop.Hooks):
         self._profile, self._preemption, self._workdir = profile, preemption, workdir
         self.preempted = False
         before = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
-                                        phases.read_note(workdir / TIME), first_step)
+                                        phases.read(workdir / TIME), first_step)
         self.phases = Phases(before, begun)
         self._evaluated = {line["step"] for line in read_lines(workdir / "eval/history.jsonl")
                            if line["step"] <= first_step}
@@ -112,7 +112,7 @@ class Recorder(loop.Hooks):
         return self.phases.within(name)
 
     def on_step_start(self, step: int) -> None:
-        if self.phases.now in (phases.START, phases.LOST):
+        if self.phases.now in (phases.START, phases.RESTART):
             self.phases.enter(phases.STEP)
         self._profile.on_step_start(step)
 
@@ -164,7 +164,7 @@ class Recorder(loop.Hooks):
         if not processes.is_primary():
             return
         try:
-            phases.note(self._workdir / TIME, step, self.phases)
+            phases.write(self._workdir / TIME, step, self.phases)
         except OSError as error:  # a full disk: the next note may fit
             self._console.print(f"{self._workdir / TIME} could not be written: {error.strerror}",
                                 highlight=False, soft_wrap=True)
