@@ -265,7 +265,7 @@ def children(pid):
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
     run = each_with_its_own(f"--workdir='{tmp_path}'/$LM2_PROCESS_ID")
     assert run.returncode != 0
-    assert re.search(r"\[1\] lm2 train: .*/1 is not shared: .* a file system that all hosts have",
+    assert re.search(r"\[1\] lm2 train: .*/1 is not shared: .* a file system that all hosts mount",
                      run.stderr)
     assert "[0] lm2 train: process 1 of 2" in run.stderr
 

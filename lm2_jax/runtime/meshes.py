@@ -1,4 +1,4 @@
-"""The mesh that a config asks for."""
+"""Makes the mesh of a config."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from lm2_jax.config import Config, ModelConfig, TrainConfig
 from lm2_jax.errors import UserError
 
 Devices = Sequence[jax.Device] | int | None
-"""Those given; so many abstract ones; or all that there are."""
+"""The devices; the number of abstract ones; or None for all devices of JAX."""
 
 
 def for_training(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
-    """The mesh of the devices for a run, all of whose batches divide over it.
+    """Returns the mesh for training.
 
     Raises:
-      ValueError: in one line, if a batch, a micro-batch or a batch of the evaluation does not.
+      UserError: if a training batch, a micro-batch or an evaluation batch does not divide over it.
     """
     rows = [size // config.train.accumulate_steps for size in config.batch_sizes()]
     mesh = _mesh(config, [*rows, config.eval.batch_size], devices)
@@ -29,31 +29,35 @@ def for_training(config: Config, devices: Devices = None) -> Mesh | AbstractMesh
 
 
 def for_evaluation(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
-    """The same for an evaluation alone."""
+    """Returns the mesh for an evaluation without training.
+
+    Raises:
+      UserError: if the evaluation batch does not divide over it.
+    """
     mesh = _mesh(config, [config.eval.batch_size], devices)
     _check(config.eval.batch_size, mesh)
     return mesh
 
 
 def heads(config: ModelConfig) -> list[int]:
-    """The numbers of heads in the model."""
+    """The numbers of heads that must divide over the mesh axis "tensor"."""
     own = [config.memory.num_heads] if config.memory.num_layers else []
     return [config.num_heads, config.num_kv_heads, *own]
 
 
 def micro_batches(config: TrainConfig, rows: int, mesh: Mesh) -> int:
-    """In how many parts a batch of so many rows is taken; each has rows for every device.
+    """Returns the number of micro-batches for a batch of `rows` rows.
 
     Raises:
-      ValueError: if the rows do not divide so.
+      UserError: if the rows do not divide over the micro-batches and devices.
     """
-    ways, count = partition.rows_per_step(mesh), config.accumulate_steps
+    shards, count = partition.rows_per_step(mesh), config.accumulate_steps
     if config.rows_per_device:
-        count = max(1, rows // (ways * config.rows_per_device))
-    if rows % (ways * count):
-        kept = f" in {count} micro-batches" if count > 1 else ""
-        raise UserError(f"a batch of {rows} rows{kept} does not divide over the {ways} devices of "
-                         f"the mesh axes data x fsdp; take a multiple of {ways * count}")
+        count = max(1, rows // (shards * config.rows_per_device))
+    if rows % (shards * count):
+        parts = f" in {count} micro-batches" if count > 1 else ""
+        raise UserError(f"a batch of {rows} rows{parts} does not divide over the {shards} devices "
+                        f"of the mesh axes data x fsdp; take a multiple of {shards * count}")
     return count
 
 
@@ -66,7 +70,7 @@ def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | Abstr
 
 
 def _check(rows: int, mesh: Mesh) -> None:
-    ways = partition.rows_per_step(mesh)
-    if rows % ways:
-        raise UserError(f"eval.batch_size is {rows} rows; they must divide over the {ways} "
-                         f"devices of the mesh axes data x fsdp: take a multiple of {ways}")
+    shards = partition.rows_per_step(mesh)
+    if rows % shards:
+        raise UserError(f"eval.batch_size is {rows} rows; they must divide over the {shards} "
+                        f"devices of the mesh axes data x fsdp: take a multiple of {shards}")
