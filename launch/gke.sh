@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run of lm2 on a TPU slice of a GKE cluster: fills in gke.yaml and hands it to kubectl.
+# Runs lm2 on a TPU slice of a GKE cluster: fills in gke.yaml and passes it to kubectl.
 set -euo pipefail
 
 usage() {
@@ -8,24 +8,25 @@ launch/gke.sh [--dry-run] start COMMAND... | watch | status | stop
 
   start   creates the JobSet of gke.yaml, which runs COMMAND on every host of the slice
   watch   follows the output of host 0
-  status  the JobSet and its pods
-  stop    has the run save and end, and deletes the JobSet; start with the same COMMAND goes on
+  status  shows the JobSet and its pods
+  stop    saves a checkpoint, ends the run and deletes the JobSet; start with the same COMMAND
+          resumes the run
 
---dry-run prints the JobSet and each command as it would be run, and runs nothing; what it prints
-for start may be piped into `kubectl create --dry-run=server -f -`, which asks the cluster too.
+--dry-run prints the JobSet and each command without running anything. Pipe the output of
+`--dry-run start` into `kubectl create --dry-run=server -f -` to validate it in the cluster.
 For example:
 
   export NAME=lm2-1b7 IMAGE=us-docker.pkg.dev/my-project/lm2/lm2 CLAIM=lm2-runs
   launch/gke.sh start lm2 train --config=configs/lm2_1b7.py --workdir=/runs/lm2_1b7
 
 Environment:
-  NAME         of the JobSet: lower-case letters, digits and -
-  IMAGE        made of launch/Dockerfile, EXTRA=tpu
-  CLAIM        a ReadWriteMany PersistentVolumeClaim; seen at /runs, for the workdir
+  NAME         name of the JobSet: lower-case letters, digits and -
+  IMAGE        container image, built from launch/Dockerfile with EXTRA=tpu
+  CLAIM        a ReadWriteMany PersistentVolumeClaim for the workdir, mounted at /runs
   ACCELERATOR  label of the nodes (tpu-v5-lite-podslice)
-  TOPOLOGY     of the slice (4x4)
-  CHIPS        TPU chips of a host (4); the hosts are those of the topology's chips
-  NAMESPACE    of the cluster (default)
+  TOPOLOGY     topology of the slice (4x4)
+  CHIPS        TPU chips per host (4); the number of hosts follows from the topology
+  NAMESPACE    namespace in the cluster (default)
 HELP
 }
 
@@ -52,7 +53,7 @@ run() {
 }
 
 rendered() {
-  # shellcheck disable=SC2034  # HOSTS is read by its name, as the others
+  # shellcheck disable=SC2034  # HOSTS is read by name in the loop below
   local text word variable COMMAND='' HOSTS=$((${TOPOLOGY//x/*} / CHIPS))
   for word; do
     word=${word//\\/\\\\}

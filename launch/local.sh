@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# One run as several processes on this machine, each with virtual CPU devices.
+# Runs a command as several processes on this machine, each with virtual CPU devices.
 set -euo pipefail
 
 usage() {
   cat <<'HELP'
 launch/local.sh [-n PROCESSES] [-d DEVICES] [-g SECONDS] [-p PORT] [--dry-run] -- COMMAND...
 
-Starts PROCESSES of COMMAND on this machine as one run, each with DEVICES virtual CPU devices;
-a run on the accelerators of one machine needs no launcher. For example:
+Starts COMMAND as one run of PROCESSES processes on this machine, each with DEVICES virtual CPU
+devices. A run on the accelerators of one machine needs no launcher. For example:
 
   launch/local.sh -n 2 -d 4 -- lm2 train --config=configs/tiny.py --workdir=runs/tiny
 
-  -n PROCESSES  how many (2)
-  -d DEVICES    virtual CPU devices of each (1)
-  -g SECONDS    what the others get to end by themselves after one has failed (30)
-  -p PORT       of process 0 (a free one)
-  --dry-run     print the commands, run nothing
+  -n PROCESSES  number of processes (2)
+  -d DEVICES    virtual CPU devices per process (1)
+  -g SECONDS    time that the other processes have to exit after one has failed (30)
+  -p PORT       port of process 0 (any free one)
+  --dry-run     print the commands without running them
 
-Each line of output begins with the process it comes from: "[0] ". SIGTERM and SIGINT (Ctrl-C) are
-handed on to every process: after SIGTERM a run saves and ends. When a process fails, the others
-notice and end by themselves; those that have not after SECONDS get SIGTERM, and SIGKILL as long
-again after that. The exit status is that of the first process that failed, 0 if none did.
+Each line of output starts with the index of its process: "[0] ". SIGTERM and SIGINT (Ctrl-C) are
+forwarded to every process; after SIGTERM the run saves a checkpoint and exits. When a process
+fails, the others notice and exit. Those that still run after SECONDS get SIGTERM, and after SECONDS
+more SIGKILL. The exit status is that of the first process that failed, or 0.
 HELP
 }
 
@@ -35,7 +35,7 @@ number() {  # NAME VALUE LEAST MOST
   fi
 }
 
-free_port() {  # below the range from which the system itself takes ports
+free_port() {  # below the range of ephemeral ports
   local port _
   for _ in {1..100}; do
     port=$((20000 + RANDOM % 10000))
@@ -47,7 +47,7 @@ free_port() {  # below the range from which the system itself takes ports
   fail "no free port from 20000 to 29999"
 }
 
-prefixed() {  # PREFIX; outlives the signals, so that last words are read
+prefixed() {  # PREFIX; ignores the signals, to pass on the output that follows them
   trap '' INT TERM
   local line
   while IFS= read -r line || [[ -n $line ]]; do
@@ -80,7 +80,7 @@ port=${port:-$(free_port)}
 
 running=() readers=() status=0 deadline='' killing=''
 
-hand_on() {  # SIGNAL [GROUP_SIGN], to every process that still runs
+forward() {  # SIGNAL [GROUP_SIGN]: sends it to every process that still runs
   local index
   for index in "${!running[@]}"; do
     kill "-$1" -- "${2:-}${running[$index]}" 2>/dev/null || true
@@ -91,10 +91,11 @@ alive() {
   kill -0 "$1" 2>/dev/null
 }
 
-# Jobs of their own: what the terminal sends comes here alone, and no process is born deaf to it.
+# Job control: signals of the terminal reach this script alone, and background processes do not
+# start with SIGINT ignored.
 set -m
-trap 'hand_on TERM' TERM HUP
-trap 'hand_on INT' INT
+trap 'forward TERM' TERM HUP
+trap 'forward INT' INT
 for ((index = 0; index < processes; index++)); do
   command=(env "LM2_COORDINATOR=127.0.0.1:$port" "LM2_NUM_PROCESSES=$processes"
     "LM2_PROCESS_ID=$index" JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$devices" "$@")
@@ -125,12 +126,12 @@ while ((${#running[@]})); do
   done
   if [[ -n $deadline ]] && ((${#running[@]} && SECONDS >= deadline)); then
     echo "local.sh: $grace s later process ${!running[*]} still runs; SIG${killing:-TERM}" >&2
-    if [[ -n $killing ]]; then hand_on KILL -; else hand_on TERM; fi
+    if [[ -n $killing ]]; then forward KILL -; else forward TERM; fi
     killing=KILL deadline=$((SECONDS + grace))
   fi
   sleep 0.1
 done
-# The last lines; not for ever, should a child of a process still hold the output open.
+# Wait for the last lines, but not for ever: a child of a process may hold the output open.
 for _ in {1..20}; do
   for reader in "${readers[@]}"; do
     alive "$reader" && sleep 0.1 && continue 2

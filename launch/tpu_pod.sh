@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run of lm2 on all the hosts of a TPU slice of Cloud TPU VMs.
+# Runs lm2 on all hosts of a TPU slice of Cloud TPU VMs.
 set -euo pipefail
 
 usage() {
@@ -7,16 +7,16 @@ usage() {
 launch/tpu_pod.sh [--dry-run] create | setup | start COMMAND... | watch | status | stop |
                               resume COMMAND... | delete
 
-  create   asks for the slice (a queued resource) and waits until it is there
+  create   requests the slice (a queued resource) and waits until it is active
   setup    mounts SHARE, copies the last commit of this checkout to every host and installs it
   start    starts COMMAND on every host, as the systemd unit `lm2`
   watch    follows the output of host 0
-  status   the state of the slice, and of the run on every host
-  stop     has the run save and end; start with the same COMMAND goes on
-  resume   after a preemption: deletes what is left, then create, setup, start
-  delete   gives the slice back (and stops its costs); the workdir stays where it is
+  status   shows the state of the slice, and of the run on every host
+  stop     saves a checkpoint and ends the run; start with the same COMMAND resumes it
+  resume   after a preemption: deletes the old slice, then create, setup, start
+  delete   releases the slice (and stops its costs); the workdir is not deleted
 
---dry-run prints each command as it would be run, and runs nothing. For example:
+--dry-run prints each command without running it. For example:
 
   export NAME=lm2 PROJECT=my-project ZONE=us-west4-a TYPE=v5litepod-16 \
          VERSION=v2-alpha-tpuv5-lite SHARE=10.0.0.2:/lm2 SPOT=1
@@ -24,13 +24,13 @@ launch/tpu_pod.sh [--dry-run] create | setup | start COMMAND... | watch | status
   launch/tpu_pod.sh start lm2 train --config=configs/lm2_1b7.py --workdir=/mnt/lm2/lm2_1b7
 
 Environment:
-  NAME     of the slice                     PROJECT, ZONE   where it is
-  TYPE     for example v5litepod-16         SPOT=1          cheaper; may be taken away at any time
-  VERSION  of the hosts' system: v2-alpha-tpuv5-lite (v5e), v2-alpha-tpuv5 (v5p),
+  NAME     name of the slice                PROJECT, ZONE   its location
+  TYPE     for example v5litepod-16         SPOT=1          cheaper; can be preempted at any time
+  VERSION  runtime version of the hosts: v2-alpha-tpuv5-lite (v5e), v2-alpha-tpuv5 (v5p),
            v2-alpha-tpuv6e (v6e), tpu-ubuntu2204-base (v4)
   SHARE    HOST:/PATH of an NFS share (Filestore) that setup mounts at /mnt/lm2. The workdir must
-           be on a file system that all hosts share; without SHARE, see to that yourself.
-  POLL     seconds between two looks while waiting (30)
+           be on a file system that all hosts mount; without SHARE, mount one yourself.
+  POLL     seconds between two checks while waiting (30)
 HELP
 }
 
@@ -101,7 +101,7 @@ setup() {
   run mkdir -p build
   run git archive --format=tar.gz "--output=$archive" HEAD
   run gcloud compute tpus tpu-vm scp "$archive" "$NAME:lm2_jax.tar.gz" "${place[@]}" --worker=all
-  # The hosts' own Python is 3.10; uv brings one.
+  # The hosts' Python is 3.10; uv installs a newer one.
   on_hosts all "mkdir -p lm2_jax && tar -xzf lm2_jax.tar.gz -C lm2_jax &&\
  python3 -m pip install --quiet --user uv &&\
  python3 -m uv venv --quiet --allow-existing --python=3.12 lm2_jax/.venv &&\
@@ -112,9 +112,9 @@ start() {
   (($#)) || fail "no command; for example: start lm2 train --config=... --workdir=/mnt/lm2/run"
   local quoted=''
   printf -v quoted '%q ' "$@"
-  # A unit of systemd: it gets SIGTERM when the host shuts down, before network and share go; and
-  # there is one at a time.
-  # shellcheck disable=SC2016  # the hosts expand these
+  # A systemd unit: only one can run, and it gets SIGTERM when the host shuts down, before the
+  # network and the share are stopped.
+  # shellcheck disable=SC2016  # the hosts expand these variables
   on_hosts all 'sudo systemd-run --unit=lm2 --collect --uid="$(id -u)" --gid="$(id -g)"'\
 ' --working-directory="$HOME/lm2_jax" --setenv=HOME="$HOME"'\
 ' --setenv=PATH="$HOME/lm2_jax/.venv/bin:$PATH" --setenv=LM2_DISTRIBUTED=1'\

@@ -113,7 +113,9 @@ def _failed(name: str, reason: str, status: int) -> int:
     """Prints the reason in one line, here and on the other processes of the run, which end."""
     if os.environ.get("LM2_TRACEBACK"):
         traceback.print_exc()
-    print(f"lm2 {name}: {reason}", file=sys.stderr)
+    from lm2_jax.runtime.console import print_error
+
+    print_error(f"lm2 {name}: {reason}")
     _abort_others(reason, status)
     return status
 

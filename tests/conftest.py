@@ -1,4 +1,4 @@
-"""Every test runs on eight virtual CPU devices; the files that take longest begin."""
+"""Tests run on eight virtual CPU devices, those of `pytest -m gpu` on a GPU; slow files first."""
 
 import os
 
@@ -14,6 +14,22 @@ os.environ["LM2_TEST_CACHE"] = runs.compiled()
 
 SLOW = ("test_resume", "test_hosts", "test_checkpoint_faults", "test_mesh", "test_train",
         "test_cli", "test_model_rules")
+
+
+def pytest_configure(config):
+    """A GPU that is there is used by `pytest -m gpu` alone."""
+    if config.option.markexpr == "gpu":
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        jax.config.update("jax_platforms", "cpu")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Other files need eight devices, some of them as soon as they are imported."""
+    if config.option.markexpr == "gpu" and collection_path.suffix == ".py":
+        return collection_path.name != "test_gpu.py" or None
+    return None
 
 
 def pytest_collection_modifyitems(items):

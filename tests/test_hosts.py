@@ -128,7 +128,7 @@ def test_the_life_of_a_run(alone, tmp_path):
         assert trained[-1][:both] == trained[0][:both]
     run = runs.lm2("train", workdir, *STEPS, "--config.mesh.data=4", devices=4)
     assert run.returncode == 0, run.stderr
-    assert f"after step {step}" in run.stdout and "lost" in run.stdout.split("time: ")[1]
+    assert f"after step {step}" in run.stdout and "restart" in run.stdout.split("time: ")[1]
     assert what_repeats(workdir)[:step] == trained[-1][:step]
     assert_alike(alone, workdir)
     assert (workdir / "eval/history.jsonl").read_text() == (
@@ -178,8 +178,8 @@ def loses(workdir, victim, moment, step):
     os.kill(pid, signal.SIGKILL)
     run = runs.ended(process)
     assert run.returncode != 0 and time.monotonic() - began < SECONDS
-    assert re.search(rf"\[{1 - victim}\] lm2 train: process {victim} of 2 \(.*\): ended without a "
-                     "word. This process ends too; the same command goes on", run.stderr)
+    assert re.search(rf"\[{1 - victim}\] lm2 train: process {victim} of 2 \(.*\): ended "
+                     "unexpectedly. This process stops too; the same command resumes", run.stderr)
     return max(kill_train.checkpoints(workdir))
 
 
@@ -237,8 +237,9 @@ def test_sigterm_is_heard_as_a_run_is_resumed_and_in_its_last_evaluation(alone, 
 def test_processes_of_unlike_runs_are_refused(tmp_path):
     run = each_with_its_own(f"--workdir='{tmp_path}/run' --config.seed=$LM2_PROCESS_ID")
     assert run.returncode != 0
-    said = re.findall(r"^\[([01])\] lm2 train: the processes are not of one run: process 1 of 2 "
-                      r"\(.*\): .*seed is 1 there, 0 on process 0", run.stderr, re.MULTILINE)
+    said = re.findall(r"^\[([01])\] lm2 train: the processes do not belong to one run: "
+                      r"process 1 of 2 \(.*\): .*seed is 1 there, 0 on process 0", run.stderr,
+                      re.MULTILINE)
     assert sorted(said) == ["0", "1"], run.stderr
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -264,7 +265,7 @@ def children(pid):
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
     run = each_with_its_own(f"--workdir='{tmp_path}'/$LM2_PROCESS_ID")
     assert run.returncode != 0
-    assert re.search(r"\[1\] lm2 train: .*/1 is not shared: .* a file system that all hosts have",
+    assert re.search(r"\[1\] lm2 train: .*/1 is not shared: .* a file system that all hosts mount",
                      run.stderr)
     assert "[0] lm2 train: process 1 of 2" in run.stderr
 

@@ -104,3 +104,20 @@ def test_the_digest_is_that_of_what_is_asked():
     other = cells()
     other["qa1", "2k"][3] = other["qa1", "2k"][2]
     assert babilong.digest(other) != babilong.digest(cells())
+
+
+@pytest.mark.parametrize("line", ["\0" * 9, "{", "[]", "[1]", '["qa1", "1k", "carried", [1]]', "3",
+                                  '[["qa1"], "1k", "carried", ["a"]]', '["a", "b", "c", null]'])
+def test_answers_after_a_damaged_line_are_generated_again(tmp_path, line, capsys):
+    path = tmp_path / "j.jsonl"
+    with contextlib.suppress(Stopped), Journal(path, "one") as journal:
+        journal.add(("qa1", "1k", "carried"), ["a", "b"])
+        journal.add(("qa1", "1k", "carried"), ["c"])
+        raise Stopped
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, second, line, third, ""]))
+    journal = Journal(path, "one", adds=False)
+    assert journal.answers(("qa1", "1k", "carried")) == ["a", "b"]
+    assert capsys.readouterr().err.startswith(f"{path}: line 3 cannot be read; ")
+    path.write_text("\n".join([line, second, third, ""]))
+    assert not Journal(path, "one", adds=False).begun

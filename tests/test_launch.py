@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import inspect
 import re
 import shlex
 import signal
@@ -13,6 +14,7 @@ import yaml
 from launchers import LAUNCH, ROOT, Machine, commands, tool, wait_for
 
 from lm2_jax import cli
+from lm2_jax.runtime import processes
 
 TRAIN = ["lm2", "train", "--config=configs/lm2_1b7.py", '--workdir=/mnt/a "b" \\c&d']
 POD = {"NAME": "pod", "PROJECT": "project", "ZONE": "zone-a", "TYPE": "v5litepod-16",
@@ -76,8 +78,9 @@ def test_the_environment_is_one_that_lm2_reads():
     read = "".join(path.read_text("utf-8") for path in (ROOT / "lm2_jax").rglob("*.py"))
     names = {name for path in LAUNCH.iterdir()
              for name in re.findall(r"LM2_[A-Z_]+", path.read_text("utf-8"))}
-    assert names == {"LM2_COORDINATOR", "LM2_NUM_PROCESSES", "LM2_PROCESS_ID", "LM2_DISTRIBUTED"}
-    assert all(f'"{name}"' in read for name in names)
+    assert {"LM2_COORDINATOR", "LM2_NUM_PROCESSES", "LM2_PROCESS_ID", "LM2_DISTRIBUTED"} < names
+    made = {f"LM2_{name.upper()}" for name in inspect.signature(processes.initialize).parameters}
+    assert all(f'"{name}"' in read or name in made for name in names)
 
 
 def test_the_image_holds_what_it_copies_and_is_not_root():
@@ -284,7 +287,7 @@ def test_a_job_that_is_to_leave_saves_first(number, requeued, tmp_path):
     process.send_signal(number)
     out, err = process.communicate(timeout=10)
     assert process.returncode == 0 and not err and (tmp_path / "saved").exists()
-    assert ("goes back into the queue" in out) == requeued
+    assert ("requeueing job" in out) == requeued
     (srun, *_), *others = machine.calls()
     assert srun == "srun" and others == [["scancel", "--signal=TERM", "77"]] + [
         ["scontrol", "requeue", "77"]] * requeued

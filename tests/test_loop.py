@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from lm2_jax.runtime.preemption import Preempted
 from lm2_jax.training import loop
 
 
@@ -148,3 +149,27 @@ def test_the_time_of_a_step_goes_to_data_then_compilation_or_the_step():
     assert hooks.phases == [
         *first, 1, "compile", "/compile", *again, *first, 2, *again, *again,
         *first, 3, "compile", "/compile", *again, *first, 4, *again, *again]
+
+
+@pytest.mark.parametrize("at", [1, 4, 5])
+def test_sigterm_while_a_batch_is_awaited_saves_the_step_before_once(at):
+    """`at`: the step whose batch never comes. Step 4 was saved already, step 0 needs no save."""
+    def step(state, _):
+        return state + 1, {"loss": np.float32(1), "grad_norm": np.float32(1),
+                           "param_norm": np.float32(1), "row_loss": np.ones(4, np.float32)}
+
+    received = []
+
+    def batches():
+        yield from (Rows(2) for _ in range(at - 1))
+        received.append("SIGTERM")
+        raise Preempted
+
+    hooks = Calls()
+    hooks.should_stop = lambda step, state: bool(received)
+    state, done = loop.run(step, 0, batches(), first_step=0, num_steps=10, save_every=3,
+                           evaluate_every=0, check_every=0, hooks=hooks)
+    assert state == done == at - 1
+    assert hooks.log == {1: [], 4: [("metrics", 1), ("metrics", 2), ("metrics", 3), ("save", 3)],
+                         5: [("metrics", 1), ("metrics", 2), ("metrics", 3), ("save", 3),
+                             ("metrics", 4), ("save", 4)]}[at]

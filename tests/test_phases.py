@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lm2_jax.runtime import phases
-from lm2_jax.runtime.phases import COMPILE, DATA, EVAL, LOST, PHASES, SAVE, START, STEP, Phases
+from lm2_jax.runtime.phases import COMPILE, DATA, EVAL, PHASES, RESTART, SAVE, START, STEP, Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
 from lm2_jax.training import profile
@@ -31,7 +31,7 @@ def whole(**seconds):
 
 
 def test_every_second_belongs_to_one_phase(clock):
-    found = Phases(begun=90.0)
+    found = Phases(began=90.0)
     found.enter(STEP)
     with found.within(EVAL):
         clock(2)
@@ -49,24 +49,24 @@ def test_every_second_belongs_to_one_phase(clock):
 
 
 def test_a_later_run_goes_on_counting_and_loses_its_start(clock):
-    found = Phases(before=whole(step=50.0, lost=1.0))
+    found = Phases(before=whole(step=50.0, restart=1.0))
     clock(7)
     found.enter(STEP)
     clock(3)
-    assert found.seconds() == whole(step=53.0, lost=8.0)
+    assert found.seconds() == whole(step=53.0, restart=8.0)
     assert found.metrics() == {"goodput": round(53 / 61, 4)} | {
-        f"seconds_{name}": value for name, value in whole(step=53.0, lost=8.0).items()}
+        f"seconds_{name}": value for name, value in whole(step=53.0, restart=8.0).items()}
 
 
 def test_the_time_of_two_starts_that_failed_is_lost_and_not_forgotten(clock, tmp_path):
     """Each is killed before its first step, and has cut the lines after the checkpoint."""
     lines = [line(4, step=40.0), line(6, step=60.0)]
-    for lost in (20.0, 25.0):
-        before = phases.of_earlier_runs(lines, phases.read_note(tmp_path / "time.json"), 4)
+    for seconds in (20.0, 25.0):
+        before = phases.of_earlier_runs(lines, phases.read(tmp_path / "time.json"), 4)
         found = Phases(before)
-        assert found.seconds() == whole(step=40.0, lost=lost)
+        assert found.seconds() == whole(step=40.0, restart=seconds)
         clock(5)
-        phases.note(tmp_path / "time.json", 4, found)
+        phases.write(tmp_path / "time.json", 4, found)
         lines = lines[:1]
 
 
@@ -82,33 +82,54 @@ LINES = [line(1, start=2.0, step=1.0), line(2, start=2.0, step=2.0),
     ([], None, 0, None),
     (LINES, None, 4, whole(start=2.0, step=4.0, save=1.0)),
     # Step 4 is done again: its second, and the save after step 2, are lost with it.
-    (LINES, None, 2, whole(start=2.0, step=2.0, lost=3.0)),
+    (LINES, None, 2, whole(start=2.0, step=2.0, restart=3.0)),
     (LINES, {"step": 2, "seconds": whole(start=2.0, step=2.0, save=1.0)}, 2,
-     whole(start=2.0, step=2.0, save=1.0, lost=2.0)),
+     whole(start=2.0, step=2.0, save=1.0, restart=2.0)),
     # What came after the last step was noted.
     (LINES, {"step": 4, "seconds": whole(start=2.0, step=4.0, save=1.5, eval=9.0)}, 4,
      whole(start=2.0, step=4.0, save=1.5, eval=9.0)),
     (LINES, {"step": 2, "seconds": whole(step=99.0)}, 4, whole(start=2.0, step=4.0, save=1.0)),
-    (LINES, None, 0, whole(lost=7.0)),  # killed before anything was saved
+    (LINES, None, 0, whole(restart=7.0)),  # killed before anything was saved
     ([{"step": 1}, {"step": 2}], None, 2, whole())])  # of a version that did not count
 def test_what_earlier_runs_took(lines, noted, first, wanted):
     assert phases.of_earlier_runs(lines, noted, first) == wanted
 
 
 def test_a_note_is_read_again(tmp_path, clock):
-    assert phases.read_note(tmp_path / "time.json") is None
+    assert phases.read(tmp_path / "time.json") is None
     found = Phases()
     clock(1.25)
-    phases.note(tmp_path / "time.json", 7, found)
-    assert phases.read_note(tmp_path / "time.json") == {"step": 7, "seconds": whole(start=1.25)}
+    phases.write(tmp_path / "time.json", 7, found)
+    assert phases.read(tmp_path / "time.json") == {"step": 7, "seconds": whole(start=1.25)}
     (tmp_path / "time.json").write_text("{")
-    assert phases.read_note(tmp_path / "time.json") is None
+    assert phases.read(tmp_path / "time.json") is None
+
+
+@pytest.mark.parametrize("text", [
+    "", "\0" * 30, "{", "[]", "{}", '{"step": 1}', '{"step": "1", "seconds": {}}',
+    '{"step": 1, "seconds": {"step": "x"}}', '{"step": 1, "seconds": {"other": 1.0}}',
+    '{"step": 1, "seconds": [1]}', '{"step": 1, "seconds": {"step": NaN}}'])
+def test_a_damaged_time_file_is_reported(tmp_path, text, capsys):
+    path = tmp_path / "time.json"
+    path.write_text(text)
+    assert phases.read(path) is None
+    assert capsys.readouterr().err.startswith(f"{path} cannot be read; ")
+
+
+def test_files_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "time.json"
+    path.write_text('{"step": 2, "seconds": {"step": 1.0, "lost": 2.0}}')
+    assert phases.read(path) == {"step": 2, "seconds": {"step": 1.0, "restart": 2.0}}
+    old = {"step": 2, "seconds_step": 1.0, "seconds_lost": 2.0}
+    assert phases.of_earlier_runs([old], None, 2) == whole(step=1.0, restart=2.0)
+    odd = {"step": 2, "seconds_step": "1", "seconds_eval": None, "seconds_save": 3.0}
+    assert phases.of_earlier_runs([odd], None, 2) == whole(save=3.0)
 
 
 def test_the_summary_names_what_took_time():
-    text = phases.summary(whole(step=60.0, compile=30.0, lost=10.0))
-    assert text == "100 s: compile 30.0%, step 60.0%, lost 10.0% (goodput: the steps' 60.0%)"
-    assert START not in text and DATA not in text
+    text = phases.summary(whole(step=60.0, compile=30.0, restart=10.0))
+    assert text == "100 s: compile 30.0%, step 60.0%, restart 10.0% (goodput 60.0%)"
+    assert f" {START} " not in text and DATA not in text
 
 
 def test_the_watchdog_names_host_and_phase(capfd):
@@ -126,7 +147,7 @@ def test_the_watchdog_names_host_and_phase(capfd):
     assert said[0].startswith("watchdog: process 1 of 2 (b) has been in phase 'data' for 0 s")
     assert said[0].endswith("after step 16")
     assert capfd.readouterr().err.count("most recent call first") >= 1  # where it stands
-    found.enter(LOST)
+    found.enter(RESTART)
     time.sleep(0.3)
     assert len(said) <= 3
 
@@ -168,7 +189,7 @@ def test_steps_to_trace(text, steps):
 def test_a_trace_is_written(tmp_path, last):
     traced = profile.Profile(tmp_path, (2, last), Console(quiet=True))
     for step in range(1, 6):
-        traced.begins(step)
+        traced.on_step_start(step)
         traced.ended(step, jnp.ones(3) + step)
         assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (step >= last)
     traced.close()

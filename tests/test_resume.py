@@ -122,7 +122,7 @@ def test_an_evaluation_that_is_asked_to_leave_goes_on_where_it_was(finished, cop
     with monkeypatch.context() as patched:
         patched.setattr(Preemption, "reached", lambda self: next(questions))
         assert main(["eval", runs.CONFIG, *asked]) == 143
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes there" in capsys.readouterr().err
     journal = copy / "eval" / "unfinished.jsonl"
     assert answered(journal) == 2
     given, add = [], Journal.add

@@ -54,6 +54,27 @@ def test_a_cut_line_is_dropped_wherever_it_was_cut(tmp_path):
         assert [step for step, _ in written(path, [9], last_step=3)] == [*range(1, count + 1), 9]
 
 
+DAMAGED = [b"\0" * 40, b"[1, 2]", b'{"loss": 1.0}', b'{"step": "1"}', b"\xff\xfe", b"{",
+           b'{"step": null}']
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=repr)
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_damaged_line_is_reported_and_set_aside(tmp_path, line, at, capsys):
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(1, 4))
+    lines = path.read_bytes().splitlines()
+    damaged = b"\n".join([*lines[:at], line, *lines[at:], b""])
+    path.write_bytes(damaged)
+    assert [values["step"] for values in read_lines(path)] == [1, 2, 3]
+    assert [step for step, _ in written(path, [4], last_step=3)] == [1, 2, 3, 4]
+    assert capsys.readouterr().err.startswith(f"{path}: line {at + 1} cannot be read; ")
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damaged
+    path.write_bytes(damaged)  # a second time; what was set aside stays
+    written(path, [4], last_step=3)
+    assert (tmp_path / "metrics.jsonl.damaged.2").read_bytes() == damaged
+
+
 def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "metrics.jsonl") == []
 
@@ -89,7 +110,7 @@ def test_lines_wait_for_a_full_disk_and_events_end(tmp_path, capsys):
     with file_size_limit(30_000):
         for step in (2, 3, 4):
             writer.write(step, values)
-        assert "no more TensorBoard events of this run: File too large" in capsys.readouterr().err
+        assert "TensorBoard events of this run end here: File too large" in capsys.readouterr().err
         assert len(read_lines(tmp_path / "metrics.jsonl")) == 2
     writer.write(5, {"loss": 0.25})
     writer.close()
@@ -102,8 +123,9 @@ def test_lines_wait_for_a_full_disk_and_events_end(tmp_path, capsys):
         lines.flush()
         lines.close()
     path = tmp_path / "metrics.jsonl"
-    assert capsys.readouterr().err == (f"{path} cannot be written: File too large; its lines wait\n"
-                                       f"{path} lacks its last 2 lines\n")
+    assert capsys.readouterr().err == (
+        f"{path} cannot be written: File too large; its lines are kept in memory until it can\n"
+        f"{path} lacks its last 2 lines\n")
 
 
 def test_events_of_later_steps_are_purged(tmp_path):

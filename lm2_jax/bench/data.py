@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lm2_jax.config import Config
 from lm2_jax.data import batches as pipeline
 from lm2_jax.data.babilong import corpus
+from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch
 
 CONTEXT = 4096  # tokens of a row, rounded up to whole segments
@@ -49,8 +49,7 @@ def run(config: Config, seconds: float, console: Console | None = None) -> list[
             rates.append(_measure(kind, way, batches, seconds / 4))
     console.print(f"{', '.join(data.tasks)} of {data.babi or 'the simulator'}; background: "
                   f"{data.background}, {len(drawn_from.background.tokens):,} tokens; batches of "
-                  f"{config.train.batch_size} rows of {segments} segments of {T} tokens",
-                  highlight=False)
+                  f"{config.train.batch_size} rows of {segments} segments of {T} tokens")
     console.print(_table(rates))
     return rates
 

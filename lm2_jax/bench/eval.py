@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import optax
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
@@ -19,6 +18,7 @@ from lm2_jax.eval.babilong import cells
 from lm2_jax.eval.stream import CHUNK, Streamer
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import meshes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.training import state as train_state
 
@@ -94,7 +94,7 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
     bar.close()
     (task, _), *_ = drawn
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    console.print(f"{task}, one row on one device, {size:,} untrained parameters", highlight=False)
+    console.print(f"{task}, one row on one device, {size:,} untrained parameters")
     console.print(_table(readings))
     return readings
 

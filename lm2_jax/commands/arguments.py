@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 from collections.abc import Iterator
 
 from lm2_jax.runtime import processes
@@ -44,10 +43,7 @@ def joined_processes(args: argparse.Namespace, command: str) -> Iterator[None]:
       command: what stands before a message, as "lm2 train".
     """
     info = processes.find_process_info(args.coordinator, args.num_processes, args.process_id)
-    timeouts = {name: float(os.environ[variable]) for name, variable in
-                (("connect_timeout", "LM2_CONNECT_TIMEOUT"),
-                 ("heartbeat_timeout", "LM2_HEARTBEAT_TIMEOUT")) if os.environ.get(variable)}
-    processes.initialize(info, command=command, **timeouts)
+    processes.initialize(info, command=command, **processes.timeouts())
     yield
     processes.shutdown()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from rich.console import Console
 
 from lm2_jax import partition
 from lm2_jax.commands import arguments
@@ -21,6 +20,7 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops
 from lm2_jax.runtime import meshes, topologies
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.meshes import micro_batches
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
@@ -58,7 +58,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
         mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(
             abstract_params(LanguageModel(config.model), mesh))))
-    console.print(compilation.heading(report), highlight=False)
+    console.print(compilation.heading(report))
     with partition.use(mesh):
         for title, traced in _programs(config, mesh, steps):
             step = _compiled(title, traced, found)
@@ -66,7 +66,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
             console.print(compilation.step_table(report, step))
     if out is not None:
         compilation.write(report, Path(out))
-        console.print(str(out), highlight=False, soft_wrap=True)
+        console.print(str(out))
     return all(step.fits is not False for step in report.steps)
 
 

@@ -2,10 +2,9 @@
 
 import argparse
 
-from rich.console import Console
-
 from lm2_jax.config import reference, source
 from lm2_jax.report.table import Table
+from lm2_jax.runtime.console import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 import argparse
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.kinds import kinds_of
 from lm2_jax.data.babilong.mixing import Encoder
 from lm2_jax.errors import UserError
+from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch
 
 STYLES = ("dim", "cyan", "yellow", "bold green")
@@ -37,7 +37,7 @@ def show(config: Config, step: int, rows: int, console: Console | None = None) -
         f"● sample begins  → answer mark  ■ end mark  {UNKNOWN} unknown word"))
     for row in range(min(rows, len(batch.tokens_BL))):
         console.print(_row(row, batch, drawn_from.encoder))
-    console.print(_facts(step, batch, drawn_from.encoder.tokenizer.answer_id), highlight=False)
+    console.print(_facts(step, batch, drawn_from.encoder.tokenizer.answer_id))
 
 
 def _row(row: int, batch: Batch, encoder: Encoder) -> Table:

@@ -3,12 +3,10 @@
 import argparse
 import contextlib
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.commands import arguments
@@ -19,6 +17,7 @@ from lm2_jax.eval.evaluator import Evaluator
 from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, processes
+from lm2_jax.runtime.console import Console, print_error
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Params
@@ -37,7 +36,7 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
         "the commit": provenance.commit(), "the step": step,
         "the samples": babilong.digest(evaluator.prompts(evaluator.config.eval.num_samples)),
     } | files.flat(evaluator.config))
-    console.print(f"evaluating {workdir} at step {step}", highlight=False)
+    console.print(f"evaluating {workdir} at step {step}")
     with Preemption() as preemption:
         return report(evaluator, params, step, workdir, console, preemption.check)
 
@@ -71,7 +70,7 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
     folder, config = Path(workdir) / "eval", evaluator.config
     if drawn := evaluator.drawn_beside_indices():
         console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
-                      "are drawn", highlight=False, markup=False, soft_wrap=True)
+                      "are drawn")
     journal = evaluator.journal(folder, step)
     if processes.is_primary():
         if not journal.begun:
@@ -109,7 +108,7 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
                plots.plot_heat_map(shown, folder / "heat_map.png", has_memory)]
     console.print(tables.results(shown).terminal("Exact match vs context length"))
     for path in filter(None, written):
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+        console.print(str(path))
     return rows
 
 
@@ -128,7 +127,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         try:
             evaluate(config, args.workdir, args.step)
         except Preempted:
-            print(f"lm2 eval: SIGTERM: the answers so far are kept in {args.workdir}; the same "
-                  "command resumes from there", file=sys.stderr)
+            print_error(f"lm2 eval: SIGTERM: the answers so far are kept in {args.workdir}; the "
+                        "same command resumes there")
             return 128 + signal.SIGTERM
     return 0

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
@@ -17,6 +16,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import gates as report
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
 
@@ -55,10 +55,9 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     report.plot_gates(found, folder / "gates.png", model.segment_length, longest,
                       f"step {step}; {what}")
     console.print(report.table(found).terminal("Gates, from 0 (closed) to 1 (open)"))
-    console.print(f"{what}; quantiles are over slots and dimensions, each averaged over segments",
-                  highlight=False)
+    console.print(f"{what}; quantiles are over slots and dimensions, each averaged over segments")
     for name in ("gates.json", "gates.png"):
-        console.print(str(folder / name), highlight=False, markup=False, soft_wrap=True)
+        console.print(str(folder / name))
     return found
 
 

@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.commands import arguments
 from lm2_jax.config import files
@@ -18,6 +16,7 @@ from lm2_jax.eval.journal import UNFINISHED
 from lm2_jax.eval.results import read_results
 from lm2_jax.report import comparison_plots, comparison_tables
 from lm2_jax.report.comparison import METRICS, Comparison, Group, Run
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
 # Runs that differ only in these keys and the seed are one group: the keys change how fast a run is,
@@ -52,7 +51,7 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
     comparison = Comparison(tuple(_groups([read_run(folder) for folder in folders], names)), metric)
     console.print(comparison_tables.terminal(comparison, paper, console.width))
     for note in comparison_tables.notes(comparison, paper):
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim")
     drawn = [
         _draw("accuracy.png", out, console,
               lambda path: comparison_plots.plot_curves(comparison, path, paper)),
@@ -62,7 +61,7 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
     with replacing(out / "report.md") as partial:
         partial.write_text(comparison_tables.page(comparison, paper, figures), "utf-8")
     for name in ("report.md", *figures):
-        console.print(str(out / name), highlight=False, markup=False, soft_wrap=True)
+        console.print(str(out / name))
     return comparison
 
 
@@ -154,8 +153,7 @@ def _draw(name: str, out: Path, console: Console, plot: Callable[[Path], Path]) 
         plot(out / name)
     except comparison_plots.NotDrawn as error:
         (out / name).unlink(missing_ok=True)  # do not leave one of other runs
-        console.print(f"{name} is not drawn: {error}", highlight=False, markup=False,
-                      soft_wrap=True)
+        console.print(f"{name} is not drawn: {error}")
         return None
     return name
 

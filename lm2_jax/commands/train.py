@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
-from rich.console import Console
 
 from lm2_jax import partition
 from lm2_jax.checkpoint import transplant
@@ -26,6 +25,7 @@ from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, phases, processes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
@@ -93,6 +93,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     begun = time.perf_counter() if begun is None else begun
     console = console or Console(quiet=not processes.is_primary())
     workdir = Path(workdir)
+    redirect_failed_output_to(workdir / "output.log")
     mesh = meshes.for_training(config)
     locks.require_writable(workdir)
     with locks.locked(workdir, "lm2 train"):
@@ -102,7 +103,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
 
 def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options: Options,
            begun: float) -> list[Row]:
-    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = console.print
     num_steps = config.train.num_steps
 
     # Tokenizer, and the config with its vocabulary size.
@@ -175,7 +176,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                 sizes = map(staged.rows_at, range(step, num_steps))
                 try:
                     state, step = loop.run(
-                        train_step, state, feed.ahead(made, sizes, rows, row_sharding),
+                        train_step, state,
+                        preemption.interruptible(feed.ahead(made, sizes, rows, row_sharding)),
                         first_step=step, num_steps=num_steps,
                         save_every=config.checkpoint.every_steps,
                         evaluate_every=config.train.eval_every_steps,
@@ -225,7 +227,7 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
            ) -> TrainingHooks:
     t, time_file = config.train, workdir / TIME_FILE
     earlier = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
-                                     phases.read_note(time_file), first_step)
+                                     phases.read(time_file), first_step)
     timer = Phases(earlier, begun)
     evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
                                     config.eval.during_training or config.eval.num_samples, console)
@@ -242,10 +244,9 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
         if not processes.is_primary():
             return
         try:
-            phases.note(time_file, step, timer)
+            phases.write(time_file, step, timer)
         except OSError as error:  # the disk is full; the next note may fit
-            console.print(f"{time_file} could not be written: {error.strerror}", highlight=False,
-                          markup=False, soft_wrap=True)
+            console.print(f"{time_file} could not be written: {error.strerror}")
 
     note_time(first_step)  # so that a start that fails before its first step is counted too
     return TrainingHooks(
@@ -256,7 +257,8 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
 
 
 def _plot(workdir: Path, curriculum: Curriculum) -> None:
-    lines = read_lines(workdir / "metrics.jsonl")
+    lines = [line for line in read_lines(workdir / "metrics.jsonl")
+             if {"loss", "answer_accuracy"} <= line.keys()]
     plots.plot_training([line["step"] for line in lines], [line["loss"] for line in lines],
                         [line["answer_accuracy"] for line in lines], workdir / "training.png",
                         [(first + 1, segments) for first, segments, *_ in curriculum.stages],

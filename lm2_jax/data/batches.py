@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
-from absl import flags
 
 from lm2_jax.config import DataConfig
+from lm2_jax.data import workers
 from lm2_jax.data.babilong import deferred, mixing
 from lm2_jax.data.babilong.corpus import Corpus
 from lm2_jax.data.babilong.mixing import Sample
@@ -155,18 +155,24 @@ def pack(samples: Sequence[Sample], starts: Sequence[int], num_segments: int,
 
 
 def iterate(source: BatchSource, first_step: int, *, num_workers: int = 0) -> Iterator[Batch]:
-    """Batches from a step on, made ahead by a thread, or by worker processes.
+    """Yields the batches of the steps after `first_step`, made ahead of time.
 
-    Batches depend on the step alone, so the number of workers does not change them.
+    The position is the step alone, so the number of workers changes no batch.
+
+    Args:
+      first_step: number of steps already done.
+      num_workers: worker processes that make batches; 0 = none.
+
+    Raises:
+      UserError: if a worker process dies; the message gives the likely cause.
     """
-    dataset = grain.MapDataset.source(source)[first_step:]
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    dataset = dataset.to_iter_dataset(options)
+    def dataset(source) -> grain.IterDataset:
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        return grain.MapDataset.source(source)[first_step:].to_iter_dataset(options)
+
     if num_workers:
-        if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only absl's main parses
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(dataset)
+        return workers.iterate(source, dataset, num_workers)
+    return iter(dataset(source))
 
 
 def digest(source: BatchSource) -> str:

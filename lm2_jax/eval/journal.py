@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
 UNFINISHED = "unfinished.jsonl"  # its name in an evaluation's folder
@@ -23,12 +24,21 @@ class Journal:
     def __init__(self, path: str | Path, identity: str, adds: bool = True):
         self._path, self._file = Path(path), None
         self._answers: dict[Key, list[str]] = defaultdict(list)
-        whole = self._path.read_text("utf-8").split("\n")[:-1] if self._path.exists() else []
-        if not whole or json.loads(whole[0]) != identity:
+        whole = []
+        if self._path.exists():
+            whole = self._path.read_text("utf-8", errors="replace").split("\n")[:-1]
+        if not whole or whole[0] != json.dumps(identity):
             whole = [json.dumps(identity)]
-        for line in whole[1:]:
-            *key, answers = json.loads(line)
-            self._answers[tuple(key)] += answers
+        for number, line in enumerate(whole[1:], 2):
+            try:
+                task, length, memory, answers = json.loads(line)
+                self._answers[task, length, memory] += [answer + "" for answer in answers]
+            except (ValueError, TypeError):
+                # Answers have no number but their place, so none after this line can be used.
+                print_error(f"{self._path}: line {number} cannot be read; the answers from there "
+                            "on are generated again")
+                whole = whole[:number - 1]
+                break
         if not adds:
             return
         # Written anew, so that a line cut short by a crash is gone before others follow it.

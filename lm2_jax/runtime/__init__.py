@@ -1,1 +1,1 @@
-"""What a run needs of its machine: processes, signals, locks, devices."""
+"""Processes, signals, locks of a workdir, devices, timing and terminal output of a run."""

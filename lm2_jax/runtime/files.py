@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the old one or the new one, never a part."""
+"""Replaces files atomically."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and moves it to `path` if all went well.
+    """Yields a temporary path in the same folder, which replaces `path` if there was no error.
 
-    A reader sees the old file or the new one, never a part. The folder is made if need be.
+    A reader sees the old file or the new one, never part of one. The folder is created if it does
+    not exist.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

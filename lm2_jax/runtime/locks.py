@@ -1,25 +1,30 @@
-"""Whether a workdir can be used: written to, seen by all hosts, and by no other run."""
+"""Checks that a workdir is writable, shared by all hosts, and used by no other run."""
 
 import contextlib
 import fcntl
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lm2_jax.errors import UserError
 from lm2_jax.runtime import processes
+from lm2_jax.runtime.console import print_error
 
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Keeps other runs out of a folder; the lock goes with the process, however that ends.
+    """Locks a folder against other runs. The lock ends with the process, however that ends.
+
+    Args:
+      folder: it is created if it does not exist.
+      what: name of the run, for the message that another run gets.
 
     Raises:
-      ValueError: another run holds it; says which.
+      UserError: if another run holds the lock; the message names it.
     """
+    processes.refuse_in_worker()
     if not processes.is_primary():
         yield
         return
@@ -30,10 +35,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
-                             "until that ends, or take another --workdir") from None
+                            "until that ends, or choose another --workdir") from None
         except OSError as error:
-            print(f"{folder}: this file system has no locks ({error.strerror}); nothing keeps a "
-                  "second run out", file=sys.stderr)
+            print_error(f"{folder}: this file system has no locks ({error.strerror}); nothing "
+                        "prevents a second run here")
             yield
             return
         file.truncate(0)
@@ -44,7 +49,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def check_shared(workdir: Path) -> None:
-    """Raises a ValueError where a process does not see what the first one wrote."""
+    """Raises a UserError on each process that does not see a file which process 0 wrote."""
     mark = processes.broadcast_from_primary(time.time_ns() % 2**31)
     path = workdir / f".shared-{mark}"
     if processes.is_primary():
@@ -52,18 +57,18 @@ def check_shared(workdir: Path) -> None:
     processes.barrier("written")
     if not path.exists():
         raise UserError(f"{workdir} is not shared: {path.name}, which process 0 wrote there, is "
-                         "not seen; the workdir must be on a file system that all hosts have")
-    processes.barrier("seen")
+                        "not visible; the workdir must be on a file system that all hosts mount")
+    processes.barrier("checked")
     if processes.is_primary():
         path.unlink()
 
 
 def require_writable(workdir: Path) -> None:
-    """Raises an OSError if nothing can be written to a folder, which need not be there yet."""
-    there = next(path for path in (workdir.absolute(), *workdir.absolute().parents)
+    """Raises a UserError if the user may not write to a folder, or may not create it."""
+    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents)
                  if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{there} is not a folder; take another --workdir")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{there} is read-only for this user; take another --workdir, or "
-                              "make it writable")
+    if not existing.is_dir():
+        raise UserError(f"{existing} is not a folder; take another --workdir")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing} is read-only for this user; take another --workdir, or make "
+                        "it writable")

@@ -1,37 +1,50 @@
-"""What the wall time of a run went to, kept across its restarts."""
+"""Accounts for the wall time of a run, across its restarts: compilation, data, steps, ..."""
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
-START, COMPILE, DATA, STEP, SAVE, EVAL, LOST = PHASES = (
-    "start", "compile", "data", "step", "save", "eval", "lost")
+START, COMPILE, DATA, STEP, SAVE, EVAL, RESTART = PHASES = (
+    "start", "compile", "data", "step", "save", "eval", "restart")
 PREFIX = "seconds_"  # of the keys in metrics.jsonl
+OLD_NAMES = {"lost": RESTART}  # in files of earlier versions
 
 
 class Phases:
-    """Seconds by phase; every moment belongs to one.
+    """Seconds spent in each phase; at any time exactly one phase runs.
+
+    Phases:
+      start: until the first step of the first run.
+      compile, data, step, save, eval: compiling a step, waiting for a batch, training, waiting for
+        a save, evaluating.
+      restart: what restarts cost: steps trained again, and the time until the first step of a
+        resumed run.
 
     Args:
-      before: seconds of earlier runs in the same workdir; None = the first one. What comes until
-        the first step of a later one is lost to its restart.
-      begun: when this run did, by time.perf_counter(); None = now.
+      before: seconds of earlier runs in the same workdir, by phase; None = this is the first run.
+      began: time.perf_counter() at the start of this run; None = now.
+
+    Attributes:
+      now: the phase that runs.
+      since: time.perf_counter() at its start.
     """
 
-    def __init__(self, before: Mapping[str, float] | None = None, begun: float | None = None):
+    def __init__(self, before: Mapping[str, float] | None = None, began: float | None = None):
         self._totals = dict.fromkeys(PHASES, 0.0) | dict(before or {})
         self._lock = threading.Lock()
-        self.now = LOST if before else START
-        self.since = time.perf_counter() if begun is None else begun
+        self.now = RESTART if before else START
+        self.since = time.perf_counter() if began is None else began
 
     @contextlib.contextmanager
     def within(self, phase: str) -> Iterator[None]:
-        """The time until this is left, but for phases entered in it, is of `phase`."""
+        """Counts the time of the context to `phase`, except for phases entered inside it."""
         outer = self.enter(phase)
         try:
             yield
@@ -39,7 +52,7 @@ class Phases:
             self.enter(outer)
 
     def enter(self, phase: str) -> str:
-        """Begins a phase; returns the one that it ends."""
+        """Starts a phase; returns the one that ends."""
         with self._lock:
             now = time.perf_counter()
             ended, self._totals[self.now] = self.now, self._totals[self.now] + now - self.since
@@ -47,62 +60,89 @@ class Phases:
         return ended
 
     def seconds(self) -> dict[str, float]:
-        """Of each phase, the running one included."""
+        """Seconds by phase, up to now."""
         with self._lock:
             running = time.perf_counter() - self.since
             return self._totals | {self.now: self._totals[self.now] + running}
 
     def metrics(self) -> dict[str, float]:
-        """For a line of metrics.jsonl: cumulative seconds, and the share of the steps in them."""
+        """Values for a line of metrics.jsonl: goodput, and the seconds of each phase so far."""
         seconds = self.seconds()
         return {"goodput": round(goodput(seconds), 4),
                 **{PREFIX + name: round(value, 3) for name, value in seconds.items()}}
 
 
 def goodput(seconds: Mapping[str, float]) -> float:
-    """The share of the time that went to steps that count."""
+    """The fraction of the wall time spent in training steps that were not repeated, 0 to 1."""
     return seconds[STEP] / max(sum(seconds.values()), 1e-9)
 
 
-def of_earlier_runs(lines: Sequence[Mapping], noted: Mapping | None, first_step: int
+def of_earlier_runs(lines: Sequence[Mapping], saved: Mapping | None, first_step: int
                     ) -> dict[str, float] | None:
-    """Seconds by phase of the runs before, when one goes on after `first_step`; None = no run.
+    """Seconds by phase of the earlier runs in a workdir, for a run that resumes after `first_step`.
 
     Args:
-      lines: of metrics.jsonl, those of steps that are done again included: the time since
-        `first_step` is lost.
-      noted: what `note` wrote; it counts what came after the last step, if that is `first_step`.
+      lines: of metrics.jsonl, including those of steps after `first_step`, which will be trained
+        again: their time counts as "restart".
+      saved: of `read`; it includes what followed the last step, if that is `first_step`.
+
+    Returns:
+      None if there was no earlier run.
     """
     if not lines and not first_step:
         return None
-    found = {line["step"]: {name: line.get(PREFIX + name, 0.0) for name in PHASES}
-             for line in lines}
+    found = {line["step"]: _of_line(line) for line in lines}
     kept = dict.fromkeys(PHASES, 0.0) | found.get(first_step, {})
-    if noted and noted["step"] == first_step:
-        kept |= noted["seconds"]
+    if saved and saved["step"] == first_step:
+        kept |= saved["seconds"]
     last = found.get(lines[-1]["step"], {}) if lines else {}
-    kept[LOST] += max(0.0, sum(last.values()) - sum(kept.values()))
+    kept[RESTART] += max(0.0, sum(last.values()) - sum(kept.values()))
     return kept
 
 
-def note(path: str | Path, step: int, phases: Phases) -> None:
-    """Writes the seconds until after a step, with what was saved and evaluated then."""
+def _of_line(line: Mapping) -> dict[str, float]:
+    seconds = dict.fromkeys(PHASES, 0.0)
+    for key, value in line.items():
+        name = OLD_NAMES.get(key.removeprefix(PREFIX), key.removeprefix(PREFIX))
+        if key.startswith(PREFIX) and name in seconds and _is_seconds(value):
+            seconds[name] += value
+    return seconds
+
+
+def write(path: str | Path, step: int, phases: Phases) -> None:
+    """Writes the seconds by phase so far, including saves and evaluations after the step."""
     with replacing(path) as partial:
         partial.write_text(json.dumps({"step": step, "seconds": {
             name: round(value, 3) for name, value in phases.seconds().items()}}) + "\n", "utf-8")
 
 
-def read_note(path: str | Path) -> dict | None:
-    """What `note` wrote; None if there is nothing that can be read."""
+def read(path: str | Path) -> dict | None:
+    """Returns what `write` wrote, as {"step": ..., "seconds": {phase: ...}}.
+
+    None if there is no file; also if it is damaged, which is reported.
+    """
     try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(Path(path).read_bytes())
+        seconds = {OLD_NAMES.get(name, name): value for name, value in found["seconds"].items()}
+        if type(found["step"]) is int and all(map(_is_seconds, seconds.values())) and (
+                seconds.keys() <= set(PHASES)):
+            return {"step": found["step"], "seconds": seconds}
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    print_error(f"{path} cannot be read; the times of earlier runs are taken from metrics.jsonl "
+                "alone")
+    return None
+
+
+def _is_seconds(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def summary(seconds: Mapping[str, float]) -> str:
-    """One line: the whole, and the share of each phase that took any."""
+    """One line: total time, the share of each phase that took any, and the goodput."""
     total = sum(seconds.values())
     shares = ", ".join(f"{name} {value / max(total, 1e-9):.1%}"
                        for name, value in seconds.items() if value > 0.0005 * total)
-    return f"{total:,.0f} s: {shares} (goodput: the steps' {goodput(seconds):.1%})"
+    return f"{total:,.0f} s: {shares} (goodput {goodput(seconds):.1%})"

@@ -1,54 +1,64 @@
-"""Several processes as one run: how they start, agree, and end together."""
+"""A run of several processes: how they start, synchronise, and stop together."""
 
+import contextlib
 import json
+import math
+import multiprocessing
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state  # its service is not public elsewhere
 from jax.experimental import multihost_utils
 
 from lm2_jax.errors import UserError
-from lm2_jax.runtime.rendezvous import Rendezvous, split_address
+from lm2_jax.runtime.console import print_error
+from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError, split_address
 
 T = TypeVar("T")
-CONNECT_TIMEOUT, HEARTBEAT_TIMEOUT = 300.0, 100.0
-SECONDS_TO_HEAR = 1.0
+CONNECT_TIMEOUT, HEARTBEAT_TIMEOUT, BARRIER_TIMEOUT = 300.0, 100.0, 1200.0  # seconds
+SECONDS_FOR_CAUSE = 1.0  # until the failure of another process has been reported here
 
 _rendezvous: Rendezvous | None = None
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Where this process stands in the run.
+    """The place of this process in a run of several.
 
     Attributes:
       coordinator: HOST:PORT of process 0.
-      local_devices: of the host, those for this process; None = all.
+      num_processes: of the run.
+      process_id: of this process, from 0.
+      local_devices: indices of the host's devices that this process uses; None = all.
+      detected: whether the environment of a cluster says so, not the user.
     """
 
     coordinator: str
     num_processes: int
     process_id: int
     local_devices: tuple[int, ...] | None = None
+    detected: bool = field(default=False, compare=False)
 
 
 def find_process_info(coordinator: str | None = None, num_processes: int | None = None,
-               process_id: int | None = None, environment: Mapping[str, str] = os.environ
-               ) -> ProcessInfo | None:
-    """From arguments, else LM2_COORDINATOR, LM2_NUM_PROCESSES, LM2_PROCESS_ID, else the cluster.
+                      process_id: int | None = None, environment: Mapping[str, str] = os.environ
+                      ) -> ProcessInfo | None:
+    """Finds the place of this process in a run.
+
+    Reads the arguments, else LM2_COORDINATOR, LM2_NUM_PROCESSES and LM2_PROCESS_ID, else the
+    environment of SLURM, GKE or a TPU pod.
 
     Returns:
       None for a run of one process.
 
     Raises:
-      ValueError: some of the three are given and not all, or cannot be right.
+      UserError: if only some of the three are given, or their values are not possible.
     """
     env = environment
     given = {"coordinator": coordinator or env.get("LM2_COORDINATOR"),
@@ -61,68 +71,122 @@ def find_process_info(coordinator: str | None = None, num_processes: int | None 
     if missing:
         variable = "LM2_" + missing[0].upper().replace("-", "_")
         raise UserError(f"--{missing[0]} (or {variable}) is missing; a run of several processes "
-                         "needs --coordinator, --num-processes and --process-id")
+                        "needs --coordinator, --num-processes and --process-id")
     try:
         count, index = int(given["num-processes"]), int(given["process-id"])
     except ValueError:
         raise UserError(f"--num-processes is {given['num-processes']!r} and --process-id "
-                         f"{given['process-id']!r}; they must be whole numbers") from None
+                        f"{given['process-id']!r}; they must be whole numbers") from None
     if not 0 <= index < count:
         raise UserError(f"--process-id is {index} of --num-processes {count}; it must be from 0 "
-                         f"to {count - 1}")
+                        f"to {count - 1}")
     split_address(given["coordinator"])
     return ProcessInfo(given["coordinator"], count, index)
 
 
 def initialize(info: ProcessInfo | None, connect_timeout: float = CONNECT_TIMEOUT,
                heartbeat_timeout: float = HEARTBEAT_TIMEOUT, command: str = "lm2") -> None:
-    """Joins the processes; from here on jax.devices() are those of all.
+    """Connects the processes of a run; afterwards `jax.devices()` are those of all processes.
 
-    If one ends before `finish`, the others say so and end with status 1, at once if its host lives
-    on, else after the heartbeat's time.
+    If a process ends before `shutdown`, the others print which one and exit with status 1: at once,
+    or after `heartbeat_timeout` if its host is unreachable.
+
+    Args:
+      info: None = a run of one process, for which this does nothing.
+      connect_timeout, heartbeat_timeout: seconds.
+      command: for messages.
     """
     global _rendezvous
     if info is None:
         return
 
-    def lost(line: str) -> None:
-        print(f"{command}: {line}. This process ends too; the same command goes on from the "
-              "last checkpoint", file=sys.stderr, flush=True)
+    def on_failure(line: str) -> None:
+        print_error(f"{command}: {line}. This process stops too; the same command resumes from the "
+                    "last checkpoint")
         os._exit(1)
 
-    def heard(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     if info.num_processes > 1:
-        _rendezvous = Rendezvous(info.coordinator, info.num_processes, info.process_id,
-                           connect_timeout, lost, heard)
+        require_preemption_service()
+        try:
+            _rendezvous = Rendezvous(info.coordinator, info.num_processes, info.process_id,
+                                     connect_timeout, on_failure, print_error)
+        except RendezvousError as error:
+            if not info.detected:
+                raise
+            raise RendezvousError(f"{error} (the environment is that of {info.num_processes} tasks "
+                                  "of a cluster; set LM2_DISTRIBUTED=0 for a run of one process)"
+                                  ) from None
     jax.distributed.initialize(
         info.coordinator, info.num_processes, info.process_id,
         local_device_ids=info.local_devices, cluster_detection_method="deactivate",
-        initialization_timeout=int(connect_timeout),
-        heartbeat_timeout_seconds=int(heartbeat_timeout))
+        initialization_timeout=math.ceil(connect_timeout),
+        heartbeat_timeout_seconds=math.ceil(heartbeat_timeout))
+
+
+def timeouts(environment: Mapping[str, str] = os.environ) -> dict[str, float]:
+    """The timeouts of `initialize` that LM2_CONNECT_TIMEOUT and LM2_HEARTBEAT_TIMEOUT set, in
+    seconds.
+
+    Raises:
+      UserError: if one is not a positive number.
+    """
+    found = {}
+    for argument in ("connect_timeout", "heartbeat_timeout"):
+        variable = f"LM2_{argument.upper()}"
+        text = environment.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            found[argument] = float(text)
+        except ValueError:
+            found[argument] = 0.0
+        if not 0 < found[argument] < float("inf"):
+            raise UserError(f"{variable} is {text!r}; it must be a positive number of seconds")
+    return found
+
+
+def require_preemption_service() -> None:
+    """Raises a UserError if JAX's preemption service, which several processes need, is off."""
+    if not getattr(jax.config, "jax_enable_preemption_service", True):
+        raise UserError("jax_enable_preemption_service is off, but without it several processes "
+                        "cannot agree on a step to save at after SIGTERM; unset "
+                        "JAX_ENABLE_PREEMPTION_SERVICE or set it to 1")
+
+
+def refuse_in_worker() -> None:
+    """Raises a UserError in a worker process that imports the main script.
+
+    Python starts a worker by importing the main script again. Without a guard, a script that trains
+    would train in every worker.
+    """
+    # CPython marks the process in this way while it imports the main script.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError("a data worker process has run the main script again, because worker "
+                        "processes import it; put what it runs under `if __name__ == "
+                        "\"__main__\":`, or set data.num_workers=0")
 
 
 def shutdown() -> None:
-    """Every process: after its last line of work."""
+    """Ends the run; every process calls this after its last work."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("finish")
-        _rendezvous.leave()
+        _rendezvous.close()
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
 
 def abort(reason: str, status: int) -> None:
-    """Ends this process of several: the others are told why, and end too.
+    """Exits with `status` if the run has several processes; the others report `reason` and exit.
 
-    Python's own end would wait for them, and they for this one. If it failed since another one
-    is gone, that is what is said.
+    A normal exit of Python would wait for the other processes, which wait for this one. Waits a
+    moment first: if this process failed because another one did, that failure is reported instead.
     """
     if _rendezvous:
-        time.sleep(SECONDS_TO_HEAR)
-        _rendezvous.leave(reason)
-        sys.stderr.flush()
-        sys.stdout.flush()
+        time.sleep(SECONDS_FOR_CAUSE)
+        _rendezvous.close(reason)
+        for stream in (sys.stderr, sys.stdout):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         os._exit(status)
 
 
@@ -132,77 +196,97 @@ def is_joined() -> bool:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes what is written once."""
+    """Whether this is process 0, which writes the files that are written once."""
     return jax.process_index() == 0
 
 
 def name() -> str:
-    """This process, for a message."""
+    """This process, for a message: "process 1 of 4 (host)"."""
     return f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()})"
 
 
 def print_on_primary(line: str) -> None:
-    """Prints a line here, and on the first process."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line to stderr, here and on process 0."""
+    print_error(line)
     if _rendezvous:
-        _rendezvous.tell(line)
+        _rendezvous.send_to_primary(line)
 
 
 def primary_first(action: Callable[[], T]) -> T:
-    """`action` on process 0, and then on the others, who find what it wrote."""
+    """Calls `action` on process 0 and then on the others, which can read what it wrote."""
     result = action() if is_primary() else None
-    barrier("leader first")
+    barrier("primary first")
     return result if is_primary() else action()
 
 
 def broadcast_from_primary(value: int) -> int:
-    """Process 0's value, everywhere."""
+    """Returns process 0's value (an int32) on every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def barrier(what: str) -> None:
-    """Returns when every process is here."""
+def barrier(key: str) -> None:
+    """Waits until every process has called this. Runs on the devices: only for the main thread."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(key)
 
 
-def barrier_with_errors(what: str, mine: str = "", timeout: float = 1200.0) -> list[str]:
-    """Waits until every process has called this, and tells all of them what any has against it.
+def barrier_with_errors(key: str, error: str = "", timeout: float = BARRIER_TIMEOUT) -> list[str]:
+    """Waits until every process has called this; returns the errors of all of them.
 
-    Safe in threads, unlike a barrier of devices.
+    Unlike `barrier` it uses no devices, so it may be called in any thread.
 
     Args:
-      what: a name, used once in a run.
-      mine: what this process has against it; "" = nothing.
+      key: name of the barrier, used once in a run.
+      error: of this process; "" = none.
       timeout: seconds to wait for the others.
     """
     if jax.process_count() == 1:
-        return [mine] if mine else []
-    client = global_state.client
-    if mine:
-        client.key_value_set(f"lm2/{what}/{jax.process_index()}", f"{name()}: {mine}")
-    client.wait_at_barrier(f"lm2/{what}", int(1000 * timeout))
-    return [value for _, value in client.key_value_dir_get(f"lm2/{what}/")]
+        return [error] if error else []
+    client = _coordination_client()
+    if error:
+        client.key_value_set(f"lm2/{key}/{jax.process_index()}", f"{name()}: {error}")
+    client.wait_at_barrier(f"lm2/{key}", int(1000 * timeout))
+    return [value for _, value in client.key_value_dir_get(f"lm2/{key}/")]
 
 
 def require_same(facts: Mapping[str, object]) -> None:
-    """Raises a ValueError on every process if one has other facts than the first: another config,
-    say, or other data, with which it would train without a word."""
+    """Checks that all processes have the same facts, such as the config and a digest of the data.
+
+    Raises:
+      UserError: on every process, with each difference, if one of them differs from process 0.
+    """
     if jax.process_count() == 1:
         return
-    client, mine = global_state.client, {key: repr(value) for key, value in facts.items()}
+    client, own = _coordination_client(), {key: repr(value) for key, value in facts.items()}
     if is_primary():
-        client.key_value_set("lm2/alike", json.dumps(mine))
-    first = json.loads(client.blocking_key_value_get("lm2/alike", int(1000 * CONNECT_TIMEOUT)))
-    unlike = [f"{key} is {mine.get(key)} there, {first.get(key)} on process 0"
-              for key in sorted(mine.keys() | first) if mine.get(key) != first.get(key)]
-    if said := barrier_with_errors("alike", "; ".join(unlike)):
-        raise UserError("the processes are not of one run: " + "; ".join(sorted(said)))
+        client.key_value_set("lm2/facts", json.dumps(own))
+    primary = json.loads(client.blocking_key_value_get("lm2/facts", int(1000 * CONNECT_TIMEOUT)))
+    differences = [f"{key} is {own.get(key)} there, {primary.get(key)} on process 0"
+                   for key in sorted(own.keys() | primary) if own.get(key) != primary.get(key)]
+    if errors := barrier_with_errors("same facts", "; ".join(differences)):
+        raise UserError("the processes do not belong to one run: " + "; ".join(sorted(errors)))
+
+
+def _coordination_client():
+    """JAX's client of the coordination service: key-value store and barriers.
+
+    JAX has no public interface to them; `multihost_utils` has only barriers and gathers that
+    run on the devices, which is not safe in a thread beside a training step.
+    """
+    try:
+        from jax._src.distributed import global_state
+        return global_state.client
+    except (ImportError, AttributeError) as error:
+        raise RuntimeError(f"jax {jax.__version__} has no jax._src.distributed.global_state.client,"
+                           " which runs of several processes need") from error
 
 
 def _in_cluster(env: Mapping[str, str]) -> bool:
-    """Whether a scheduler started several processes; LM2_DISTRIBUTED=1 says so too (a TPU pod of
-    which only the metadata server knows), 0 that it did not."""
+    """Whether a scheduler started several processes.
+
+    LM2_DISTRIBUTED=1 states that it did (a TPU pod that only its metadata server knows of), 0 that
+    it did not.
+    """
     if "LM2_DISTRIBUTED" in env:
         return env["LM2_DISTRIBUTED"] not in ("", "0")
     hosts = env.get("TPU_WORKER_HOSTNAMES", "") + env.get("TPU_PROCESS_ADDRESSES", "")
@@ -212,14 +296,23 @@ def _in_cluster(env: Mapping[str, str]) -> bool:
 
 
 def _cluster_process_info(env: Mapping[str, str]) -> ProcessInfo:
-    """What JAX reads of the scheduler's environment."""
-    from jax._src.clusters import ClusterEnv  # nothing public says what initialize() would take
+    """What JAX reads from the environment of the scheduler.
 
-    seconds = int(float(env.get("LM2_CONNECT_TIMEOUT") or CONNECT_TIMEOUT))
-    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
+    JAX has no public function that returns what `jax.distributed.initialize` would use.
+    """
+    seconds = math.ceil(timeouts(env).get("connect_timeout", CONNECT_TIMEOUT))
+    try:
+        from jax._src.clusters import ClusterEnv
+
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, seconds)
+    except (ImportError, AttributeError, TypeError):  # another version of JAX
+        found = (None, None, None, None)
     coordinator, count, index, local = found
     if None in (coordinator, count, index):
         raise UserError("this environment looks like a cluster (LM2_DISTRIBUTED, SLURM_NTASKS or "
-                         "TPU_WORKER_HOSTNAMES), but JAX cannot tell its processes; give "
-                         "--coordinator, --num-processes and --process-id, or LM2_DISTRIBUTED=0")
-    return ProcessInfo(coordinator, int(count), int(index), None if local is None else tuple(local))
+                        "TPU_WORKER_HOSTNAMES), but JAX cannot tell its processes; give "
+                        "--coordinator, --num-processes and --process-id, or set LM2_DISTRIBUTED=0 "
+                        "for a run of one process")
+    return ProcessInfo(coordinator, int(count), int(index),
+                       None if local is None else tuple(local), detected=True)

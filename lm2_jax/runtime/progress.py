@@ -1,18 +1,23 @@
-"""Progress on the terminal: a bar where there is one, else a line now and then."""
+"""Shows progress: a bar on a terminal, otherwise a line every 15 seconds."""
 
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lm2_jax.runtime.console import Console
 
 SECONDS_BETWEEN_LINES = 15.0
 
 
 class Bar:
-    """Progress over `total` units, with a text that changes; `unit` names them.
+    """Shows how many of `total` units are done, a text, and an estimate of the time left.
 
-    On a terminal a bar with the time left; into a file or pipe a plain line every 15 s and at the
-    end. What is `done` at the start does not count for the time left.
+    Args:
+      title: of the bar.
+      total: number of units.
+      done: units done before the start; the estimate does not count them.
+      console: where to print; None = stdout.
+      unit: name of a unit, such as "tokens"; "" = none.
     """
 
     def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None,
@@ -20,7 +25,7 @@ class Bar:
         self.console = console or Console()
         self._title, self._total, self._first = title, total, done
         self._unit, self._line = f" {unit}" if unit else "", ""
-        self._begun = self._printed = time.perf_counter()
+        self._began = self._printed = time.perf_counter()
         self._bar = None
         if self.console.is_terminal:
             self._bar = Progress(
@@ -36,7 +41,7 @@ class Bar:
             self._bar.update(self._task, completed=done, text=text)
             return
         now = time.perf_counter()
-        rate = (done - self._first) / max(now - self._begun, 1e-9)
+        rate = (done - self._first) / max(now - self._began, 1e-9)
         left = f"{(self._total - done) / rate:.0f} s left" if rate else ""
         where = f"{self._title} {done}/{self._total}{self._unit}"
         self._line = f"{where}  {text}  {left}".rstrip()
@@ -46,7 +51,7 @@ class Bar:
 
     def _print(self) -> None:
         if self._line:
-            self.console.print(self._line, highlight=False, soft_wrap=True)
+            self.console.print(self._line)
         self._line = ""
 
     def close(self) -> None:

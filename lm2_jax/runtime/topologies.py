@@ -1,4 +1,4 @@
-"""Devices that are not there, to compile for: TPU slices, virtual CPUs, abstract GPUs."""
+"""Devices to compile for without having them: TPU slices, virtual CPUs, abstract GPUs."""
 
 import os
 import re
@@ -18,12 +18,14 @@ TPU_MEMORY = {"TPU v4": 32 * GIB, "TPU v5 lite": 16 * GIB, "TPU v5e": 16 * GIB,
 
 @dataclass(frozen=True)
 class Topology:
-    """Attributes:
-      name: as asked for.
-      devices: to build a mesh from; a number where they are abstract.
-      kind: of one device, as its maker calls it.
-      memory: bytes of one device; None = not known.
-      lowering: platforms to lower for, where there is no compiler for them here; () = compile.
+    """Devices to compile for.
+
+    Attributes:
+      name: as given by the user.
+      devices: to build a mesh from; their number if they are abstract.
+      kind: of one device, for example "TPU v5 lite".
+      memory: bytes of one device; None = unknown.
+      lowering: platforms to lower for if they have no compiler on this machine; () = compile.
     """
 
     name: str
@@ -34,16 +36,16 @@ class Topology:
 
 
 def find(name: str) -> Topology:
-    """The devices of "v5e:4x4" (a TPU slice), "cpu:8" (virtual CPUs) or "gpu:8" (abstract).
+    """Returns the devices of "v5e:4x4" (a TPU slice), "cpu:8" (virtual CPUs) or "gpu:8" (abstract).
 
     Raises:
-      ValueError: in one line, for a name that is none of these or where libtpu is not installed.
+      UserError: for another name, or if libtpu is needed and not installed.
     """
-    jax.config.update("jax_platforms", "cpu")  # chips that are there are left alone
+    jax.config.update("jax_platforms", "cpu")  # devices of this machine are not used
     platform, _, size = name.partition(":")
     if platform in ("cpu", "gpu"):
         if not size.isdigit() or int(size) < 1:
-            raise UserError(f"--topology is {name!r}; it must be as {platform}:8")
+            raise UserError(f"--topology is {name!r}; it must have the form {platform}:8")
         if platform == "gpu":
             return Topology(name, int(size), "GPU (abstract)", lowering=("cuda",))
         return Topology(name, _virtual_cpus(int(size)), "CPU (virtual)")
@@ -62,7 +64,7 @@ def _tpu_slice(name: str) -> list:
                          "pip install 'lm2_jax[tpu]'") from None
     from jax.experimental import topologies
 
-    # No chip is used, so other processes may have them, and nobody need be asked about this host.
+    # No chip is used: other processes may use them, and no metadata server need be asked.
     for variable, value in (("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"), ("TPU_SKIP_MDS_QUERY", "1"),
                             ("TPU_WORKER_HOSTNAMES", "localhost")):
         os.environ.setdefault(variable, value)
@@ -77,12 +79,12 @@ def _tpu_slice(name: str) -> list:
 
 
 def _virtual_cpus(count: int) -> list:
-    """The first so many CPU devices; made virtual if no device was asked for yet."""
+    """The first `count` CPU devices. They can be made only if JAX has not been initialised."""
     if jax.config.jax_num_cpu_devices < count:  # type: ignore[attr-defined]  # set at run time
         try:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:
-            pass  # they are there already
+            pass  # JAX is initialised
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(f"--topology=cpu:{count}: this process has {len(devices)} CPU devices")

@@ -1,5 +1,6 @@
-"""Says when a process stands still, and in which phase."""
+"""Reports a process that makes no progress, and the phase in which it hangs."""
 
+import contextlib
 import faulthandler
 import sys
 import threading
@@ -10,20 +11,24 @@ from lm2_jax.runtime.phases import Phases
 
 
 class Watchdog:
-    """A thread that looks at the phases of its own process.
+    """A thread that reports a phase of its process which lasts longer than `seconds`.
 
-    Where one lasts longer than `seconds` it says so, and again each time that has doubled, with
-    the stack of every thread on stderr the first time: of all processes the one in "data" is
+    It reports the phase once more each time that its duration has doubled. With the first report,
+    the stack of every thread goes to stderr. If several processes hang, the one in phase "data" is
     the one that the others wait for.
 
     Args:
+      phases: of the process.
       seconds: 0 = no watching.
-      name: of this process.
-      say: called with the line.
+      name: of the process, for the message.
+      report: called with a line, in the thread.
+
+    Attributes:
+      step: the last step done, for the message.
     """
 
-    def __init__(self, phases: Phases, seconds: float, name: str, say: Callable[[str], None]):
-        self._phases, self._seconds, self._name, self._say = phases, seconds, name, say
+    def __init__(self, phases: Phases, seconds: float, name: str, report: Callable[[str], None]):
+        self._phases, self._seconds, self._name, self._report = phases, seconds, name, report
         self.step = 0
         self._closed = threading.Event()
         if seconds:
@@ -33,14 +38,15 @@ class Watchdog:
         self._closed.set()
 
     def _watch(self) -> None:
-        said_of, limit = None, self._seconds
+        watched, limit = None, self._seconds
         while not self._closed.wait(min(self._seconds / 4, 10.0)):
             since = self._phases.since
-            if since != said_of:
-                said_of, limit = since, self._seconds
+            if since != watched:  # another phase
+                watched, limit = since, self._seconds
             if time.perf_counter() - since >= limit:
-                self._say(f"watchdog: {self._name} has been in phase {self._phases.now!r} for "
-                          f"{time.perf_counter() - since:.0f} s, after step {self.step}")
+                self._report(f"watchdog: {self._name} has been in phase {self._phases.now!r} for "
+                             f"{time.perf_counter() - since:.0f} s, after step {self.step}")
                 if limit == self._seconds:
-                    faulthandler.dump_traceback(file=sys.stderr)
+                    with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
+                        faulthandler.dump_traceback(file=sys.stderr)
                 limit *= 2

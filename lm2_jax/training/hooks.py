@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-
 from lm2_jax.runtime import phases, processes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
@@ -60,8 +59,7 @@ class PeriodicEvaluation:
                                    "constant_answer": row.constant_answer} for row in rows))
         for row in rows:
             self._console.print(f"step {step}: {row.task} {row.length} exact match "
-                                f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})",
-                                highlight=False)
+                                f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})")
         self._evaluated.add(step)
 
     def flush(self) -> None:
@@ -103,7 +101,7 @@ class TrainingHooks(loop.Hooks):
         return self.timer.within(name)
 
     def on_step_start(self, step: int) -> None:
-        if self.timer.now in (phases.START, phases.LOST):
+        if self.timer.now in (phases.START, phases.RESTART):
             self.timer.enter(phases.STEP)
         self.profile.on_step_start(step)
 

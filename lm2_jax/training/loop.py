@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lm2_jax.errors import RunError
+from lm2_jax.runtime.preemption import Preempted
 from lm2_jax.training.state import TrainState
 from lm2_jax.types import Batch
 
@@ -54,6 +55,7 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
     save or a check does it wait for the step itself: a state that is not finite, or that came of a
     loss or gradient that is not, is never saved.
 
+    If `batches` raises `Preempted`, the state of the last step is saved unless it was already.
     Where `hooks.should_stop` or `hooks.evaluate` returns True, the state is saved at once; an
     evaluation that was due at that step is done first when the run resumes.
 
@@ -68,10 +70,18 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
 
     if evaluation_is_due(first_step) and hooks.evaluate(first_step, state):
         return state, first_step
-    pending, compiled = None, set()
+    pending, compiled, saved = None, set(), first_step
     for step in range(first_step + 1, num_steps + 1):
-        with hooks.phase("data"):
-            batch = next(batches)
+        try:
+            with hooks.phase("data"):
+                batch = next(batches)
+        except Preempted:
+            done = step - 1
+            if pending:
+                report(*pending, hooks)
+            if hooks.should_stop(done, state) and done > saved:
+                hooks.save(done, state)
+            return state, done
         shape = batch.tokens_BL.shape
         hooks.on_step_start(step)
         with (hooks.phase("step" if shape in compiled else "compile"),
@@ -93,6 +103,7 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
         stop = stop or evaluate and hooks.evaluate(step, state)
         if save or stop:
             hooks.save(step, state)
+            saved = step
         if ended or stop:
             return state, step
     return state, num_steps

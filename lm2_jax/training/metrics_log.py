@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.runtime import processes
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.training.clock import Clock
 from lm2_jax.training.writers import MetricsWriter

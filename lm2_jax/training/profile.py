@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime.console import Console
 
 
 class Profile:
@@ -25,7 +25,7 @@ class Profile:
         if steps and steps[0] <= done:
             self._steps = None
             console.print(f"no trace of steps {steps[0]} to {steps[1]}: the run goes on after step "
-                          f"{done}", highlight=False, soft_wrap=True)
+                          f"{done}")
 
     def on_step_start(self, step: int) -> None:
         if self._steps and step == self._steps[0]:
@@ -43,8 +43,7 @@ class Profile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            self._console.print(f"trace in {self._folder} (tensorboard --logdir, or Perfetto)",
-                                highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"trace in {self._folder} (tensorboard --logdir, or Perfetto)")
 
 
 def parse(text: str) -> tuple[int, int]:

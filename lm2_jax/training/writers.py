@@ -1,10 +1,10 @@
-"""Metrics as they come: JSON lines and TensorBoard events, each step once."""
+"""Writes metrics as they come: JSON lines and TensorBoard events, each step once."""
 
 import contextlib
 import json
 import os
+import shutil
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,68 +13,111 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
+from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
-SECONDS_TO_BOARD = 30.0  # until TensorBoard sees an event
+FLUSH_SECONDS = 30.0  # until TensorBoard sees an event
 
 
 class JsonLines:
-    """Appends one JSON object a line; lines of steps after `last_step` are dropped first.
+    """Appends JSON objects to a file, one per line.
 
-    After a crash the steps since the last checkpoint are trained again, so their lines, and
-    one that was cut short, go. What a full disk does not take waits until it does: said once.
+    Lines of steps after `last_step` are removed first: after a crash the steps since the last
+    checkpoint are trained again. If the file has lines that cannot be read, it is copied to
+    `NAME.damaged`, a message says so, and the other lines are kept. Lines for which the disk has no
+    room are kept in memory until it has; a message says so once.
+
+    Args:
+      path: of the file; its folder is created if it does not exist.
+      last_step: step after which the run resumes.
     """
 
     def __init__(self, path: str | Path, last_step: int):
         path = Path(path)
-        kept = [line for line in read_lines(path) if line["step"] <= last_step]
+        lines, damaged = _parse(path)
+        if damaged:
+            copy = _unused(path.with_name(f"{path.name}.damaged"))
+            shutil.copyfile(path, copy)
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            print_error(f"{path}: line {damaged[0]}{more} cannot be read; the run continues with "
+                        f"the other lines, {copy} is the file as it was")
+        kept = [line for line in lines if line["step"] <= last_step]
         with replacing(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         self._path, self._file = path, open(path, "ab", buffering=0)
-        self._waiting, self._said = b"", False
+        self._pending, self._reported = b"", False
 
     def write(self, *objects: dict) -> None:
-        """Together: all of them, or, after a crash, none."""
-        self._waiting += b"".join(json.dumps(values).encode() + b"\n" for values in objects)
+        """Writes lines in one piece: after a crash the file has all of them or none."""
+        self._pending += b"".join(json.dumps(values).encode() + b"\n" for values in objects)
         self.flush()
 
     def flush(self) -> None:
-        """Tries again what is waiting."""
+        """Tries to write the lines that are kept in memory."""
         try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting):]
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending):]
         except OSError as error:
-            if not self._said:
-                print(f"{self._path} cannot be written: {error.strerror}; its lines wait",
-                      file=sys.stderr)
-            self._said = True
+            if not self._reported:
+                print_error(f"{self._path} cannot be written: {error.strerror}; its lines are kept "
+                            "in memory until it can")
+            self._reported = True
 
     def close(self) -> None:
         self.flush()
-        if self._waiting:
-            print(f"{self._path} lacks its last {self._waiting.count(bytes([10]))} lines",
-                  file=sys.stderr)
+        if self._pending:
+            print_error(f"{self._path} lacks its last {self._pending.count(bytes([10]))} lines")
         self._file.close()
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a JSON-lines file; none if there is no file, a cut last line left out."""
-    path = Path(path)
+    """Returns the objects of a file of `JsonLines`; [] if there is no file.
+
+    A last line that was cut short, and lines that cannot be read, are left out.
+    """
+    return _parse(Path(path))[0]
+
+
+def _parse(path: Path) -> tuple[list[dict], list[int]]:
+    """The objects, and the numbers (from 1) of complete lines that are none with a step."""
     if not path.exists():
-        return []
-    whole = [line for line in path.read_text("utf-8").split("\n")[:-1] if line]
-    return [json.loads(line) for line in whole]
+        return [], []
+    objects, damaged = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            values = json.loads(line) if line else None
+        except ValueError:  # UnicodeDecodeError is one
+            values = ()
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            objects.append(values)
+        elif values is not None:
+            damaged.append(number)
+    return objects, damaged
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number if there is such a file already."""
+    number, found = 1, path
+    while found.exists():
+        number, found = number + 1, path.with_name(f"{path.name}.{number + 1}")
+    return found
 
 
 class MetricsWriter:
-    """A run's metrics: `workdir/metrics.jsonl`, and TensorBoard events beside it."""
+    """Writes the metrics of a run to `workdir/metrics.jsonl` and as TensorBoard events.
+
+    Args:
+      workdir: of the run.
+      last_step: step after which the run resumes.
+      tensorboard: whether to write events, to `workdir/tensorboard`.
+    """
 
     def __init__(self, workdir: str | Path, last_step: int):
         self._lines = JsonLines(Path(workdir) / "metrics.jsonl", last_step)
         self._board = _Board(Path(workdir) / "tensorboard", last_step)
 
     def write(self, step: int, values: dict[str, float | None]) -> None:
-        """One step; a value that is None (unknown) is null in the file, absent in the events."""
+        """Writes one step; None (unknown) is null in the file and absent from the events."""
         self._lines.write({"step": step, **values})
         self._board.write(step, values)
 
@@ -87,10 +130,10 @@ class MetricsWriter:
 
 
 class _Board:
-    """TensorBoard events, until the disk does not take one: a file with a gap cannot be read.
+    """Writes TensorBoard events until a write fails, since a file with a gap cannot be read.
 
-    Not tensorboardX's SummaryWriter: its thread dies of a full disk, and its queue, once full,
-    holds up the training for ever.
+    tensorboardX's SummaryWriter is not used: its thread dies when the disk is full, and its queue,
+    once full, blocks training for ever.
     """
 
     def __init__(self, folder: Path, last_step: int):
@@ -98,7 +141,7 @@ class _Board:
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         self._records, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
         self._add(file_version="brain.Event:2")
-        # Of an earlier run: steps after the last one do not count.
+        # TensorBoard drops later steps of the files of earlier runs.
         self._add(step=last_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -114,7 +157,7 @@ class _Board:
         if self._records:
             event = Event(wall_time=time.time(), **content)
             self._or_end(self._records.write, event.SerializeToString())
-        if self._records and time.monotonic() - self._flushed > SECONDS_TO_BOARD:
+        if self._records and time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flushed = time.monotonic()
             self._or_end(self._records.flush)
 
@@ -122,8 +165,8 @@ class _Board:
         try:
             action(*args)
         except OSError as error:
-            print(f"no more TensorBoard events of this run: {error.strerror}; metrics.jsonl goes "
-                  "on", file=sys.stderr)
+            print_error(f"TensorBoard events of this run end here: {error.strerror}; metrics.jsonl "
+                        "continues")
             with contextlib.suppress(OSError):
                 self._records.close()
             self._records = None
