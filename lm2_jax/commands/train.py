@@ -25,7 +25,7 @@ from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, phases, processes
-from lm2_jax.runtime.console import Console
+from lm2_jax.runtime.console import Console, redirect_failed_output_to
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
