@@ -10,6 +10,7 @@ import pytest
 import reference
 
 from lm2_jax.config import MemoryConfig, ModelConfig
+from lm2_jax.model.embedding import lookup
 from lm2_jax.model.linear import Linear
 from lm2_jax.model.lm import LanguageModel, init_state
 
@@ -85,3 +86,35 @@ def test_a_gates_bias_is_added_in_float32_and_its_gradient_summed_so():
     np.testing.assert_allclose(gate.apply(params, x_BTD), 6.01, rtol=1e-6)
     grads = jax.jit(jax.grad(lambda p: gate.apply(p, x_BTD).sum()))(params)
     np.testing.assert_allclose(jax.tree.leaves(grads)[0], 5000.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("skewed", [True, False], ids=["Zipf", "all equal"])
+def test_the_embeddings_gradient_is_summed_in_float32(skewed):
+    """Against float64; summed in bfloat16 it stops growing after 256 equal tokens."""
+    rng = np.random.default_rng(0)
+    tokens_BT = (rng.zipf(1.3, (16, 1024)) % V if skewed else np.full((16, 1024), 3)).astype(
+        np.int32)
+    params_VD = jnp.zeros((V, 8))
+    gradient_BTD = jnp.asarray(1 + 0.1 * rng.normal(size=(*tokens_BT.shape, 8)), jnp.bfloat16)
+    _, vjp = jax.vjp(lambda p: lookup(p, p.astype(jnp.bfloat16), tokens_BT), params_VD)
+    wanted_VD = np.zeros(params_VD.shape)
+    np.add.at(wanted_VD, tokens_BT, np.asarray(gradient_BTD, np.float64))
+    np.testing.assert_allclose(vjp(gradient_BTD)[0], wanted_VD, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_many_equal_rows_have_the_gradient_of_one_times_their_number(tied):
+    config = dataclasses.replace(make_config("lm2"), tie_embeddings=tied)
+    own = reference.params(config)
+    tokens_BT = np.arange(1, T + 1, dtype=np.int32)[None]
+
+    @jax.jit
+    def gradient(tokens_BT):
+        def loss(params):
+            state = init_state(config, len(tokens_BT))
+            return jnp.sum(LanguageModel(config).apply(params, tokens_BT, state).logits[..., 0])
+
+        return jax.grad(loss)(own)["params"]["embedding"][1:T + 1]
+
+    one, many = gradient(tokens_BT), gradient(np.repeat(tokens_BT, 1024, axis=0))
+    np.testing.assert_allclose(many / 1024, one, atol=0.02 * np.abs(one).max())

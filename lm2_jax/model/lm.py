@@ -11,9 +11,10 @@ from lm2_jax.config import ModelConfig
 from lm2_jax.model import attention, rope
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
+from lm2_jax.model.embedding import lookup, unembed
 from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
 from lm2_jax.partition import constrain
-from lm2_jax.types import Output, Params, State, Window
+from lm2_jax.types import Output, State, Window
 
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -52,10 +53,10 @@ class LanguageModel(nn.Module):
             state = reset_rows(c, state, reset_B)
 
         init = nn.initializers.normal(c.embedding_std or c.embed_dim**-0.5)
-        embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
-                                  (c.vocab_size, c.embed_dim), jnp.float32)
-        embedding_VD = gathered(embedding_VD.astype(c.dtype), ("vocab", "embed"))
-        x_BTD = embedding_VD[tokens_BT]
+        params_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
+                               (c.vocab_size, c.embed_dim), jnp.float32)
+        embedding_VD = gathered(params_VD.astype(c.dtype), ("vocab", "embed"))
+        x_BTD = lookup(params_VD, jax.lax.stop_gradient(embedding_VD), tokens_BT)
         kind = memories.of(c)
         ends = kind and kind.tokens and kind.tokens(c, name="memory_tokens")
         x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
@@ -70,12 +71,11 @@ class LanguageModel(nn.Module):
         if not logits:
             return Output(logits=None, state=constrain_state(state), hidden=x_BTD)
         if c.tie_embeddings:
-            logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD)
+            logits_BTV = unembed(x_BTD, embedding_VD)
         else:
             logits_BTV = Linear("BTD,DV->BTV", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
-                                dtype=c.dtype, name="lm_head")(x_BTD)
-        logits_BTV = constrain(logits_BTV.astype(jnp.float32),
-                               "act_batch", "act_len", "act_vocab")
+                                dtype=c.dtype, name="lm_head")(x_BTD).astype(jnp.float32)
+            logits_BTV = constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
         return Output(logits=logits_BTV, state=constrain_state(state))
 
     def _blocks(self, x_BSD, state: State, valid_BS, positions, deterministic: bool):
@@ -114,21 +114,6 @@ class LanguageModel(nn.Module):
                        unroll=min(c.scan_unroll, count),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
                        metadata_params={nn.PARTITION_NAME: "layers"})
-
-
-def unembedding(config: ModelConfig, variables: Params) -> jax.Array:
-    """The matrix of `unembed`, [V, D], in the compute dtype and as it is computed with."""
-    params = variables["params"]
-    if config.tie_embeddings:
-        return gathered(params["embedding"].astype(config.dtype), ("vocab", "embed"))
-    kernel_DV = params["lm_head"]["kernel"].astype(config.dtype)
-    return gathered(kernel_DV, ("embed", "vocab")).T
-
-
-def unembed(x_BTD: jax.Array, matrix_VD: jax.Array) -> jax.Array:
-    """The logits of hidden states, [B, T, V] float32."""
-    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, matrix_VD).astype(jnp.float32)
-    return constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
 
 
 def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
