@@ -127,8 +127,10 @@ def init_state(config: ModelConfig, batch_size: int, window: int | None = None) 
     kind, kept = memories.of(c), None
     W = c.attention_window if window is None else min(window, c.attention_window)
     if c.attention_window:
-        zeros = jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
-        kept = Window(key_QBWKH=zeros, value_QBWKH=zeros, valid_BW=jnp.zeros((B, W), bool))
+        # Two arrays, not one twice: a buffer can be donated only once.
+        key, value = (jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
+                      for _ in range(2))
+        kept = Window(key_QBWKH=key, value_QBWKH=value, valid_BW=jnp.zeros((B, W), bool))
     return constrain_state(State(memory=kind and kind.init_state(c, B), window=kept))
 
 
