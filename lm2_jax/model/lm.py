@@ -1,5 +1,6 @@
 """The language model: one segment in, logits and the next state out."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from lm2_jax.model.block import Block
 from lm2_jax.model.embedding import lookup, unembed
 from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
 from lm2_jax.partition import constrain
-from lm2_jax.types import Output, State, Window
+from lm2_jax.types import Output, Params, State, Window
 
 REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -23,9 +24,27 @@ REMAT = {
 
 
 class LanguageModel(nn.Module):
-    """A Llama-3 decoder whose first blocks have a memory (LM2, arXiv 2502.06049)."""
+    """A Llama-3 decoder whose first blocks have a memory (LM2, arXiv 2502.06049).
+
+    `apply` is flax's, compiled once for each model and shapes of its arguments:
+
+        model, state = LanguageModel(config), init_state(config, batch_size)
+        out = model.apply(variables, tokens_BT, state)
+        out = model.apply(variables, next_tokens_BT, out.state, deterministic=False,
+                          rngs={"dropout": key})
+    """
 
     config: ModelConfig
+
+    @nn.nowrap
+    def apply(self, variables: Params, *args, rngs=None, deterministic: bool = True,
+              logits: bool = True, **kwargs):
+        """What `__call__` returns; with options of flax (`mutable`, `method`) as flax does it."""
+        if len(args) > 4 or kwargs.keys() - {"tokens_BT", "state", "valid_BT", "reset_B"}:
+            kwargs |= {} if len(args) > 4 or "method" in kwargs else dict(
+                deterministic=deterministic, logits=logits)
+            return super().apply(variables, *args, rngs=rngs, **kwargs)
+        return _apply(self, variables, args, kwargs, rngs, deterministic, logits)
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, state: State, valid_BT: jax.Array | None = None,
@@ -114,6 +133,14 @@ class LanguageModel(nn.Module):
                        unroll=min(c.scan_unroll, count),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
                        metadata_params={nn.PARTITION_NAME: "layers"})
+
+
+# Without jit, flax's scan over the blocks would be compiled by every call.
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _apply(model: LanguageModel, variables: Params, args, kwargs, rngs, deterministic: bool,
+           logits: bool) -> Output:
+    return nn.Module.apply(model, variables, *args, rngs=rngs, deterministic=deterministic,
+                           logits=logits, **kwargs)
 
 
 def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
