@@ -86,14 +86,13 @@ class ModelConfig:
     dropout: float = 0.0  # of what attention, memory and mlp add to the stream
     dtype: str = "float32"  # of the computation; parameters and banks are float32
     remat: str = "none"  # what the backward pass recomputes inside a block
-    scan_unroll: int = 1  # blocks in one step of the scan over them; on a CPU take all
     attention_implementation: str = "xla"
 
     def __post_init__(self):
         _at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window",
                   "embedding_std")
         _at_least(self, "model", 1, "embed_dim", "num_layers", "num_heads", "num_kv_heads",
-                  "mlp_dim", "segment_length", "scan_unroll")
+                  "mlp_dim", "segment_length")
         _require(self.num_heads % self.num_kv_heads == 0, "model.num_kv_heads",
                  self.num_kv_heads, f"a divisor of model.num_heads = {self.num_heads}")
         if not self.head_dim:
@@ -200,14 +199,13 @@ class TrainConfig:
     loss_chunk_tokens: int = 0  # whose logits are there at once; 0 = those of a segment
     bptt_segments: int = 0  # segments that the gradient goes back through; 0 = all
     remat_segments: bool = True  # recompute each segment in the backward pass
-    segment_unroll: int = 1  # segments in one step of the scan over them; on a CPU take all
     eval_every_steps: int = 0  # 0 = only at the end
     stall_seconds: float = 600.0  # in one phase, after which the watchdog speaks; 0 = never
     tensorboard: bool = True
 
     def __post_init__(self):
         _at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
-                  "segment_unroll", "advance_every", "advance_batches")
+                  "advance_every", "advance_batches")
         _require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                  self.advance_accuracy, "in [0, 1]")
         _at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm2_jax.config import ModelConfig
-from lm2_jax.model import attention, rope
+from lm2_jax.model import attention, kernels, rope
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.embedding import lookup, unembed
@@ -130,7 +130,7 @@ class LanguageModel(nn.Module):
             block = nn.remat(Block, prevent_cse=False, policy=REMAT[c.remat])
         return nn.scan(block, variable_axes={"params": 0, "intermediates": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
-                       unroll=min(c.scan_unroll, count),
+                       unroll=kernels.unroll(count),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
                        metadata_params={nn.PARTITION_NAME: "layers"})
 

@@ -8,6 +8,7 @@ import optax
 from flax import struct
 
 from lm2_jax import partition
+from lm2_jax.model import kernels
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import scan_segments, split_segments
@@ -36,15 +37,14 @@ class LossSums:
 
 
 def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array, *,
-              bptt_segments: int, remat_segments: bool, segment_unroll: int = 1,
-              chunk_tokens: int = 0, deterministic: bool = False) -> LossSums:
+              bptt_segments: int, remat_segments: bool, chunk_tokens: int = 0,
+              deterministic: bool = False) -> LossSums:
     """The loss over all segments of a batch, from the initial state.
 
     Args:
       key: for dropout.
       bptt_segments: segments that the gradient goes back through; 0 = all.
       remat_segments: compute each segment again in the backward pass.
-      segment_unroll: segments in one step of the loop over them.
       chunk_tokens: tokens of a row whose logits are there at once; 0 = those of a segment.
       deterministic: without dropout.
     """
@@ -73,7 +73,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     state = init_state(c, batch.tokens_BL.shape[0], window=(S - 1) * c.segment_length)
     xs = (*segments, batch.reset_BS.T, jnp.arange(S))
     _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
-                            unroll=segment_unroll)
+                            unroll=kernels.unroll(S))
     return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
 
 
