@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=256,
-        segment_length=24, rope_theta=10.0, scan_unroll=3,
+        segment_length=24, rope_theta=10.0,
         memory=dict(num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0))
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         curriculum=((0, 1, 30), (400, 2, 20), (900, 4, 12), (1200, 8, 8)))
     config.train = dict(
         num_steps=1700, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
-        weight_decay=0.01, remat_segments=False, segment_unroll=8, advance_accuracy=0.97,
+        weight_decay=0.01, remat_segments=False, advance_accuracy=0.97,
         eval_every_steps=600)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(lengths=("96", "192", "384"), num_samples=1000, during_training=100,

@@ -48,7 +48,7 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, segment_length=24,
-        rope_theta=10.0, scan_unroll=3) | MODELS[name]
+        rope_theta=10.0) | MODELS[name]
     config.model.memory = dict(
         num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0) | MODELS[name]["memory"]
     config.data = dict(
@@ -58,7 +58,7 @@ def get_config(name: str = "lm2") -> ConfigDict:
         curriculum=((0, 1, 30), (300, 2, 20), (700, 4, 12), (1200, 8, 8)))
     config.train = dict(
         num_steps=1800, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
-        weight_decay=0.01, remat_segments=False, segment_unroll=8)
+        weight_decay=0.01, remat_segments=False)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(lengths=("0k", "192", "512", "1k", "2k", "4k"), num_samples=300,
                        batch_size=50)

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=32, num_layers=2, num_heads=2, num_kv_heads=2, mlp_dim=64, segment_length=48,
-        rope_theta=100.0, scan_unroll=2,
+        rope_theta=100.0,
         memory=dict(num_slots=4, num_heads=2, num_layers=2))
     config.data = dict(
         tokenizer_vocab_size=256, background_sentences=2000, persons=2, points_per_segment=1.0,

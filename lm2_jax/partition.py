@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
-from jax._src import mesh as _mesh
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -50,22 +49,33 @@ def spec(names: Sequence[str | None]) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Constrains the sharding of `x` by its axes' logical names; nothing outside a mesh."""
+    """Constrains the sharding of `x` by the logical names of its axes.
+
+    Without a mesh, or on a mesh that lacks one of MESH_AXES, this returns `x` as it is. So it does
+    for mesh axes that the compiler does not manage: inside shard_map and pmap (manual axes), and
+    on a mesh with explicit axes.
+    """
     if len(names) != x.ndim:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
-    resolved = spec(names)
-    if jax.sharding.get_abstract_mesh().empty:
-        if _in_old_context():
-            raise ValueError("constrain sees no mesh inside `with mesh:`; use `with "
-                             "jax.set_mesh(mesh):`")
+    resolved, mesh = spec(names), jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        try:
+            return jax.lax.with_sharding_constraint(x, resolved)
+        except (RuntimeError, ValueError):  # no mesh, or one of other axes by `with mesh:`
+            return x
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    managed = {axis for axis in MESH_AXES if types.get(axis) == AxisType.Auto}
+    if not managed or not types.keys() >= set(MESH_AXES):
         return x
-    return jax.lax.with_sharding_constraint(x, resolved)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(
+        *(_only(managed, entry) for entry in resolved)))
 
 
-def _in_old_context() -> bool:
-    """Whether this is inside `with mesh:`, of which nothing public tells; no, once JAX drops it."""
-    resources = getattr(_mesh, "thread_resources", None)
-    return resources is not None and not resources.env.physical_mesh.empty
+def _only(axes: set[str], entry: str | tuple[str, ...] | None):
+    """The entry of a PartitionSpec, without the mesh axes that are not among `axes`."""
+    if isinstance(entry, tuple):
+        return tuple(axis for axis in entry if axis in axes) or None
+    return entry if entry in axes else None
 
 
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from lm2_jax import cli
+from lm2_jax import cli, partition
 from lm2_jax.commands import compile as compilation
+from lm2_jax.config.files import load_config
 from lm2_jax.report import compilation as reports
-from lm2_jax.runtime import topologies
+from lm2_jax.runtime import meshes, topologies
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -87,6 +89,16 @@ def test_what_the_compiler_says_of_memory_is_kept(monkeypatch, tmp_path):
     step = compilation._compiled("t", Full(), topologies.Topology("t", [], "TPU", 16 * 2**30))
     assert step.fits is False and step.error == "Used 20.53G of 15.75G hbm"
     assert reports.out_of_memory("INTERNAL: something else") is None
+
+
+@pytest.mark.parametrize("platform,wanted", [("gpu", {"1"}), ("cpu", {"2"})])
+def test_loops_are_unrolled_as_the_topology_wants_it(platform, wanted):
+    """Not as the machine that compiles would."""
+    config = load_config(ROOT / "configs" / "tiny.py", {"model.vocab_size": 256})
+    mesh = meshes.for_training(config, 1 if platform == "gpu" else jax.devices()[:1])
+    with partition.use(mesh):
+        traced = compilation.training_step(config.model, config.train, mesh, rows=8, segments=2)
+    assert set(re.findall(r"unroll=(\d+)", str(traced.jaxpr))) == wanted
 
 
 def test_gpus_are_lowered_for(capsys):

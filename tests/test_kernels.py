@@ -1,10 +1,12 @@
-"""Attention's kernels: what they refuse, and what they make of a row without keys."""
+"""Attention kernels: what they refuse, rows without keys. Loops: how far they are unrolled."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm2_jax.model.kernels import attention
+from lm2_jax import partition
+from lm2_jax.model.kernels import CPU_UNROLL, attention, unroll
 
 Q = jnp.ones((2, 3, 4, 8))
 
@@ -17,3 +19,14 @@ def test_cudnn_is_refused_where_there_is_no_gpu():
 def test_a_token_that_sees_nothing_is_finite():
     out = attention(Q, Q, Q, jnp.zeros((2, 3, 3), bool), implementation="xla")
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("length", [1, 3, 30])
+def test_loops_are_unrolled_on_one_cpu_device_alone(length):
+    on_cpu = min(length, CPU_UNROLL)
+    assert unroll(length) == on_cpu
+    for mesh, wanted in ((partition.make_mesh({}, jax.devices()[:1]), on_cpu),
+                         (partition.make_mesh({"data": 2}, jax.devices()[:2]), 1),
+                         (partition.make_mesh({}, 1), 1)):
+        with partition.use(mesh):
+            assert unroll(length) == wanted

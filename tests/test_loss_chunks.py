@@ -11,7 +11,9 @@ import pytest
 from training import MODEL, B, T, batch, furthest
 
 from lm2_jax.config import Config, MemoryConfig, TrainConfig
-from lm2_jax.model.lm import LanguageModel, init_state, unembed, unembedding
+from lm2_jax.model.embedding import unembed, unembedding
+from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.training import loss as losses
 from lm2_jax.training.loss import loss_sums
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -69,6 +71,19 @@ def test_hidden_states_unembedded_are_the_logits(name):
     logits = unembed(out.hidden, unembedding(config, params))
     np.testing.assert_allclose(logits, whole.logits, rtol=0, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, out.state, whole.state)
+
+
+def test_the_matrixs_gradient_is_summed_over_the_chunks_in_float32():
+    """Of 1,024 equal chunks; summed in bfloat16 it stops growing after 256 of them."""
+    rng = np.random.default_rng(0)
+    matrix_VD, x_D = (jnp.asarray(rng.normal(size=size), jnp.bfloat16) for size in ((11, 8), 8))
+
+    def gradient(T):
+        x_BTD, targets_BT = jnp.broadcast_to(x_D, (1, T, 8)), jnp.zeros((1, T), jnp.int32)
+        return np.asarray(jax.jit(jax.grad(lambda m: losses._in_chunks(
+            x_BTD, m, targets_BT, 1)[0].sum()))(matrix_VD), np.float64)
+
+    assert furthest(gradient(1024), 1024 * gradient(1)) < 0.01
 
 
 def test_no_array_has_the_logits_of_a_segment():

@@ -214,6 +214,20 @@ def test_contents_of_padding_never_matter(name):
     assert same(one.state, other.state)
 
 
+@each_case
+@pytest.mark.parametrize("jitted", [False, True])
+def test_a_new_state_can_be_donated(name, jitted):
+    """No two of its arrays share a buffer."""
+    config = CASES[name]
+    make = (lambda: jax.jit(init_state, static_argnums=(0, 1))(config, B)) if jitted else (
+        lambda: init_state(config, B))
+    advance = jax.jit(lambda state: jax.tree.map(lambda a: a + a, state), donate_argnums=0)
+    state = make()
+    after = advance(state)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert jax.tree.structure(after) == jax.tree.structure(make())
+
+
 @some_cases
 def test_trailing_padding_changes_nothing(name):
     """To the segment's end, and whole segments beyond it."""

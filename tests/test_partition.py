@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+import reference
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
@@ -79,9 +80,77 @@ def test_constrain_refuses_what_does_not_fit(mesh, inside):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_constrain_refuses_the_old_context_in_which_it_would_do_nothing(mesh):
-    with mesh, pytest.raises(ValueError, match="with jax.set_mesh"):
-        partition.constrain(jnp.zeros((8, 4)), "act_batch", "act_mlp")
+def test_constrain_works_in_the_old_context(mesh):
+    with mesh:
+        y = jax.jit(lambda x: partition.constrain(2 * x, "act_batch", "act_mlp"))(jnp.ones((8, 4)))
+    assert y.sharding.is_equivalent_to(partition.named(mesh, "act_batch", "act_mlp"), 2)
+
+
+def other_mesh(*axes, types=AxisType.Auto):
+    sizes = (2,) * (len(axes) - 1) + (8 >> (len(axes) - 1),)
+    return Mesh(np.array(jax.devices()).reshape(sizes), axes, axis_types=(types,) * len(axes))
+
+
+OTHER_MESHES = [
+    ("data",), ("batch", "model"), ("data", "model"), ("stage", "data", "fsdp", "tensor")]
+
+
+@pytest.mark.parametrize("axes", OTHER_MESHES, ids=" ".join)
+def test_the_model_runs_on_a_mesh_with_other_axes(axes, forward):
+    wanted, run = forward
+    for types in (AxisType.Auto, AxisType.Explicit):
+        if axes == OTHER_MESHES[-1] and types == AxisType.Auto:
+            devices = np.array(jax.devices()).reshape(1, 2, 2, 2)
+            other = Mesh(devices, axes, axis_types=(types,) * 4)
+        elif axes == OTHER_MESHES[-1]:
+            continue
+        else:
+            other = other_mesh(*axes, types=types)
+        with jax.set_mesh(other):
+            check_close(run(), wanted)
+
+
+def test_the_model_runs_inside_shard_map_pmap_and_vmap(mesh, forward):
+    wanted, run = forward
+    P = PartitionSpec
+
+    def rows(tokens_BL):
+        return run(tokens_BL)
+
+    inside = {
+        "all axes manual": jax.shard_map(rows, mesh=mesh, in_specs=P(ROWS), out_specs=P(ROWS),
+                                         check_vma=False),
+        "one axis manual": jax.shard_map(rows, mesh=mesh, in_specs=P("data"), out_specs=P("data"),
+                                         axis_names={"data"}, check_vma=False),
+    }
+    for name, function in inside.items():
+        check_close(jax.jit(function)(TOKENS), wanted, name)
+    eight = TOKENS.reshape(8, 1, -1)
+    for name, function in {"pmap": jax.pmap(rows, axis_name="data"),
+                           "vmap": jax.vmap(rows, axis_name="data")}.items():
+        check_close(function(eight).reshape(wanted.shape), wanted, name)
+    with jax.set_mesh(mesh):
+        check_close(jax.jit(jax.vmap(rows, axis_name="data"))(eight).reshape(wanted.shape), wanted)
+
+
+TOKENS = np.random.default_rng(1).integers(0, CONFIG.vocab_size, (8, 12), dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def forward():
+    """(logits, the function that gave them) of two segments."""
+    variables = reference.params(CONFIG)
+
+    def run(tokens_BL=TOKENS):
+        tokens_BL = jnp.asarray(tokens_BL)
+        return apply_segments(LanguageModel(CONFIG), variables, tokens_BL,
+                              init_state(CONFIG, len(tokens_BL))).logits
+
+    return np.asarray(run()), run
+
+
+def check_close(actual, wanted, name=""):
+    np.testing.assert_allclose(np.asarray(actual), wanted, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_what_was_traced_outside_a_mesh_is_traced_anew_inside(mesh):

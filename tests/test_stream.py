@@ -19,7 +19,7 @@ NEVER = V  # an end mark that no model says
 
 def make_config(memory_layers, window=0):
     return ModelConfig(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
-                       mlp_dim=24, segment_length=T, attention_window=window, scan_unroll=2,
+                       mlp_dim=24, segment_length=T, attention_window=window,
                        memory=MemoryConfig(num_slots=3, num_heads=2, num_layers=memory_layers))
 
 

@@ -26,9 +26,9 @@ from lm2_jax.types import Params
 # (but for num_steps, over which the learning rate falls).
 MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
               "train.num_steps", "train.eval_every_steps",
-              "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
+              "train.stall_seconds", "train.remat_segments",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
-              "model.scan_unroll", "model.attention_implementation")
+              "model.attention_implementation")
 OLD_CONFIG = "config.before.jsonl"  # of a run whose config was changed, the oldest first
 # With other values of these the parameters would mean something else.
 NEVER_CHANGES = ("model.", "data.tokenizer")

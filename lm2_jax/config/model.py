@@ -98,15 +98,13 @@ class ModelConfig:
     remat: str = "none"
     """What the backward pass recomputes in a block: none, dots (all but matmuls
     with weights) or full."""
-    scan_unroll: int = 1
-    """Blocks in one iteration of the scan over blocks."""
     attention_implementation: str = "xla"
     """Attention kernel: xla (every backend) or cudnn (NVIDIA GPUs)."""
 
     def __post_init__(self):
         at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window")
         at_least(self, "model", 1, "embed_dim", "num_layers", "num_heads", "num_kv_heads",
-                 "mlp_dim", "segment_length", "scan_unroll")
+                 "mlp_dim", "segment_length")
         require(self.num_heads % self.num_kv_heads == 0, "model.num_kv_heads",
                 self.num_kv_heads, f"a divisor of model.num_heads = {self.num_heads}")
         if not self.head_dim:

@@ -41,8 +41,6 @@ class TrainConfig:
     """Segments that backpropagation through time goes back; 0 is all of them."""
     remat_segments: bool = True
     """Whether the backward pass recomputes each segment, to save memory."""
-    segment_unroll: int = 1
-    """Segments in one iteration of the scan over segments."""
     eval_every_steps: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
     stall_seconds: float = 600.0
@@ -54,7 +52,7 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least(self, "train", 1, "num_steps", "batch_size", "accumulate_steps",
-                 "segment_unroll", "advance_every")
+                 "advance_every")
         require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                 self.advance_accuracy, "in [0, 1]")
         at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",

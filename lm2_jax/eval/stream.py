@@ -9,14 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm2_jax import partition
-from lm2_jax.model.lm import (
-    LanguageModel,
-    init_state,
-    select_rows,
-    unembed,
-    unembedding,
-    with_axes,
-)
+from lm2_jax.model.embedding import unembed, unembedding
+from lm2_jax.model.lm import LanguageModel, init_state, select_rows, with_axes
 from lm2_jax.types import Params, State
 
 CHUNK = 32  # segments that go to the device at once

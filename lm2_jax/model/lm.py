@@ -1,5 +1,6 @@
 """The language model: one segment in, logits and the next state out."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm2_jax.config import ModelConfig
-from lm2_jax.model import attention, rope
+from lm2_jax.model import attention, kernels, rope
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
+from lm2_jax.model.embedding import lookup, unembed
 from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
 from lm2_jax.partition import constrain
 from lm2_jax.types import Output, Params, State, Window
@@ -22,9 +24,27 @@ REMAT = {
 
 
 class LanguageModel(nn.Module):
-    """A Llama-3 decoder whose first blocks have a memory (LM2, arXiv 2502.06049)."""
+    """A Llama-3 decoder whose first blocks have a memory (LM2, arXiv 2502.06049).
+
+    `apply` is flax's, compiled once for each model and shapes of its arguments:
+
+        model, state = LanguageModel(config), init_state(config, batch_size)
+        out = model.apply(variables, tokens_BT, state)
+        out = model.apply(variables, next_tokens_BT, out.state, deterministic=False,
+                          rngs={"dropout": key})
+    """
 
     config: ModelConfig
+
+    @nn.nowrap
+    def apply(self, variables: Params, *args, rngs=None, deterministic: bool = True,
+              logits: bool = True, **kwargs):
+        """What `__call__` returns; with options of flax (`mutable`, `method`) as flax does it."""
+        if len(args) > 4 or kwargs.keys() - {"tokens_BT", "state", "valid_BT", "reset_B"}:
+            kwargs |= {} if len(args) > 4 or "method" in kwargs else dict(
+                deterministic=deterministic, logits=logits)
+            return super().apply(variables, *args, rngs=rngs, **kwargs)
+        return _apply(self, variables, args, kwargs, rngs, deterministic, logits)
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, state: State, valid_BT: jax.Array | None = None,
@@ -52,10 +72,10 @@ class LanguageModel(nn.Module):
             state = reset_rows(c, state, reset_B)
 
         init = nn.initializers.normal(c.embed_dim**-0.5)
-        embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
-                                  (c.vocab_size, c.embed_dim), jnp.float32)
-        embedding_VD = gathered(embedding_VD.astype(c.dtype), ("vocab", "embed"))
-        x_BTD = embedding_VD[tokens_BT]
+        params_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
+                               (c.vocab_size, c.embed_dim), jnp.float32)
+        embedding_VD = gathered(params_VD.astype(c.dtype), ("vocab", "embed"))
+        x_BTD = lookup(params_VD, jax.lax.stop_gradient(embedding_VD), tokens_BT)
         kind = memories.of(c)
         ends = kind and kind.tokens and kind.tokens(c, name="memory_tokens")
         x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
@@ -70,12 +90,11 @@ class LanguageModel(nn.Module):
         if not logits:
             return Output(logits=None, state=constrain_state(state), hidden=x_BTD)
         if c.tie_embeddings:
-            logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, embedding_VD)
+            logits_BTV = unembed(x_BTD, embedding_VD)
         else:
             logits_BTV = Linear("BTD,DV->BTV", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
-                                dtype=c.dtype, name="lm_head")(x_BTD)
-        logits_BTV = constrain(logits_BTV.astype(jnp.float32),
-                               "act_batch", "act_len", "act_vocab")
+                                dtype=c.dtype, name="lm_head")(x_BTD).astype(jnp.float32)
+            logits_BTV = constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
         return Output(logits=logits_BTV, state=constrain_state(state))
 
     def _blocks(self, x_BSD, state: State, valid_BS, positions, deterministic: bool):
@@ -111,24 +130,17 @@ class LanguageModel(nn.Module):
             block = nn.remat(Block, prevent_cse=False, policy=REMAT[c.remat])
         return nn.scan(block, variable_axes={"params": 0, "intermediates": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
-                       unroll=min(c.scan_unroll, count),
+                       unroll=kernels.unroll(count),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
                        metadata_params={nn.PARTITION_NAME: "layers"})
 
 
-def unembedding(config: ModelConfig, variables: Params) -> jax.Array:
-    """The matrix of `unembed`, [V, D], in the compute dtype and as it is computed with."""
-    params = variables["params"]
-    if config.tie_embeddings:
-        return gathered(params["embedding"].astype(config.dtype), ("vocab", "embed"))
-    kernel_DV = params["lm_head"]["kernel"].astype(config.dtype)
-    return gathered(kernel_DV, ("embed", "vocab")).T
-
-
-def unembed(x_BTD: jax.Array, matrix_VD: jax.Array) -> jax.Array:
-    """The logits of hidden states, [B, T, V] float32."""
-    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, matrix_VD).astype(jnp.float32)
-    return constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
+# Without jit, flax's scan over the blocks would be compiled by every call.
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _apply(model: LanguageModel, variables: Params, args, kwargs, rngs, deterministic: bool,
+           logits: bool) -> Output:
+    return nn.Module.apply(model, variables, *args, rngs=rngs, deterministic=deterministic,
+                           logits=logits, **kwargs)
 
 
 def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
@@ -142,8 +154,10 @@ def init_state(config: ModelConfig, batch_size: int, window: int | None = None) 
     kind, kept = memories.of(c), None
     W = c.attention_window if window is None else min(window, c.attention_window)
     if c.attention_window:
-        zeros = jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
-        kept = Window(key_QBWKH=zeros, value_QBWKH=zeros, valid_BW=jnp.zeros((B, W), bool))
+        # Two arrays, not one twice: a buffer can be donated only once.
+        key, value = (jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
+                      for _ in range(2))
+        kept = Window(key_QBWKH=key, value_QBWKH=value, valid_BW=jnp.zeros((B, W), bool))
     return constrain_state(State(memory=kind and kind.init_state(c, B), window=kept))
 
 

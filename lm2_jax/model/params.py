@@ -14,8 +14,17 @@ from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.types import Params
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """New variables of `LanguageModel(config)`: nested dicts of float32 arrays.
+
+        variables = init(config, jax.random.key(0))
+    """
+    return nn.unbox(init_params(LanguageModel(config), key))
+
+
 def init_params(model: LanguageModel, key: jax.Array) -> Params:
-    """New variables, boxed with the logical names of their axes."""
+    """New variables, each in a box (`nn.LogicallyPartitioned`) with the names of its axes."""
     return model.init(key, jnp.zeros((1, 1), jnp.int32), init_state(model.config, 1))
 
 

@@ -1,5 +1,6 @@
 """Schedules: how the segments of a sequence go through the model."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -49,38 +50,63 @@ def split_segments(x_BL: Array, segment_length: int, fill=0) -> Array:
 
 def apply_segments(model: LanguageModel, variables: Params, tokens_BL: Array, state: State,
                    valid_BL: Array | None = None, reset_BS: Array | None = None,
-                   schedule: str = "sequential", bptt_segments: int = 0) -> Output:
+                   schedule: str = "sequential", bptt_segments: int = 0, *,
+                   deterministic: bool = True, logits: bool = True,
+                   rngs: dict[str, Array] | None = None) -> Output:
     """Reads a sequence of any length, segment by segment.
 
+    It is compiled once for each model and shapes, and can be called inside `jax.jit`, `jax.grad`
+    and `jax.vmap`:
+
+        variables, state = init(config, jax.random.key(0)), init_state(config, len(tokens_BL))
+        out = apply_segments(LanguageModel(config), variables, tokens_BL, state)
+
     Args:
-      tokens_BL: int32; a last segment that is not full is padded, which changes nothing.
-      state: from `init_state`, or where an earlier call left off (at a segment's border).
+      tokens_BL: int32; the last segment is padded if it is not full, which changes nothing.
+      state: from `init_state`, or the state that an earlier call returned after full segments.
       valid_BL: bool, False for padding.
       reset_BS: bool, rows that begin a new sequence at a segment; S = ceil(L / segment_length).
       schedule: "sequential".
-      bptt_segments: segments that a gradient goes back through; 0 = all.
+      bptt_segments: number of segments that a gradient goes back through; 0 = all.
+      deterministic: False applies dropout, which needs `rngs`.
+      logits: False returns the hidden states instead, of which `unembed` makes the logits.
+      rngs: {"dropout": key}; each segment folds its number into the key.
 
     Returns:
-      Output(logits [B, L, V] float32, the state after the last token).
+      Output(logits [B, L, V] float32, state), or Output(None, state, hidden [B, L, D]).
+
+    Raises:
+      ValueError: if shapes do not fit each other or the model.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
     B, L = tokens_BL.shape
-    T = model.config.segment_length
+    S = -(-L // model.config.segment_length)
     valid_BL = jnp.ones((B, L), bool) if valid_BL is None else valid_BL
-    segments = (split_segments(tokens_BL, T), split_segments(valid_BL, T, fill=False))
-    S = segments[0].shape[0]
-    if reset_BS is None:
-        reset_BS = jnp.zeros((B, S), bool)
+    reset_BS = jnp.zeros((B, S), bool) if reset_BS is None else reset_BS
     if valid_BL.shape != (B, L) or reset_BS.shape != (B, S):
         raise ValueError(f"valid_BL has shape {valid_BL.shape} and reset_BS {reset_BS.shape}; "
                          f"they must be {(B, L)} and {(B, S)}")
+    return _apply_segments(model, bptt_segments, deterministic, logits, variables, tokens_BL,
+                           state, valid_BL, reset_BS, rngs or {})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _apply_segments(model: LanguageModel, bptt_segments: int, deterministic: bool, logits: bool,
+                    variables: Params, tokens_BL: Array, state: State, valid_BL: Array,
+                    reset_BS: Array, rngs: dict[str, Array]) -> Output:
+    (B, L), T = tokens_BL.shape, model.config.segment_length
 
     def step(state, x):
-        out = model.apply(variables, x[0], state, *x[1:])
-        return out.state, out.logits
+        number, tokens_BT, valid_BT, reset_B = x
+        own = {name: jax.random.fold_in(key, number) for name, key in rngs.items()}
+        out = model.apply(variables, tokens_BT, state, valid_BT, reset_B, rngs=own,
+                          deterministic=deterministic, logits=logits)
+        return out.state, out.logits if logits else out.hidden
 
-    state, logits_SBTV = scan_segments(step, state, (*segments, reset_BS.T),
-                                       bptt_segments=bptt_segments)
-    logits_BLV = logits_SBTV.swapaxes(0, 1).reshape(B, S * T, -1)[:, :L]
-    return Output(logits=logits_BLV, state=state)
+    xs = (jnp.arange(reset_BS.shape[1]), split_segments(tokens_BL, T),
+          split_segments(valid_BL, T, fill=False), reset_BS.T)
+    state, y_SBTX = scan_segments(step, state, xs, bptt_segments=bptt_segments)
+    y_BLX = y_SBTX.swapaxes(0, 1).reshape(B, -1, y_SBTX.shape[-1])[:, :L]
+    return Output(logits=y_BLX, state=state) if logits else (
+        Output(logits=None, state=state, hidden=y_BLX))

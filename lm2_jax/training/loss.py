@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from lm2_jax.model.lm import LanguageModel, init_state, unembed, unembedding
+from lm2_jax import partition
+from lm2_jax.model import kernels
+from lm2_jax.model.embedding import unembed, unembedding
+from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import scan_segments, split_segments
 from lm2_jax.types import Batch, Params
 
@@ -34,15 +37,14 @@ class LossSums:
 
 
 def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array, *,
-              bptt_segments: int, remat_segments: bool, segment_unroll: int = 1,
-              chunk_tokens: int = 0, deterministic: bool = False) -> LossSums:
+              bptt_segments: int, remat_segments: bool, chunk_tokens: int = 0,
+              deterministic: bool = False) -> LossSums:
     """The loss over all segments of a batch, from the initial state.
 
     Args:
       key: for dropout.
       bptt_segments: segments that the gradient goes back through; 0 = all.
       remat_segments: compute each segment again in the backward pass.
-      segment_unroll: segments in one step of the loop over them.
       chunk_tokens: tokens of a row whose logits are there at once; 0 = those of a segment.
       deterministic: without dropout.
     """
@@ -72,7 +74,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     state = init_state(c, batch.tokens_BL.shape[0], window=(S - 1) * c.segment_length)
     xs = (*segments, batch.reset_BS.T, jnp.arange(S))
     _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
-                            unroll=segment_unroll)
+                            unroll=kernels.unroll(S))
     return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
 
 
@@ -82,23 +84,55 @@ def _token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arr
     return loss_BT, logits_BTV.argmax(axis=-1) == targets_BT
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _in_chunks(x_BTD: jax.Array, matrix_VD: jax.Array, targets_BT: jax.Array, size: int
                ) -> tuple[jax.Array, jax.Array]:
     """`_token_losses` of the logits of hidden states, `size` tokens of each row at a time.
 
-    The backward pass computes the logits of a chunk again, so that [B, size, V] is the most
-    there is of them. The matrix's gradient is summed over the chunks in the compute dtype.
+    The backward pass computes the logits of each chunk again, so that no array of logits is
+    larger than [B, size, V]. It sums the matrix's gradient over the chunks in float32.
     """
-    @functools.partial(jax.checkpoint, prevent_cse=False)
     def chunk(_, xs):
         x_BCD, targets_BC = xs
         return None, _token_losses(unembed(x_BCD, matrix_VD), targets_BC)
 
-    B, T = targets_BT.shape
-    xs = jax.tree.map(lambda a: a.reshape(B, T // size, size, *a.shape[2:]).swapaxes(0, 1),
-                      (x_BTD, targets_BT))
-    _, parts = jax.lax.scan(chunk, None, xs)
-    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(B, T), parts)
+    _, losses = jax.lax.scan(chunk, None, _split((x_BTD, targets_BT), size))
+    return _joined(losses)
+
+
+def _in_chunks_forward(x_BTD, matrix_VD, targets_BT, size):
+    return _in_chunks(x_BTD, matrix_VD, targets_BT, size), (x_BTD, matrix_VD, targets_BT)
+
+
+def _in_chunks_backward(size, residuals, gradients):
+    x_BTD, matrix_VD, targets_BT = residuals
+
+    def chunk(total_VD, xs):
+        x_BCD, targets_BC, gradient_BC = xs
+        _, vjp = jax.vjp(lambda x, m: _token_losses(unembed(x, m), targets_BC)[0],
+                         x_BCD, matrix_VD)
+        of_x_BCD, of_matrix_VD = vjp(gradient_BC)
+        total_VD += of_matrix_VD.astype(jnp.float32)
+        return partition.constrain(total_VD, "vocab", "embed"), of_x_BCD
+
+    zeros_VD = jnp.zeros(matrix_VD.shape, jnp.float32)
+    total_VD, of_x = jax.lax.scan(
+        chunk, zeros_VD, _split((x_BTD, targets_BT, gradients[0]), size), reverse=True)
+    return _joined(of_x), total_VD.astype(matrix_VD.dtype), None
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+
+
+def _split(tree, size: int):
+    """[B, T, ...] as [T / size, B, size, ...]."""
+    return jax.tree.map(lambda a: a.reshape(a.shape[0], -1, size, *a.shape[2:]).swapaxes(0, 1),
+                        tree)
+
+
+def _joined(tree):
+    """[C, B, size, ...] as [B, C * size, ...]."""
+    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(a.shape[1], -1, *a.shape[3:]), tree)
 
 
 def count_answers(right_BT: jax.Array, answer_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -32,7 +32,6 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
         sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number),
                          bptt_segments=config.bptt_segments,
                          remat_segments=config.remat_segments,
-                         segment_unroll=config.segment_unroll,
                          chunk_tokens=config.loss_chunk_tokens)
         return sums.loss, sums
 
@@ -88,8 +87,8 @@ def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
     """Returns (params, batch) -> (number of right answers, number of answers), compiled."""
     def accuracy(params: Params, batch: Batch):
         sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
-                         remat_segments=False, segment_unroll=config.segment_unroll,
-                         chunk_tokens=config.loss_chunk_tokens, deterministic=True)
+                         remat_segments=False, chunk_tokens=config.loss_chunk_tokens,
+                         deterministic=True)
         return sums.hits, sums.answers
 
     return jax.jit(accuracy, out_shardings=partition.named(mesh), in_shardings=(

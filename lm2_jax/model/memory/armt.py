@@ -16,6 +16,7 @@ from lm2_jax.model.memory.base import BlockMemory, MemoryTokens
 
 EPSILON = 1e-5
 DPFP_ORDER = 3  # nu
+EXACT = jax.lax.Precision.HIGHEST  # by default a TPU rounds float32 operands to bfloat16
 
 
 class Associations(NamedTuple):
@@ -42,13 +43,13 @@ class AssociativeMemory(BlockMemory):
     def setup(self):
         c = self.config
         D, K = c.embed_dim, c.memory.key_dim
-        key = dict(equation="BTD,DK->BTK", shape=(D, K), axes=("embed", "memory_key"),
-                   dtype=c.dtype)
+        dtypes = dict(dtype=c.dtype, out_dtype="float32")  # what is summed into the state
+        key = dict(equation="BTD,DK->BTK", shape=(D, K), axes=("embed", "memory_key"), **dtypes)
         self.q_proj, self.k_proj = Linear(**key), Linear(**key)
-        # Nothing is stored until training has found something worth it.
-        self.v_proj = Linear("BTD,DE->BTE", (D, D), ("embed", "mlp"), scale=0.0, dtype=c.dtype)
+        # Zero values: the memory stays empty until training changes them.
+        self.v_proj = Linear("BTD,DE->BTE", (D, D), ("embed", "mlp"), scale=0.0, **dtypes)
         self.write_gate = Linear("BTD,DK->BTK", (D, 1), ("embed", "memory_key"),
-                                 bias_axes=("norm",), dtype=c.dtype)
+                                 bias_axes=("norm",), **dtypes)
 
     def pre_block(self, x_BSD: jax.Array, state: Associations) -> jax.Array:
         phi_BSE = self._phi(self.q_proj(x_BSD))
@@ -59,29 +60,29 @@ class AssociativeMemory(BlockMemory):
         M = self.config.memory.num_slots
         m_BMD, wrote_B = x_BSD[:, -M:], valid_BS[:, :-M].any(axis=1)
         phi_BME = self._phi(self.k_proj(m_BMD))
-        old_BMD, known_BM = _recall(state, phi_BME)
-        value_BMD = self.v_proj(m_BMD).astype(jnp.float32)
-        beta_BM1 = jax.nn.sigmoid(self.write_gate(m_BMD).astype(jnp.float32))
+        old_BMD, known_BM = _recall(state, phi_BME, EXACT)
+        value_BMD = self.v_proj(m_BMD)
+        beta_BM1 = jax.nn.sigmoid(self.write_gate(m_BMD))
         beta_BM1 = jnp.where(wrote_B[:, None, None], beta_BM1, 0.0)
         new_BM = jax.lax.stop_gradient(jnp.clip(1 - known_BM, 0, 1)) * wrote_B[:, None]
         return Associations(
-            matrix_BED=state.matrix_BED + jnp.einsum("BME,BMD->BED", phi_BME,
-                                                     beta_BM1 * (value_BMD - old_BMD)),
-            norm_BE=state.norm_BE + jnp.einsum("BM,BME->BE", new_BM, phi_BME))
+            matrix_BED=state.matrix_BED + jnp.einsum(
+                "BME,BMD->BED", phi_BME, beta_BM1 * (value_BMD - old_BMD), precision=EXACT),
+            norm_BE=state.norm_BE + jnp.einsum("BM,BME->BE", new_BM, phi_BME, precision=EXACT))
 
     def _phi(self, k_BTK: jax.Array) -> jax.Array:
         """The deterministic parameter-free projection (DPFP) of order nu, of length 1."""
-        k = k_BTK.astype(jnp.float32)
-        r = jax.nn.relu(jnp.concatenate([k, -k], axis=-1))
+        r = jax.nn.relu(jnp.concatenate([k_BTK, -k_BTK], axis=-1))
         phi = jnp.concatenate([r * jnp.roll(r, shift, axis=-1)
                                for shift in range(1, DPFP_ORDER + 1)], axis=-1)
         return phi * jax.lax.rsqrt(jnp.sum(jnp.square(phi), axis=-1, keepdims=True) + 1e-12)
 
 
-def _recall(state: Associations, phi_BTE: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What is stored under the keys, [B, T, D], and how far they are known, [B, T]."""
-    known_BT = jnp.einsum("BE,BTE->BT", state.norm_BE, phi_BTE) + EPSILON
-    stored_BTD = jnp.einsum("BED,BTE->BTD", state.matrix_BED, phi_BTE)
+def _recall(state: Associations, phi_BTE: jax.Array, precision: jax.lax.Precision | None = None
+            ) -> tuple[jax.Array, jax.Array]:
+    """The values stored under the keys, [B, T, D], and how far the keys are known, [B, T]."""
+    known_BT = jnp.einsum("BE,BTE->BT", state.norm_BE, phi_BTE, precision=precision) + EPSILON
+    stored_BTD = jnp.einsum("BED,BTE->BTD", state.matrix_BED, phi_BTE, precision=precision)
     return stored_BTD / known_BT[..., None], known_BT
 
 
