@@ -66,8 +66,8 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
     if tokenizer:
         config = with_vocab_size(config, stored_config(tokenizer.parent).model.vocab_size)
     tokens = corpus.load_tokenizer(config, workdir)
-    multiple = 1 if config.data.tokenizer in corpus.TRAINED else corpus.VOCAB_MULTIPLE
-    return tokens, with_vocab_size(config, tokens.vocab_size, multiple), found
+    config = with_vocab_size(config, tokens.vocab_size, corpus.vocab_multiple(config.data))
+    return tokens, config, found
 
 
 def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:

@@ -83,7 +83,8 @@ def batches(config: Config) -> Batches:
         print(data.tokenizer.decode(batch.tokens_BL[0]))
     """
     tokenizer = corpora.make_tokenizer(config.data, config.seed)
-    config = with_vocab_size(config, tokenizer.vocab_size)
+    config = with_vocab_size(config, tokenizer.vocab_size,
+                             corpora.vocab_multiple(config.data))
     source = make_source(config.data, corpora.training(config, tokenizer), seed=config.seed,
                          segment_length=config.model.segment_length,
                          batch_size=config.train.batch_size, num_steps=config.train.num_steps)

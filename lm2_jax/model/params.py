@@ -16,9 +16,12 @@ from lm2_jax.types import Params
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: jax.Array) -> Params:
-    """New variables of `LanguageModel(config)`: nested dicts of float32 arrays.
+    """Returns new variables of `LanguageModel(config)`: nested dicts of float32 arrays.
 
-        variables = init(config, jax.random.key(0))
+    Example:
+
+        variables = lm2.init(cfg, jax.random.key(0))
+        out = lm2.LanguageModel(cfg).apply(variables, tokens_BT, lm2.init_state(cfg, B))
     """
     return nn.unbox(init_params(LanguageModel(config), key))
 
@@ -38,15 +41,3 @@ def abstract_tree(init: Callable, mesh: Mesh):
     boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                         nn.unbox(boxed), partition.shardings(boxed, mesh))
-
-
-def init(config: ModelConfig, key: jax.Array) -> Params:
-    """Returns new variables as plain float32 arrays.
-
-    Example:
-
-        variables = lm2.init(cfg, jax.random.key(0))
-        out = lm2.LanguageModel(cfg).apply(variables, tokens_BT, lm2.init_state(cfg, B))
-    """
-    make = jax.jit(lambda key: nn.unbox(init_params(LanguageModel(config), key)))
-    return make(key)

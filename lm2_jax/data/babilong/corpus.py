@@ -101,6 +101,11 @@ def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, se
     return Corpus(sources, tokenized, Encoder(tokens))
 
 
+def vocab_multiple(config: DataConfig) -> int:
+    """Returns what `model.vocab_size` is rounded up to a multiple of."""
+    return 1 if config.tokenizer in TRAINED else VOCAB_MULTIPLE
+
+
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
     """The workdir's tokenizer; if it has none yet, the configured one is saved there first."""
     path = Path(workdir) / "tokenizer.json"
