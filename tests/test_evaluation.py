@@ -17,6 +17,7 @@ from lm2_jax import partition
 from lm2_jax.commands import evaluate as evaluation
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data.babilong import corpus
+from lm2_jax.eval import evaluator as evaluator_module
 from lm2_jax.eval.results import read_results
 from lm2_jax.runtime import progress as bar
 
@@ -58,19 +59,19 @@ def tokens():
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch):
     """Evaluates, for so many batches; returns what was printed. There are two a cell."""
-    monkeypatch.setattr(evaluation, "Streamer", Echo)
+    monkeypatch.setattr(evaluator_module, "Streamer", Echo)
     monkeypatch.setattr(bar, "time", SimpleNamespace(perf_counter=lambda: Echo.now))
     for name in ("plot_curves", "plot_heat_map"):
         monkeypatch.setattr(evaluation.plots, name, lambda *_, **__: None)
 
-    def run(step, batches=1000, **changes):
+    def run(step, batches=1000, params=None, **changes):
         values = {"lengths": ("0k", "64"), "num_samples": 4, "batch_size": 2} | changes
         config = Config(model=ModelConfig(), data=DataConfig(background_sentences=200),
                         eval=EvalConfig(**values))
         console = Console(file=io.StringIO(), width=100)
         Echo.patience = batches
         evaluator = evaluation.Evaluator(config, tokens(), MESH)
-        evaluation.report(evaluator, {}, step, tmp_path, console)
+        evaluation.report(evaluator, params or {}, step, tmp_path, console)
         return console.file.getvalue()
 
     return run
@@ -132,6 +133,20 @@ def test_one_that_goes_on_keeps_its_own_files(tmp_path, evaluate):
     assert [line[2:4] for line in lines] == [("qa1 64 carried", "2"), ("qa1 64 reset", "2"),
                                              ("qa1 64 reset", "4")]
     assert all(int(total) - int(done) == int(left) for done, total, *_, left in lines)
+
+
+def test_answers_to_other_contexts_are_not_taken_over(tmp_path, evaluate):
+    """Exchanged books, of the same size: the questions are the same, the contexts are not."""
+    book, asked = tmp_path / "book.txt", []
+    changes = {"lengths": ("64",), "num_samples": 6, "memory": ("carried",),
+               "background": str(book)}
+    for word in ("autumn", "again", "again"):
+        book.write_text(f"It was the {word} that came over the house in the village. " * 50)
+        with pytest.raises(Killed):
+            evaluate(7, 1, **changes)
+        _, *lines = (tmp_path / "eval/unfinished.jsonl").read_text().splitlines()
+        asked.append(len(lines))
+    assert asked == [1, 1, 2]
 
 
 def test_tasks_that_the_indices_do_not_name_are_told_in_one_line(tmp_path, evaluate):

@@ -8,8 +8,11 @@ import jax
 from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import Config, files, with_vocab_size
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data import tokenizer
+from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.errors import UserError
 from lm2_jax.eval import babilong
 from lm2_jax.eval.evaluator import Evaluator
 from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
@@ -29,10 +32,8 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
     """
     console = console or Console(quiet=not processes.is_primary())
     evaluator, params, step = open_workdir(config, workdir, step)
-    processes.require_same({
-        "the commit": provenance.commit(), "the step": step,
-        "the samples": babilong.digest(evaluator.prompts(evaluator.config.eval.num_samples)),
-    } | files.flat(evaluator.config))
+    processes.require_same(files.flat(evaluator.config) | {
+        f"the {part}": value for part, value in evaluator.identity(params, step).items()})
     console.print(f"evaluating {workdir} at step {step}", highlight=False)
     with Preemption() as preemption:
         return report(evaluator, params, step, workdir, console, preemption.check)
@@ -48,7 +49,17 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
                      if line.startswith("model.")], workdir)
     mesh = meshes.for_evaluation(config)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
-    return Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step
+    return Evaluator(config, _tokenizer(workdir, step), mesh), params, step
+
+
+def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
+    """The tokenizer that the checkpoint was trained with."""
+    path = Path(workdir) / "tokenizer.json"
+    tokens, meta = tokenizer.load(path), Checkpointer(workdir).meta(step)
+    if meta.get("tokenizer_digest", tokens.digest) != tokens.digest:
+        raise UserError(f"{path} is not the tokenizer that step {step} was trained with; restore "
+                        "that file")
+    return tokens
 
 
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
@@ -68,9 +79,9 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
     if drawn := evaluator.drawn_beside_indices():
         console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
                       "are drawn", highlight=False, markup=False, soft_wrap=True)
-    journal = evaluator.journal(folder, step)
+    journal = evaluator.journal(folder, params, step)
     if processes.is_primary():
-        if not journal.begun:
+        if not journal.resumes:
             remove_results(folder)
         # Before the first row, so that none ever stands beside what made another's.
         provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))

@@ -1,6 +1,5 @@
 """BABILong evaluation: accuracy over tasks and context lengths, the memory carried or wiped."""
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,14 +11,12 @@ from lm2_jax.config import Config, EvalConfig
 from lm2_jax.data.babilong import samples
 from lm2_jax.data.babilong.corpus import Corpus
 from lm2_jax.data.babilong.prompting import Asking
-from lm2_jax.data.babilong.samples import Prompt
+from lm2_jax.data.babilong.samples import Cells, Prompt
 from lm2_jax.data.text.pieces import Spool
 from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.eval.stream import Streamer
-
-Cells = dict[tuple[str, str], list[Prompt]]  # by task and length
 
 
 class Prediction(NamedTuple):
@@ -28,14 +25,6 @@ class Prediction(NamedTuple):
     target: str
     output: str
     question: str
-
-
-def digest(prompts: Cells) -> str:
-    """A fingerprint of what is asked."""
-    hashed = hashlib.sha256()
-    for key, cell in prompts.items():
-        hashed.update(repr((key, [(len(p.tokens), p.question, p.target) for p in cell])).encode())
-    return hashed.hexdigest()[:16]
 
 
 def asks_whole_file(config: EvalConfig) -> bool:

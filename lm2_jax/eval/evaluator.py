@@ -1,17 +1,16 @@
 """Held-out prompts of a config, and the model that answers them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from lm2_jax.config import Config, files
+from lm2_jax.config import Config
 from lm2_jax.data.babilong import corpus, prompting
 from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.data.tokenizer import Tokenizer
-from lm2_jax.eval import babilong
+from lm2_jax.eval import babilong, identity
 from lm2_jax.eval.journal import UNFINISHED, Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.eval.stream import Streamer
@@ -54,11 +53,15 @@ class Evaluator:
             yield from babilong.evaluate(streamer, self.prompts(num_samples), self.config.eval,
                                          self.tokens.decode, modes, **options)
 
-    def journal(self, folder: Path, step: int) -> Journal:
-        """Of an evaluation of this step with the configured number of samples."""
-        config = files.to_dict(self.config)
-        identity = [step, config["model"], config["eval"],
-                    babilong.digest(self.prompts(self.config.eval.num_samples))]
-        # All processes take over the same answers; one of them adds to the file.
+    def identity(self, params: Params, step: int) -> dict[str, object]:
+        """All that the answers to the configured number of samples depend on; every process must
+        call this."""
+        return identity.identity(self.config, step, params, self.tokens.digest,
+                                 self.prompts(self.config.eval.num_samples))
+
+    def journal(self, folder: Path, params: Params, step: int) -> Journal:
+        """The journal of an evaluation with the configured number of samples."""
+        found = self.identity(params, step)
+        # All processes resume from the same answers; one of them adds to the file.
         return processes.primary_first(lambda: Journal(
-            folder / UNFINISHED, json.dumps(identity), adds=processes.is_primary()))
+            folder / UNFINISHED, found, adds=processes.is_primary()))

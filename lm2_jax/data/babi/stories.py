@@ -58,7 +58,8 @@ def from_files(task: str, folder: str, split: str) -> StorySource:
     """
     name = "train" if split == "validation" else split
     file = babi.find_file(folder, task, name)
-    stories, content = _parse(str(file)), hashlib.sha256(file.read_bytes()).hexdigest()
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    stories = _parse(str(file), content)
     if split != "test" and len(stories) >= KEPT_BACK:
         stories = [story for number, story in enumerate(stories)
                    if (number % KEPT_BACK == 0) == (split == "validation")]
@@ -77,7 +78,7 @@ def asked_in_turn(task: str, folder: str, split: str, path: str | Path) -> Story
         is out of range.
     """
     source, file = from_files(task, folder, split), babi.find_file(folder, task, split)
-    questions = [(story, number) for story in _parse(str(file))
+    questions = [(story, number) for story in _parse(str(file), source.content)
                  for number in range(len(story.questions))]
     indices = _indices(Path(path), task)
     beyond = [index for index in indices if index >= len(questions)]
@@ -106,5 +107,6 @@ def _indices(path: Path, task: str) -> list[int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _parse(path: str) -> list[Story]:
+def _parse(path: str, content: str) -> list[Story]:
+    """The stories of a file; `content`, its digest, is a part of the cache's key."""
     return babi.parse(path)

@@ -43,6 +43,9 @@ class Prompt:
     whole: int = 0
 
 
+Cells = dict[tuple[str, str], list[Prompt]]  # by task and length
+
+
 def draw(source: StorySource, length: str, index: int, config: EvalConfig, asking: Asking,
          background: TokenizedBackground, segment_length: int) -> Prompt:
     """Sample `index` of a task and length, a pure function of the arguments.
