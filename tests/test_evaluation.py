@@ -17,6 +17,7 @@ from lm2_jax import partition
 from lm2_jax.commands import evaluate as evaluation
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data.babilong import corpus
+from lm2_jax.errors import UserError
 from lm2_jax.eval import evaluator as evaluator_module
 from lm2_jax.eval.results import read_results
 from lm2_jax.runtime import progress as bar
@@ -109,8 +110,9 @@ def test_rows_never_stand_beside_what_made_others(tmp_path, evaluate, batches):
     evaluate(7)
     with pytest.raises(Killed):
         evaluate(8, batches, lengths=("64", "80"))
-    if batches < 2:  # no cell is finished
-        assert not (folder / "results.json").exists() and not predictions(folder)
+    if batches < 2:  # no cell is finished: the earlier results are there, with their provenance
+        cells = [(length, memory) for length in ("0k", "64") for memory in ("carried", "reset")]
+        assert stored(folder) == (cells, 7, ("0k", "64")) and len(predictions(folder)) == 4
     else:
         cells = [("64", "carried"), ("64", "reset"), ("80", "carried")][:batches // 2]
         assert stored(folder) == (cells, 8, ("64", "80"))
@@ -147,6 +149,42 @@ def test_answers_to_other_contexts_are_not_taken_over(tmp_path, evaluate):
         _, *lines = (tmp_path / "eval/unfinished.jsonl").read_text().splitlines()
         asked.append(len(lines))
     assert asked == [1, 1, 2]
+
+
+SAMPLE = {"task": "qa1", "length": "1k", "input": "Mary went to the garden. It was dark.",
+          "question": "Where is Mary?", "target": "garden"}
+
+
+@pytest.mark.parametrize("task", ["niah", "QA1", "my_task.2"])
+def test_tasks_that_the_benchmark_does_not_know_have_exact_match_alone(tmp_path, evaluate, task):
+    path, folder = tmp_path / "s.jsonl", tmp_path / "eval"
+    path.write_text("".join(json.dumps(sample) + "\n"
+                            for sample in (SAMPLE | {"task": task}, SAMPLE)))
+    printed = evaluate(7, samples=str(path), memory=("carried",))
+    found = {row.task: row for row in read_results(folder)}
+    assert found[task].accuracy is None and found["qa1"].accuracy == 0
+    assert found[task].exact_match == 0 and found[task].unscorable == 0
+    assert json.loads((folder / "results.json").read_text())[0]["accuracy"] is None
+    assert task in printed
+    name = f"{task}_1k_instruction_no_examples_no_post_prompt_no_chat_template_no.csv"
+    assert (folder / name).exists()
+    evaluate(7, lengths=("0k",))  # its files are known as those of an evaluation
+    assert not (folder / name).exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("task", "../../qa1"), ("task", "a/b"), ("task", ".hidden"), ("task", "a b"), ("task", "a\n"),
+    ("task", "a" * 65), ("length", "4k/.."), ("length", "4_k"), ("length", "\\4k")])
+def test_a_file_is_checked_before_anything_is_removed(tmp_path, evaluate, key, value):
+    evaluate(7)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps(SAMPLE) + "\n" + json.dumps(SAMPLE | {key: value}) + "\n")
+    with pytest.raises(UserError, match=rf"s.jsonl:2: {key} is .*files are named") as error:
+        evaluate(7, samples=str(path))
+    assert "\n" not in str(error.value)
+    path.unlink()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_tasks_that_the_indices_do_not_name_are_told_in_one_line(tmp_path, evaluate):

@@ -80,11 +80,6 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
         console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
                       "are drawn", highlight=False, markup=False, soft_wrap=True)
     journal = evaluator.journal(folder, params, step)
-    if processes.is_primary():
-        if not journal.resumes:
-            remove_results(folder)
-        # Before the first row, so that none ever stands beside what made another's.
-        provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
     rows: list[Row] = []
     total, read = babilong.tokens_to_read(evaluator.prompts(config.eval.num_samples),
                                           config.eval.memory, journal)
@@ -101,6 +96,12 @@ def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path
                                               progress=progress, journal=journal,
                                               between=between):
             rows.append(row)
+            if processes.is_primary() and len(rows) == 1:
+                # Results of an earlier evaluation are kept until now, and go before the first new
+                # row, so that none ever stands beside the provenance of another.
+                remove_results(folder)
+                provenance.write(folder, config, step,
+                                 sum(leaf.size for leaf in jax.tree.leaves(params)))
             if processes.is_primary():
                 write_predictions(folder, row.task, row.length, row.memory, predictions,
                                   evaluator.asking.prompt(row.task), config.eval.max_new_tokens)

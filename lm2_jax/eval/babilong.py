@@ -120,6 +120,7 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
 def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: list[Prediction],
          segment_length: int) -> Row:
     tokens = np.array([p.whole or len(p.tokens) for p in cell])
+    known = task in metrics.LABELS  # other tasks have no benchmark accuracy
     segments = np.ceil(np.array([len(p.tokens) for p in cell]) / segment_length)
     return Row(
         task=task, length=length, tokens=float(tokens.mean()), segments=float(segments.mean()),
@@ -127,6 +128,7 @@ def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: lis
         exact_match=float(np.mean([metrics.exact_match(p.target, p.output)
                                    for p in predictions])),
         accuracy=float(np.mean([metrics.babilong_correct(task, p.target, p.output, p.question)
-                                for p in predictions])),
+                                for p in predictions])) if known else None,
         constant_answer=metrics.constant_answer([p.target for p in cell])[1],
-        unscorable=sum(not metrics.scorable(task, p.target, p.question) for p in cell))
+        unscorable=sum(not metrics.scorable(task, p.target, p.question) for p in cell)
+        if known else 0)

@@ -22,7 +22,7 @@ from lm2_jax.runtime.files import replacing
 
 MEMORY = ("carried", "reset")
 _PARTS = "_".join(f"{part}_(yes|no)" for part in PARTS)
-_PREDICTIONS = re.compile(rf"qa\d+_.+_{_PARTS}_chat_template_no\.(csv|json)")
+_PREDICTIONS = re.compile(rf".+_.+_{_PARTS}_chat_template_no\.(csv|json)")
 GREEDY = {"num_beams": 1, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
@@ -35,7 +35,8 @@ class Row:
       memory: "carried", or "reset" if the memory was wiped at each segment.
       n: number of samples.
       exact_match: rate of outputs equal to the target, 0 to 1, as the two that follow.
-      accuracy: rate by the benchmark's own metric.
+      accuracy: rate by the benchmark's own metric; None (null in JSON) for a task that it does not
+        know.
       constant_answer: the best that one answer given to all of these samples can reach.
       unscorable: number of samples that the benchmark's metric finds wrong whatever is answered.
     """
@@ -47,7 +48,7 @@ class Row:
     memory: str
     n: int
     exact_match: float
-    accuracy: float
+    accuracy: float | None
     constant_answer: float
     unscorable: int = 0
 
@@ -64,6 +65,8 @@ class Row:
             raise UserError(f"{where}: tokens and segments must be positive, got "
                              f"{self.tokens} and {self.segments}")
         for name in ("exact_match", "accuracy", "constant_answer"):
+            if name == "accuracy" and self.accuracy is None:
+                continue
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{where}: {name} is {getattr(self, name)}, must be 0 to 1")
 

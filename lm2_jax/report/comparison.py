@@ -34,7 +34,7 @@ class Run:
 
     def rates(self, field: str, memory: str = "carried") -> dict[Cell, float]:
         return {(row.task, row.length): getattr(row, field) for row in self.rows
-                if row.memory == memory}
+                if row.memory == memory and getattr(row, field) is not None}
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ class Comparison:
 
     @functools.cached_property
     def common_tasks(self) -> list[str]:
-        """The tasks that every group has at some length: averages are over these alone."""
+        """The tasks of which every group has rates at some length: averages are over these alone.
+        """
         return [task for task in self.tasks
-                if all(group.rows([task], self.lengths) for group in self.groups)]
+                if all(any(getattr(row, self.metric) is not None
+                           for row in group.rows([task], self.lengths)) for group in self.groups)]
 
     @functools.cached_property
     def lengths(self) -> list[str]:

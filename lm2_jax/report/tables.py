@@ -67,7 +67,8 @@ def _content(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list
     """The header, the lines of the cells and the lines of the means."""
     grid = cells(rows)
     num_tasks = len({cell.any.task for cell in grid})
-    official = any(c.carried and c.carried.accuracy != c.carried.exact_match for c in grid)
+    official = any(c.carried and c.carried.accuracy not in (None, c.carried.exact_match)
+                   for c in grid)
     header = [name for name in _HEADER if name != _OFFICIAL or official]
     lines = [_line(cell.any.task, [cell], official) for cell in grid]
     means = [_line("mean", column, official)
@@ -102,8 +103,9 @@ def _line(task: str, group: list[Cell], official: bool) -> list[str]:
 
 
 def _mean(rows: list[Row | None], field: str) -> str:
-    """The mean of a rate, or "-" if a row is missing: no mean of some beside a mean of all."""
-    return _percent(fmean(getattr(row, field) for row in rows)) if all(rows) else "-"
+    """The mean of a rate, or "-" if a row lacks it: no mean of some beside a mean of all."""
+    rates = [getattr(row, field, None) for row in rows]
+    return "-" if None in rates else _percent(fmean(rates))
 
 
 def _with_interval(rows: list[Row | None]) -> str:

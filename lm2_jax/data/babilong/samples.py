@@ -1,6 +1,7 @@
 """Evaluation samples: drawn from stories, or read from a file."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from lm2_jax.errors import UserError, UserFileNotFoundError
 
 ATTEMPTS = 1000
 KEYS = ("task", "length", "input", "question", "target")
+# Predictions are written to TASK_LENGTH_..., which no two cells may share.
+_NAMES = {"task": re.compile(r"[A-Za-z0-9][\w.+-]{,63}", re.ASCII),
+          "length": re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{,63}")}
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,11 @@ def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
         told = " (the path may tell task and length, as in qa1_4k.jsonl or 4k/qa1.jsonl)"
         raise UserError(f"{where} has no text under {', '.join(missing)}; a sample has "
                          + ", ".join(KEYS) + told * ("task" in missing or "length" in missing))
+    for key in ("task", "length"):
+        if not _NAMES[key].fullmatch(sample[key]):
+            raise UserError(f"{where}: {key} is {sample[key]!r}; it must be up to 64 letters, "
+                            "digits, dots, signs and, in a task, underscores, since files are "
+                            "named after it")
     context, question = sample["input"], sample["question"].strip()
     if isinstance(context, str):
         context = Text(asking.context(texts.pieces(context)), spool)
