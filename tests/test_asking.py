@@ -75,9 +75,10 @@ def test_the_context_has_the_length_less_the_benchmarks_300_tokens(distance):
         assert tokens[:len(before)] == before and tokens[-len(behind):] == behind
         assert encoder.tokenizer.answer_id not in tokens
         context = tokens[len(before):len(tokens) - len(behind)]
-        told = [(start, len(piece.tokens)) for piece in encoder.facts.values()
+        told = [(start, len(fact)) for piece in [*encoder.facts.values()]
                 for start in range(len(context))
-                if context[start:start + len(piece.tokens)] == piece.tokens.tolist()]
+                for fact in [(piece.tokens if start else way.opening(piece.tokens)).tolist()]
+                if context[start:start + len(fact)] == fact]
         if length == "1k":
             assert len(context) == 1024 - 300
             gap = (len(tokens) - len(behind)) // 32 - (len(before) + max(map(sum, told))) / 32

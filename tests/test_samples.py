@@ -1,8 +1,10 @@
 """Evaluation samples, drawn and read."""
 
+import dataclasses
 import gzip
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from solver import solve
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, parse_length
 from lm2_jax.data.babi.files import Question
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data.babilong import corpus, prompting
 from lm2_jax.data.babilong.prompting import Tuned
 from lm2_jax.data.babilong.samples import draw, read_file
+from lm2_jax.eval import rag
 from lm2_jax.eval.babilong import cells
 
 DATA = os.environ.get("LM2_TEST_DATA")
@@ -173,6 +176,35 @@ def test_a_drawn_sample_comes_back_from_a_file(tmp_path):
     for drawn, back in zip(prompts, read_file(path, Tuned(held_out().encoder)), strict=True):
         np.testing.assert_array_equal(drawn.tokens[:], back.tokens[:])
         assert (drawn.question, drawn.target) == (back.question, back.target)
+
+
+@cache
+def held_out_bpe():
+    data = DataConfig(tasks=("qa1", "qa7"), tokenizer="bpe", tokenizer_vocab_size=400,
+                      background_sentences=300)
+    return corpus.held_out(Config(data=data), corpus.make_tokenizer(data, 0))
+
+
+@pytest.mark.parametrize(("style", "distance"), [("tuned", 0), ("prompted", 0), ("prompted", 1)])
+@pytest.mark.parametrize("retrieve", [0, 3])
+def test_one_sample_is_one_prompt_drawn_or_read(tmp_path, monkeypatch, style, distance, retrieve):
+    t = held_out_bpe().encoder.tokenizer
+    e = EvalConfig(asking=style, lengths=("0k", "500", "1k"), min_distance=distance,
+                   retrieve=retrieve)
+    way = prompting.make(e, held_out_bpe().encoder)
+    drawn = cells(Config(eval=e), held_out_bpe(), way, 12)
+    with monkeypatch.context() as patch:  # the whole contexts
+        patch.setattr(rag, "retrieve", lambda prompt, *_: prompt)
+        found = cells(Config(eval=e), held_out_bpe(), way, 12)
+    lines = [{"task": p.task, "length": p.length, "question": p.question, "target": p.target,
+              "input": t.decode(p.tokens.parts[1][:])} for cell in found.values() for p in cell]
+    path = written(tmp_path / "samples.jsonl", lines)
+    read = cells(Config(eval=dataclasses.replace(e, samples=str(path))), held_out_bpe(), way, 12)
+    assert [*drawn] == [*read]
+    for one, other in zip(sum(drawn.values(), []), sum(read.values(), []), strict=True):
+        assert one.tokens[:].tolist() == other.tokens[:].tolist()
+        if style == "prompted":
+            assert re.search(r"<context>\n\S", t.decode(one.tokens[:]))
 
 
 @pytest.mark.parametrize(("line", "said"), [

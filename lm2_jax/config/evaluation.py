@@ -41,6 +41,7 @@ class EvalConfig:
         at_least(self, "eval", 1, "num_samples", "batch_size")
         at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens",
                  "retrieve")
+        require(0 <= self.seed < 2**31, "eval.seed", self.seed, "in [0, 2**31)")
         one_of(self, "eval", "asking", ASKING)
         one_of(self, "eval", "retrieve_order", RETRIEVE_ORDERS)
         for mode in self.memory:

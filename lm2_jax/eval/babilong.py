@@ -39,7 +39,8 @@ def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> C
     if not e.retrieve:
         return found
     return {key: [rag.retrieve(p, np.asarray(asking.encoder.text(p.question)), e.retrieve,
-                               e.retrieve_order) for p in cell] for key, cell in found.items()}
+                               e.retrieve_order, asking.opening) for p in cell]
+            for key, cell in found.items()}
 
 
 def _cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:

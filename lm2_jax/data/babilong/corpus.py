@@ -20,7 +20,8 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 
 STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
-HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
+HELD_OUT = 2**31  # added to eval.seed: seeds of held-out samples are above every seed of a run
+VALIDATION = -1  # seed of validation stories, which neither `seed` nor `eval.seed` can give
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,12 @@ def training(config: Config, tokens: Tokenizer) -> Corpus:
 
 
 def validation(config: Config, training: Corpus) -> Corpus:
-    """Stories that training does not see, in its prose, for what training decides by them: of a
-    file's train split those that are kept back, simulated ones of another seed."""
-    sources = _sources(config.data, config.data.tasks, config.data.babi, "validation",
-                       HELD_OUT - 1)
+    """Validation stories in training prose, for decisions of the curriculum.
+
+    No run trains on them: of a file's train split they are those that are kept back, simulated
+    ones have a seed of their own.
+    """
+    sources = _sources(config.data, config.data.tasks, config.data.babi, "validation", VALIDATION)
     return dataclasses.replace(training, sources=sources)
 
 

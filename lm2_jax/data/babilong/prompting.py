@@ -47,6 +47,10 @@ class Tuned:
         """The ids of each sentence of a context that comes in pieces, as in training."""
         return _by_sentence(self.encoder.tokenizer, pieces)
 
+    def opening(self, sentence: np.ndarray) -> np.ndarray:
+        """The ids of a sentence at the start of the context: a blank before it, as before all."""
+        return sentence
+
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""
         return length - len(behind) - len(self.encoder.text(answer)) - 1  # the end mark
@@ -87,6 +91,10 @@ class Prompted:
         if self.retrieves:
             return _by_sentence(self.encoder.tokenizer, pieces)
         return map(self.encoder.tokenizer.encode, texts.as_it_is(pieces))
+
+    def opening(self, sentence: np.ndarray) -> np.ndarray:
+        """The ids of a sentence at the start of the context: no blank stands before it."""
+        return self.encoder.without_blank(sentence)
 
     def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
         """How many tokens of a sample of so many are context."""

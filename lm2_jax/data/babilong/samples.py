@@ -12,7 +12,7 @@ from lm2_jax.config import EvalConfig, parse_length
 from lm2_jax.data.babi.files import Story
 from lm2_jax.data.babi.stories import StorySource
 from lm2_jax.data.babilong import mixing, published
-from lm2_jax.data.babilong.mixing import Encoder, Joined
+from lm2_jax.data.babilong.mixing import Encoder, Joined, Mixture
 from lm2_jax.data.babilong.prompting import Asking
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.background import TokenizedBackground
@@ -63,7 +63,7 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, askin
     tokens = parse_length(length)
     rng = np.random.default_rng([config.seed, int(source.task[2:]), tokens, index])
     before = asking.before(source.task)
-    for _ in range(1 if source.asked else ATTEMPTS):
+    for _ in range(ATTEMPTS):
         story, last = source.asked[index] if source.asked else _any_question(source, rng)
         asked = story.questions[last]
         facts = mixing.pieces_of(story, encoder, last, dense=False)[:-1]
@@ -76,9 +76,13 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, askin
         if distance and tokens:
             facts_end = ((len(before) + size) // segment_length - distance) * segment_length
             facts_end -= len(before)
-        if told <= facts_end:
-            context = mixing.mix(facts, size, background, rng, last_at_end=False,
-                                   facts_end=facts_end)
+        if told > facts_end:
+            continue
+        context = mixing.mix(facts, size, background, rng, last_at_end=False, facts_end=facts_end)
+        if not config.retrieve:  # else of the sentences that are retrieved
+            context = context.opened(asking.opening, size if tokens else 0)
+        if context and (not tokens or context.pieces_end <= facts_end) \
+                and _is_a_text(context, encoder):
             return Prompt(source.task, length, Joined((before, context, behind)), asked.text,
                           _as_written(asked.answer, encoder, source.task))
     what = f"{source.task} in {ATTEMPTS}" if not source.asked else \
@@ -86,6 +90,16 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, askin
     raise UserError(f"no story of {what} fits a sample of {length} "
                      f"(segments of {segment_length} tokens, eval.min_distance "
                      f"{config.min_distance}); take longer eval.lengths")
+
+
+def _is_a_text(context: Mixture, encoder: Encoder) -> bool:
+    """Whether the prose, cut to fit, ends where a text can: its tokens are those of a text, so
+    that the sample is the same prompt when it is read from a file."""
+    if not len(context.noise):
+        return True
+    cut, whole = context.last_prose()
+    # Of a sentence with an unknown word the text does not tell.
+    return encoder.survives(cut) or not encoder.survives(whole)
 
 
 def _any_question(source: StorySource, rng: np.random.Generator) -> tuple[Story, int]:
