@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("eval", "Evaluate a checkpoint: table, results.json, plots.", _eval)
     evaluate.add_argument("--workdir", required=True, help="folder of the run")
     evaluate.add_argument("--step", type=int, help="checkpoint to take; the newest if not given")
+    evaluate.add_argument("--out", metavar="FOLDER",
+                          help="where the results go; WORKDIR/eval if not given")
     on_hosts(evaluate)
     gates = command("gates", "Show what a trained LM2's gates do: table, gates.png.", _gates)
     gates.add_argument("--workdir", required=True, help="folder of the run")
@@ -189,10 +191,10 @@ def _eval(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from lm2_jax.runtime.preemption import Preempted
 
     try:
-        evaluate(config, args.workdir, args.step)
+        evaluate(config, args.workdir, args.step, out=args.out)
     except Preempted:
-        print(f"lm2 eval: SIGTERM: what was answered is kept in {args.workdir}; the same command "
-              "goes on from there", file=sys.stderr)
+        print(f"lm2 eval: SIGTERM: the answers so far are kept in {args.out or args.workdir}; "
+              "the same command resumes from there", file=sys.stderr)
         finish()
         return 128 + signal.SIGTERM
     finish()

@@ -24,19 +24,26 @@ from lm2_jax.types import Params
 
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
-             console: Console | None = None) -> list[Row]:
+             console: Console | None = None, out: str | Path | None = None) -> list[Row]:
     """Evaluates a checkpoint of a workdir under `config.eval`; returns the results.
 
+    Args:
+      step: of the checkpoint; None = the newest.
+      out: folder of the results; None = `workdir/eval`. Nothing else is written.
+
     Raises:
-      Preempted: after SIGTERM; the same call goes on from there.
+      Preempted: after SIGTERM; the same call resumes the evaluation.
+      UserError: nothing to evaluate, a workdir that is not of this model, or a folder that is
+        read-only.
     """
     console = console or Console(quiet=not processes.is_primary())
+    locks.require_writable(_folder(workdir, out), "--out")
     evaluator, params, step = open_workdir(config, workdir, step)
     processes.require_same(files.flat(evaluator.config) | {
         f"the {part}": value for part, value in evaluator.identity(params, step).items()})
     console.print(f"evaluating {workdir} at step {step}", highlight=False)
     with Preemption() as preemption:
-        return report(evaluator, params, step, workdir, console, preemption.check)
+        return report(evaluator, params, step, workdir, console, preemption.check, out)
 
 
 def open_workdir(config: Config, workdir: str | Path, step: int | None = None
@@ -63,19 +70,26 @@ def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
 
 
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
-           console: Console, between: Callable[[], None] | None = None) -> list[Row]:
-    """Evaluates, writes `workdir/eval`, prints the table and where the plots are.
+           console: Console, between: Callable[[], None] | None = None,
+           out: str | Path | None = None) -> list[Row]:
+    """Evaluates, writes the results to a folder, prints the table and the paths of the plots.
 
     Args:
-      between: called after every batch; where it raises, what was answered is kept.
+      between: called after every batch; if it raises, the answers so far are kept.
+      out: the folder; None = `workdir/eval`.
     """
-    with locks.locked(Path(workdir) / "eval", "an evaluation"):
-        return _report(evaluator, params, step, workdir, console, between)
+    folder = _folder(workdir, out)
+    with locks.locked(folder, "an evaluation", "--out"):
+        return _report(evaluator, params, step, folder, console, between)
 
 
-def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+def _folder(workdir: str | Path, out: str | Path | None) -> Path:
+    return Path(workdir) / "eval" if out is None else Path(out)
+
+
+def _report(evaluator: Evaluator, params: Params, step: int, folder: Path,
             console: Console, between: Callable[[], None] | None) -> list[Row]:
-    folder, config = Path(workdir) / "eval", evaluator.config
+    config = evaluator.config
     if drawn := evaluator.drawn_beside_indices():
         console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
                       "are drawn", highlight=False, markup=False, soft_wrap=True)

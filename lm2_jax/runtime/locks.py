@@ -14,7 +14,7 @@ from lm2_jax.runtime import processes
 
 
 @contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]:
     """Keeps other runs out of a folder; the lock goes with the process, however that ends.
 
     Raises:
@@ -30,7 +30,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
-                             "until that ends, or take another --workdir") from None
+                            f"until that ends, or take another {option}") from None
         except OSError as error:
             print(f"{folder}: this file system has no locks ({error.strerror}); nothing keeps a "
                   "second run out", file=sys.stderr)
@@ -58,12 +58,13 @@ def check_shared(workdir: Path) -> None:
         path.unlink()
 
 
-def require_writable(workdir: Path) -> None:
-    """Raises an OSError if nothing can be written to a folder, which need not be there yet."""
-    there = next(path for path in (workdir.absolute(), *workdir.absolute().parents)
+def require_writable(folder: Path, option: str = "--workdir") -> None:
+    """Raises a UserError if nothing can be written to a folder, which need not exist yet; the
+    message names the option that sets it."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents)
                  if path.exists())
     if not there.is_dir():
-        raise UserError(f"{there} is not a folder; take another --workdir")
+        raise UserError(f"{there} is not a folder; take another {option}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{there} is read-only for this user; take another --workdir, or "
+        raise UserError(f"{there} is read-only for this user; take another {option}, or "
                               "make it writable")
