@@ -151,6 +151,18 @@ def test_answers_to_other_contexts_are_not_taken_over(tmp_path, evaluate):
     assert asked == [1, 1, 2]
 
 
+@pytest.mark.parametrize("key", ["lengths", "memory"])
+def test_an_evaluation_of_nothing_is_skipped_or_refused_at_the_start(tmp_path, evaluate, key):
+    evaluate(7)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert evaluate(8, **{key: ()}) == f"eval.{key} is empty: no evaluation\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert "no evaluation" in evaluate(8, samples=str(tmp_path), lengths=())  # a folder
+    with pytest.raises(UserError, match=f"eval.{key} is empty, so there is nothing to evaluate"):
+        evaluation.evaluate(Config(eval=EvalConfig(**{key: ()})), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 SAMPLE = {"task": "qa1", "length": "1k", "input": "Mary went to the garden. It was dark.",
           "question": "Where is Mary?", "target": "garden"}
 

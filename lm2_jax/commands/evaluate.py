@@ -37,6 +37,8 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
         read-only.
     """
     console = console or Console(quiet=not processes.is_primary())
+    if empty := babilong.empty_key(config.eval):
+        raise UserError(f"{empty} is empty, so there is nothing to evaluate")
     locks.require_writable(_folder(workdir, out), "--out")
     evaluator, params, step = open_workdir(config, workdir, step)
     processes.require_same(files.flat(evaluator.config) | {
@@ -77,7 +79,13 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
     Args:
       between: called after every batch; if it raises, the answers so far are kept.
       out: the folder; None = `workdir/eval`.
+
+    Returns:
+      The results; none, with a line that says so, if there is nothing to evaluate.
     """
+    if empty := babilong.empty_key(evaluator.config.eval):
+        console.print(f"{empty} is empty: no evaluation", highlight=False)
+        return []
     folder = _folder(workdir, out)
     with locks.locked(folder, "an evaluation", "--out"):
         return _report(evaluator, params, step, folder, console, between)

@@ -32,6 +32,13 @@ def asks_whole_file(config: EvalConfig) -> bool:
     return bool(config.samples) and not Path(config.samples).is_dir()
 
 
+def empty_key(config: EvalConfig) -> str:
+    """The key that is empty, so that there is nothing to evaluate; "" if there is something."""
+    if not config.memory:
+        return "eval.memory"
+    return "" if config.lengths or asks_whole_file(config) else "eval.lengths"
+
+
 def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
     """The prompts of each (task, length): from the sample file, the published set, or drawn; with
     the sentences retrieved alone, if so configured."""
