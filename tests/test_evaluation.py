@@ -18,7 +18,7 @@ from lm2_jax.commands import evaluate as evaluation
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
-from lm2_jax.eval import evaluator as evaluator_module
+from lm2_jax.eval import babilong_evaluator
 from lm2_jax.eval.results import read_results
 from lm2_jax.runtime import progress as bar
 
@@ -60,7 +60,7 @@ def tokens():
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch):
     """Evaluates, for so many batches; returns what was printed. There are two a cell."""
-    monkeypatch.setattr(evaluator_module, "Streamer", Echo)
+    monkeypatch.setattr(babilong_evaluator, "Streamer", Echo)
     monkeypatch.setattr(bar, "time", SimpleNamespace(perf_counter=lambda: Echo.now))
     for name in ("plot_curves", "plot_heat_map"):
         monkeypatch.setattr(evaluation.plots, name, lambda *_, **__: None)
@@ -71,7 +71,7 @@ def evaluate(tmp_path, monkeypatch):
                         eval=EvalConfig(**values))
         console = Console(file=io.StringIO(), width=100)
         Echo.patience = batches
-        evaluator = evaluation.Evaluator(config, tokens(), MESH)
+        evaluator = evaluation.BabilongEvaluator(config, tokens(), MESH)
         evaluation.report(evaluator, params or {}, step, tmp_path, console)
         return console.file.getvalue()
 
@@ -209,3 +209,33 @@ def test_tasks_that_the_indices_do_not_name_are_told_in_one_line(tmp_path, evalu
     indices.write_text(json.dumps({task: [0] * 4 for task in ("qa1", "qa2", "qa3")}))
     assert "no indices" not in evaluate(7, tasks=("qa1", "qa2", "qa3"), babi=str(tmp_path),
                                         indices=str(indices))
+
+
+def test_results_of_another_evaluator_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    class Constant:
+        name, notes, empty_key = "constant", ["a note"], ""
+        config = Config()
+
+        def identity(self, params, step):
+            return {"step": step}
+
+        def tokens_to_read(self, journal):
+            return 1, 0
+
+        def run(self, params, *, journal=None, progress=None, between=None):
+            progress(1, "done")
+            yield 0.5, None
+
+        def remove(self, folder):
+            folder.joinpath("constant.txt").unlink(missing_ok=True)
+
+        def write(self, folder, results):
+            folder.joinpath("constant.txt").write_text(repr(results))
+
+    console, shown = Console(file=io.StringIO(), width=100), []
+    monkeypatch.setitem(evaluation._SHOW, "constant", lambda *values: shown.append(values))
+    assert evaluation.report(Constant(), {}, 7, tmp_path, console) == [0.5]
+    folder = tmp_path / "eval" / "constant"
+    assert shown == [([0.5], Constant.config, folder, console)]
+    assert {path.name for path in folder.iterdir()} == {"constant.txt", "provenance.json", ".lock"}
+    assert "a note" in console.file.getvalue()

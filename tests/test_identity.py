@@ -16,7 +16,7 @@ from lm2_jax.data import tokenizer
 from lm2_jax.data.babi import stories
 from lm2_jax.data.babilong import corpus
 from lm2_jax.eval import identity
-from lm2_jax.eval.evaluator import Evaluator
+from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.journal import Journal
 
 SAMPLE = {"task": "qa1", "length": "1k", "input": "Mary went to the kitchen. It was dark.",
@@ -37,7 +37,7 @@ def identity_of(folder, *, step=7, params=PARAMS, vocabulary=256, sample=SAMPLE,
                     data=DataConfig(background_sentences=200, **data or {}),
                     eval=EvalConfig(samples=str(path), **evaluation or {}))
     mesh = partition.make_mesh({"data": 1}, jax.devices()[:1])
-    return Evaluator(config, tokens(vocabulary), mesh).identity(params, step)
+    return BabilongEvaluator(config, tokens(vocabulary), mesh).identity(params, step)
 
 
 CHANGES = {

@@ -51,11 +51,13 @@ def run(folder, identity="one", patience=1000):
     assert (before > 0) == journal.resumes
     seen = [before]
 
-    def progress(task, length, memory, *, tokens, done, hits):
+    def progress(tokens, status):
         seen.append(tokens)
-        known = [p.target == str(int(p.tokens[0]) + (memory == "reset"))
-                 for p in cells()["qa1", length][:done]]
-        assert hits == sum(known)
+        task, length, memory, *rate = status.replace(":", "").split()
+        if rate:
+            known = [p.target == str(int(p.tokens[0]) + (memory == "reset"))
+                     for p in cells()[task, length][:int(rate[2])]]
+            assert rate[0] == f"{np.mean(known):.3f}"
 
     results = []
     with contextlib.suppress(Stopped), journal:

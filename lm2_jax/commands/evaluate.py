@@ -14,8 +14,9 @@ from lm2_jax.data import tokenizer
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 from lm2_jax.eval import babilong
-from lm2_jax.eval.evaluator import Evaluator
-from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
+from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
+from lm2_jax.eval.evaluator import Evaluator, open_journal, results_folder
+from lm2_jax.eval.results import Row
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, processes
 from lm2_jax.runtime.preemption import Preemption
@@ -49,8 +50,9 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
 
 
 def open_workdir(config: Config, workdir: str | Path, step: int | None = None
-                 ) -> tuple[Evaluator, Params, int]:
-    """An evaluator of a workdir's model under `config.eval`, its variables and their step."""
+                 ) -> tuple[BabilongEvaluator, Params, int]:
+    """The BABILong evaluator of a workdir's model under `config.eval`, the variables of a
+    checkpoint and its step."""
     stored = workdirs.stored_config(workdir)
     config = with_vocab_size(config, stored.model.vocab_size)
     workdirs.refuse([line for line in files.differences(stored, config,
@@ -58,7 +60,7 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
                      if line.startswith("model.")], workdir)
     mesh = meshes.for_evaluation(config)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
-    return Evaluator(config, _tokenizer(workdir, step), mesh), params, step
+    return BabilongEvaluator(config, _tokenizer(workdir, step), mesh), params, step
 
 
 def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
@@ -74,7 +76,7 @@ def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
            console: Console, between: Callable[[], None] | None = None,
            out: str | Path | None = None) -> list[Row]:
-    """Evaluates, writes the results to a folder, prints the table and the paths of the plots.
+    """Runs an evaluator, writes the results, prints the table and the paths of the plots.
 
     Args:
       between: called after every batch; if it raises, the answers so far are kept.
@@ -83,10 +85,10 @@ def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
     Returns:
       The results; none, with a line that says so, if there is nothing to evaluate.
     """
-    if empty := babilong.empty_key(evaluator.config.eval):
+    if empty := evaluator.empty_key:
         console.print(f"{empty} is empty: no evaluation", highlight=False)
         return []
-    folder = _folder(workdir, out)
+    folder = results_folder(_folder(workdir, out), evaluator.name)
     with locks.locked(folder, "an evaluation", "--out"):
         return _report(evaluator, params, step, folder, console, between)
 
@@ -97,43 +99,43 @@ def _folder(workdir: str | Path, out: str | Path | None) -> Path:
 
 def _report(evaluator: Evaluator, params: Params, step: int, folder: Path,
             console: Console, between: Callable[[], None] | None) -> list[Row]:
-    config = evaluator.config
-    if drawn := evaluator.drawn_beside_indices():
-        console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
-                      "are drawn", highlight=False, markup=False, soft_wrap=True)
-    journal = evaluator.journal(folder, params, step)
-    rows: list[Row] = []
-    total, read = babilong.tokens_to_read(evaluator.prompts(config.eval.num_samples),
-                                          config.eval.memory, journal)
+    for line in evaluator.notes:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    journal = open_journal(evaluator, folder, params, step)
+    total, read = evaluator.tokens_to_read(journal)
     bar = Bar("eval", total, read, console, "tokens")
 
-    def progress(task: str, length: str, memory: str, *, tokens: int, done: int, hits: int):
+    def progress(tokens: int, status: str) -> None:
         nonlocal read
         read += tokens
-        right = f": {hits / done:.3f} of {done}" if done else ""
-        bar.update(read, f"{task} {length} {memory}{right}")
+        bar.update(read, status)
 
+    results = []
     with contextlib.closing(bar), journal:
-        for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
-                                              progress=progress, journal=journal,
-                                              between=between):
-            rows.append(row)
-            if processes.is_primary() and len(rows) == 1:
+        for result in evaluator.run(params, journal=journal, progress=progress, between=between):
+            results.append(result)
+            if not processes.is_primary():
+                continue
+            if len(results) == 1:
                 # Results of an earlier evaluation are kept until now, and go before the first new
                 # row, so that none ever stands beside the provenance of another.
-                remove_results(folder)
-                provenance.write(folder, config, step,
+                evaluator.remove(folder)
+                provenance.write(folder, evaluator.config, step,
                                  sum(leaf.size for leaf in jax.tree.leaves(params)))
-            if processes.is_primary():
-                write_predictions(folder, row.task, row.length, row.memory, predictions,
-                                  evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
-                write_results(folder, rows)
-    if not processes.is_primary():
-        return rows
+            evaluator.write(folder, results)
+    rows = [row for row, _ in results]
+    if processes.is_primary():
+        _SHOW[evaluator.name](rows, evaluator.config, folder, console)
+    return rows
+
+
+def _show_babilong(rows: list[Row], config: Config, folder: Path, console: Console) -> None:
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     plots.plot_curves(rows, folder / "accuracy.png", trained_tokens=trained)
     plots.plot_heat_map(rows, folder / "heat_map.png")
     console.print(tables.results_table(rows))
     for name in ("results.json", "accuracy.png", "heat_map.png"):
-        console.print(str(folder / name), highlight=False, soft_wrap=True)
-    return rows
+        console.print(str(folder / name), highlight=False, markup=False, soft_wrap=True)
+
+
+_SHOW = {BabilongEvaluator.name: _show_babilong}  # draws and prints rows, by evaluator

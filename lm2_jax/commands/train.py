@@ -89,7 +89,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
             "config": files.to_dict(config)}
     processes.require_same({"the commit": provenance.commit(), "the data": meta["source_digest"],
                                "the tokenizer": tokens.digest} | files.flat(config))
-    evaluator = evaluate.Evaluator(config, tokens, mesh)
+    evaluator = evaluate.BabilongEvaluator(config, tokens, mesh)
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
     checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from lm2_jax.data.babilong.prompting import Asking
 from lm2_jax.data.babilong.samples import Cells, Prompt
 from lm2_jax.data.text.pieces import Spool
 from lm2_jax.eval import metrics, rag
+from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.eval.stream import Streamer
@@ -76,25 +77,18 @@ def tokens_to_read(prompts: Cells, modes: Sequence[str], journal: Journal) -> tu
             sum(sum(size[:len(journal.answers(key))]) for key, size in sizes.items()))
 
 
-class Progress(Protocol):
-    """Called as an evaluation goes on."""
-
-    def __call__(self, task: str, length: str, memory: str, *, tokens: int, done: int, hits: int
-                 ) -> None:
-        """So many tokens more were read; prompts of the cell that are answered, and right."""
-
-
 def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
              decode: Callable[[Iterable[int]], str], modes: Sequence[str], *,
              progress: Progress | None = None, journal: Journal | None = None,
              between: Callable[[], None] | None = None) -> Iterator[tuple[Row, list[Prediction]]]:
-    """Asks every prompt; yields a row and its predictions for each task, length and mode.
+    """Answers every prompt; yields a row and its predictions for each task, length and mode.
 
     Args:
       decode: ids to text.
-      modes: of "carried" and "reset" (the memory wiped at every segment).
-      journal: of the answers given before, which are not asked for again.
-      between: called after every batch, by all processes; what it raises ends the evaluation.
+      modes: of "carried" and "reset" (the memory is reset at every segment).
+      progress: called with the tokens read since the last call and the cell's rate so far.
+      journal: has the answers of an interrupted evaluation; new ones are added.
+      between: called after every batch, by all processes; if it raises, the evaluation ends.
     """
     B, T = config.batch_size, streamer.model.config.segment_length
     for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
@@ -106,7 +100,8 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
             right += [metrics.exact_match(p.target, output) for p, output in
                       zip(cell[len(right):], outputs[len(right):], strict=False)]
             if progress:
-                progress(*key, tokens=tokens, done=len(right), hits=sum(right))
+                rate = f": {np.mean(right):.3f} of {len(right)}" if right else ""
+                progress(tokens, " ".join(key) + rate)
 
         read(0)
         while len(outputs) < len(cell):

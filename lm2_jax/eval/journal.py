@@ -8,7 +8,7 @@ from pathlib import Path
 from lm2_jax.runtime.files import replacing
 
 UNFINISHED = "unfinished.jsonl"  # its name in an evaluation's folder
-Key = tuple[str, str, str]  # task, length, memory
+Key = tuple[str, ...]  # what the answers are of: of BABILong's task, length, memory
 
 
 class Journal:
@@ -33,10 +33,12 @@ class Journal:
         kept = [json.dumps(identity)]
         for line in found[1:] if found[:1] == kept else []:
             try:
-                task, length, memory, answers = json.loads(line)
-                self._answers[task, length, memory] += [*answers]
+                *key, answers = json.loads(line)
             except (TypeError, ValueError):
                 break
+            if not isinstance(answers, list):
+                break
+            self._answers[tuple(key)] += answers
             kept.append(line)
         if not adds:
             return
@@ -51,7 +53,7 @@ class Journal:
         return any(self._answers.values())
 
     def answers(self, key: Key) -> list[str]:
-        """The answers of a task, length and memory so far."""
+        """The answers so far of what a key names."""
         return list(self._answers[key])
 
     def add(self, key: Key, answers: Iterable[str]) -> None:
