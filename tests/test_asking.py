@@ -58,9 +58,9 @@ def test_the_context_is_tokenized_as_a_whole_or_in_sentences_to_choose_from(retr
     context = [id for sentence in ("Mary went to the kitchen.", "It was dark.",
                                    "John moved to the hallway.") for id in encoder.text(sentence)] \
         if retrieve else encoder.tokenizer.encode(SAMPLE["input"])
-    start = len(way.before("qa1"))
+    start = len(way.prefix("qa1"))
     assert tokens[start:start + len(context)] == context
-    assert tokens[start + len(context):] == way.behind("qa1", "Where is Mary?").tolist()
+    assert tokens[start + len(context):] == way.suffix("qa1", "Where is Mary?").tolist()
 
 
 @pytest.mark.parametrize("distance", [0, 2])
@@ -70,7 +70,7 @@ def test_the_context_has_the_length_less_the_benchmarks_300_tokens(distance):
     config = Config(model=ModelConfig(segment_length=32), eval=e)
     found = cells(config, held_out(), way, 4)
     for (task, length), prompt in [(key, p) for key, cell in found.items() for p in cell]:
-        before, behind = way.before(task).tolist(), way.behind(task, prompt.question).tolist()
+        before, behind = way.prefix(task).tolist(), way.suffix(task, prompt.question).tolist()
         tokens = prompt.tokens[:].tolist()
         assert tokens[:len(before)] == before and tokens[-len(behind):] == behind
         assert encoder.tokenizer.answer_id not in tokens
@@ -92,7 +92,7 @@ def test_tuned_is_context_question_mark():
     tokens = prompt_of(SAMPLE, "", way).tokens[:].tolist()
     question = encoder.text("Where is Mary?")
     assert tokens[-len(question) - 1:] == [*question, encoder.tokenizer.answer_id]
-    assert len(way.before("qa1")) == 0
+    assert len(way.prefix("qa1")) == 0
     prompt = way.prompt("qa1")
     assert not (prompt.instruction or prompt.examples or prompt.post_prompt)
 
@@ -123,10 +123,10 @@ def test_own_words_take_the_place_of_ours(tmp_path):
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"qa1": OWN}))
     way = prompted(prompts=str(path))
-    assert text(way.before("qa1")) == "Look {here}.\n\n\n\nOne word.\n\n<context>\n"
+    assert text(way.prefix("qa1")) == "Look {here}.\n\n\n\nOne word.\n\n<context>\n"
     assert prompted(prompts=str(path), use_post_prompt=False).prompt("qa1").post_prompt == ""
     with pytest.raises(ValueError, match=r"no prompt for qa2 \(eval.prompts\); there are qa1"):
-        way.before("qa2")
+        way.prefix("qa2")
 
 
 @pytest.mark.parametrize(("content", "said"), [

@@ -88,13 +88,13 @@ def test_a_long_context_is_never_in_memory(tmp_path, monkeypatch, way):
     path.write_text(json.dumps([{"input": " ".join(sentences), "question": "Where is Mary?",
                                  "target": "kitchen"}]))
     asked = prompting.make(EvalConfig(asking=way), Encoder(words()))
-    asked.behind("qa1", "Where is Mary?")
+    asked.suffix("qa1", "Where is Mary?")
     tracemalloc.start()
     prompt, = read_file(path, asked)
     kept, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     tokens = [token for sentence in sentence_ids(words(), sentences) for token in sentence]
-    before = len(asked.before("qa1"))
+    before = len(asked.prefix("qa1"))
     assert prompt.tokens[before:before + len(tokens)].tolist() == tokens
     assert path.stat().st_size > 400_000 and 4 * len(tokens) > 300_000
     assert kept < 40_000 and most < 150_000, (kept, most)

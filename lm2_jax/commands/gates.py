@@ -36,7 +36,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     if model.memory.kind != "lm2" or not model.memory.num_layers:
         raise UserError(f"{workdir} has no LM2 memory, whose gates could be shown (memory.kind "
                          f"{model.memory.kind}, memory.num_layers {model.memory.num_layers})")
-    samples = [_sample(prompt, evaluator.asking.encoder) for cell in
+    samples = [_sample(prompt, evaluator.prompting.encoder) for cell in
                evaluator.prompts(num_samples).values() for prompt in cell[:num_samples]]
     with jax.set_mesh(evaluator.mesh):
         found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)

@@ -1,4 +1,4 @@
-"""BABILong evaluation: accuracy over tasks and context lengths, the memory carried or wiped."""
+"""BABILong: its prompts, and their answers scored by task, context length and memory mode."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from lm2_jax.config import Config, EvalConfig
 from lm2_jax.data.babilong import samples
 from lm2_jax.data.babilong.corpus import Corpus
-from lm2_jax.data.babilong.prompting import Asking
+from lm2_jax.data.babilong.prompting import Prompting
 from lm2_jax.data.babilong.samples import Cells, Prompt
 from lm2_jax.data.text.pieces import Spool
 from lm2_jax.eval import metrics, rag
@@ -21,7 +21,7 @@ from lm2_jax.eval.stream import Streamer
 
 
 class Prediction(NamedTuple):
-    """A line of the benchmark's own results."""
+    """A line of the benchmark's files of predictions."""
 
     target: str
     output: str
@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
 
 
 def asks_whole_file(config: EvalConfig) -> bool:
-    """Whether the samples are those of a file, whatever tasks, lengths and number are set."""
+    """Whether all samples of a file are evaluated, regardless of tasks, lengths and number."""
     return bool(config.samples) and not Path(config.samples).is_dir()
 
 
@@ -40,37 +40,39 @@ def empty_key(config: EvalConfig) -> str:
     return "" if config.lengths or asks_whole_file(config) else "eval.lengths"
 
 
-def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
-    """The prompts of each (task, length): from the sample file, the published set, or drawn; with
-    the sentences retrieved alone, if so configured."""
-    found, e = _cells(config, corpus, asking, num_samples), config.eval
+def cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: int) -> Cells:
+    """The prompts of each (task, length): from a sample file, the published data set, or drawn.
+
+    With `eval.retrieve` their contexts are the retrieved sentences.
+    """
+    found, e = _cells(config, corpus, prompting, num_samples), config.eval
     if not e.retrieve:
         return found
-    return {key: [rag.retrieve(p, np.asarray(asking.encoder.text(p.question)), e.retrieve,
-                               e.retrieve_order, asking.opening) for p in cell]
+    return {key: [rag.retrieve(p, np.asarray(prompting.encoder.text(p.question)), e.retrieve,
+                               e.retrieve_order, prompting.opening) for p in cell]
             for key, cell in found.items()}
 
 
-def _cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
+def _cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: int) -> Cells:
     e = config.eval
     if asks_whole_file(e):
         found: Cells = {}
-        for prompt in samples.read_file(e.samples, asking):
+        for prompt in samples.read_file(e.samples, prompting):
             found.setdefault((prompt.task, prompt.length), []).append(prompt)
         return found
     if e.samples:
         spool = Spool()
-        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, asking,
+        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, prompting,
                                                   spool)
                 for task in e.tasks or config.data.tasks for length in e.lengths}
     return {(source.task, length): [
-        samples.draw(source, length, index, e, asking, corpus.background,
+        samples.draw(source, length, index, e, prompting, corpus.background,
                      config.model.segment_length) for index in range(num_samples)]
         for source in corpus.sources for length in e.lengths}
 
 
 def tokens_to_read(prompts: Cells, modes: Sequence[str], journal: Journal) -> tuple[int, int]:
-    """Tokens of all prompts in all modes, and those of the prompts answered before."""
+    """Tokens of all prompts in all modes, and those of the prompts in the journal."""
     sizes = {(*key, mode): [len(p.tokens) for p in cell]
              for key, cell in prompts.items() for mode in modes}
     return (sum(map(sum, sizes.values())),

@@ -30,7 +30,7 @@ class BabilongEvaluator:
     def __init__(self, config: Config, tokens: Tokenizer, mesh: Mesh):
         self.config, self.tokens, self.mesh = config, tokens, mesh
         self._corpus = corpus.held_out(config, tokens)
-        self.asking = prompting.make(config.eval, self._corpus.encoder)
+        self.prompting = prompting.make(config.eval, self._corpus.encoder)
         self._prompts: dict[int, dict[tuple[str, str], list[Prompt]]] = {}
         # Reports what cannot be read or drawn before a training begins; any index may be at fault.
         self.prompts(config.eval.num_samples if config.eval.indices else 1)
@@ -39,7 +39,7 @@ class BabilongEvaluator:
         """The prompts of each task and length: so many, drawn once, or the whole sample file."""
         count = 0 if babilong.asks_whole_file(self.config.eval) else num_samples
         if count not in self._prompts:
-            self._prompts[count] = babilong.cells(self.config, self._corpus, self.asking,
+            self._prompts[count] = babilong.cells(self.config, self._corpus, self.prompting,
                                                   num_samples)
         return self._prompts[count]
 
@@ -92,5 +92,5 @@ class BabilongEvaluator:
         """Writes the predictions of the last row, and results.json."""
         row, predictions = rows[-1]
         results.write_predictions(folder, row.task, row.length, row.memory, predictions,
-                                  self.asking.prompt(row.task), self.config.eval.max_new_tokens)
+                                  self.prompting.prompt(row.task), self.config.eval.max_new_tokens)
         results.write_results(folder, [row for row, _ in rows])

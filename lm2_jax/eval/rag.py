@@ -1,4 +1,4 @@
-"""Retrieval: the model is given not the context but its sentences that are like the question."""
+"""Retrieval-augmented prompts: sentences of the context, chosen by BM25, in its place."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str,
         "similarity": the highest score first, as the benchmark's own baseline has them.
       opening: the ids of the first sentence to those in its place.
     """
-    before, context, behind = prompt.tokens.parts
+    prefix, context, suffix = prompt.tokens.parts
     sentences = list(context.sentences())
     if len(sentences) > count:
         index = bm25s.BM25()
@@ -28,7 +28,7 @@ def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str,
         sentences = [sentences[number]
                      for number in (np.sort(found) if order == "document" else found)]
     kept = np.concatenate([opening(sentences[0]), *sentences[1:]])
-    return Prompt(prompt.task, prompt.length, Joined((before, kept, behind)), prompt.question,
+    return Prompt(prompt.task, prompt.length, Joined((prefix, kept, suffix)), prompt.question,
                   prompt.target, whole=len(prompt.tokens))
 
 

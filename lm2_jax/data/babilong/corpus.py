@@ -1,4 +1,4 @@
-"""All that samples are drawn from: tokenizer, stories, background; for training and held out."""
+"""What samples are drawn from: tokenizer, stories and background prose, by split."""
 
 import dataclasses
 import itertools
@@ -57,7 +57,7 @@ def validation(config: Config, training: Corpus) -> Corpus:
 
 
 def held_out(config: Config, tokens: Tokenizer) -> Corpus:
-    """Test stories and prose that training did not see; no stories if samples are given."""
+    """Test stories and prose of a seed that no training has; no stories with `eval.samples`."""
     e, d = config.eval, config.data
     if e.samples:
         return Corpus((), None, Encoder(tokens))
@@ -99,7 +99,7 @@ def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, se
 
 
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
-    """The workdir's tokenizer; if it has none yet, the configured one is put there."""
+    """Loads the workdir's tokenizer; makes the configured one there if there is none."""
     path = Path(workdir) / "tokenizer.json"
     if not path.exists():
         make_tokenizer(config.data, config.seed).save(path)
@@ -107,7 +107,7 @@ def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
 
 
 def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
-    """A tokenizer.json that exists, or one trained on the training stories and prose."""
+    """Loads the configured tokenizer.json, or trains one on the training stories and prose."""
     if config.tokenizer not in ("word", "bpe"):
         return tokenizer.load(config.tokenizer)
     documents = background.load(config.background, seed=seed,

@@ -1,10 +1,11 @@
-"""How a question is put to the model: what it reads before and behind the context.
+"""Prompt styles: the tokens before and after the context of a sample.
 
-Tuned: the context, the question and the answer mark, as in training; the whole sample, answer
-and end mark included, has the length. Prompted: as language models are asked, with instruction,
-examples, form of the answer, context and question in the benchmark's template; the answer begins
-where the text ends. There the context alone has the length less the 300 tokens that the
-benchmark keeps for the rest, whatever the rest takes.
+FineTuned is for models that were trained on the tasks: the context, the question and the answer
+mark, as in training. The length of a sample counts everything, the answer and the end mark too.
+
+Instruct is for other language models: instruction, examples, form of the answer, context and
+question in the benchmark's template; the answer begins where the text ends. The context has the
+length less the 300 tokens that the benchmark reserves for the rest, however long that is.
 """
 
 import itertools
@@ -28,18 +29,18 @@ _ENCODE_BATCH = 1024  # sentences
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """Context, question, answer mark; `before` and `behind` are int32 ids."""
+class FineTuned:
+    """Context, question, answer mark; `prefix` and `suffix` are int32 ids."""
 
     encoder: Encoder
 
     def prompt(self, task: str) -> TaskPrompt:
         return TUNED
 
-    def before(self, task: str) -> np.ndarray:
+    def prefix(self, task: str) -> np.ndarray:
         return np.empty(0, np.int32)
 
-    def behind(self, task: str, question: str) -> np.ndarray:
+    def suffix(self, task: str, question: str) -> np.ndarray:
         e = self.encoder
         return np.asarray([*e.text(question), e.tokenizer.answer_id], np.int32)
 
@@ -48,22 +49,22 @@ class Tuned:
         return _by_sentence(self.encoder.tokenizer, pieces)
 
     def opening(self, sentence: np.ndarray) -> np.ndarray:
-        """The ids of a sentence at the start of the context: a blank before it, as before all."""
+        """The ids of the context's first sentence: it keeps its blank, like any other sentence."""
         return sentence
 
-    def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
-        """How many tokens of a sample of so many are context."""
-        return length - len(behind) - len(self.encoder.text(answer)) - 1  # the end mark
+    def context_tokens(self, length: int, suffix: np.ndarray, answer: str) -> int:
+        """The number of context tokens in a sample of `length` tokens."""
+        return length - len(suffix) - len(self.encoder.text(answer)) - 1  # the end mark
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """The benchmark's template; `before` and `behind` are int32 ids.
+class Instruct:
+    """The benchmark's template; `prefix` and `suffix` are int32 ids.
 
     Attributes:
       prompts: of each task, without the parts that are not used.
-      retrieves: the model is given sentences of the context.
-      encoded: the ids before the context of the tasks asked so far.
+      retrieves: whether the model is given retrieved sentences in place of the context.
+      encoded: a cache of `prefix`, by task.
     """
 
     encoder: Encoder
@@ -77,46 +78,48 @@ class Prompted:
                              + ", ".join(self.prompts))
         return self.prompts[task]
 
-    def before(self, task: str) -> np.ndarray:
+    def prefix(self, task: str) -> np.ndarray:
         if task not in self.encoded:
             self.encoded[task] = self._ids(self.prompt(task).before())
         return self.encoded[task]
 
-    def behind(self, task: str, question: str) -> np.ndarray:
+    def suffix(self, task: str, question: str) -> np.ndarray:
         return self._ids(self.prompt(task).behind(question))
 
     def context(self, pieces: Iterable[str]) -> Iterator[list[int]]:
-        """The ids of a context that comes in pieces, as it is but for the white space at its ends;
-        part by part, or sentence by sentence where some of them are retrieved."""
+        """The ids of a context that comes in pieces, unchanged except for white space at its ends.
+
+        They come part by part, or sentence by sentence if sentences are retrieved.
+        """
         if self.retrieves:
             return _by_sentence(self.encoder.tokenizer, pieces)
         return map(self.encoder.tokenizer.encode, texts.as_it_is(pieces))
 
     def opening(self, sentence: np.ndarray) -> np.ndarray:
-        """The ids of a sentence at the start of the context: no blank stands before it."""
+        """The ids of the context's first sentence, without the blank before it."""
         return self.encoder.without_blank(sentence)
 
-    def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
-        """How many tokens of a sample of so many are context."""
+    def context_tokens(self, length: int, suffix: np.ndarray, answer: str) -> int:
+        """The number of context tokens in a sample of `length` tokens."""
         return length - PROMPT_BUDGET
 
     def _ids(self, text: str) -> np.ndarray:
         return np.asarray(self.encoder.tokenizer.encode(text), np.int32)
 
 
-Asking = Tuned | Prompted
+Prompting = FineTuned | Instruct
 
 
-def make(config: EvalConfig, encoder: Encoder) -> Asking:
-    """The configured way of asking.
+def make(config: EvalConfig, encoder: Encoder) -> Prompting:
+    """Returns the configured prompt style.
 
     Raises:
       FileNotFoundError, ValueError: `config.prompts` cannot be read.
     """
     if config.asking == "tuned":
-        return Tuned(encoder)
+        return FineTuned(encoder)
     known = prompts.load(config.prompts) if config.prompts else prompts.ours()
-    return Prompted(encoder, {task: prompt.with_parts(
+    return Instruct(encoder, {task: prompt.with_parts(
         instruction=config.use_instruction, examples=config.use_examples,
         post_prompt=config.use_post_prompt) for task, prompt in known.items()},
         retrieves=bool(config.retrieve))

@@ -1,4 +1,4 @@
-"""BABILong's samples as published: a local copy of its data sets, read cell by cell.
+"""Reads a local copy of BABILong's published data sets, cell by cell.
 
 A cell is one task at one length. RMT-team/babilong has data/qa1/4k.json, a list of samples;
 babilong-1k-samples has 4k/qa1-00000-of-00001.parquet, in one part or several, or converted
@@ -26,8 +26,7 @@ _POINTER = b"version https://git-lfs"
 
 def read(folder: str | Path, task: str, length: str, take: Take = "".join
          ) -> Iterator[tuple[str, dict]]:
-    """Samples of a cell one by one, each with where it stands; a file is read as far as they are
-    taken.
+    """Yields the samples of a cell, each with its place; no file is read further than needed.
 
     Args:
       take: as that of `rows`.
@@ -50,8 +49,7 @@ def read(folder: str | Path, task: str, length: str, take: Take = "".join
 
 
 def rows(path: Path, take: Take) -> Iterator[tuple[str, object]]:
-    """What a file holds, one by one, each with where it stands: the line of JSON lines, or which
-    sample it is.
+    """Yields what a file holds, one by one, each with its place: "path:line" or "path, sample 1".
 
     Args:
       take: what is made of an `input` in JSON, a function of its pieces.

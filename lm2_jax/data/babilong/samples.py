@@ -13,7 +13,7 @@ from lm2_jax.data.babi.files import Story
 from lm2_jax.data.babi.stories import StorySource
 from lm2_jax.data.babilong import mixing, published
 from lm2_jax.data.babilong.mixing import Encoder, Joined, Mixture
-from lm2_jax.data.babilong.prompting import Asking
+from lm2_jax.data.babilong.prompting import Prompting
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.data.text.json_stream import Take
@@ -33,10 +33,10 @@ class Prompt:
 
     Attributes:
       task, length: "qa1", "4k".
-      tokens: int32, made or read by slices: what `data.asking` puts before the context, the
-        context and what it puts behind.
-      question, target: as texts; target as the tokenizer writes it.
-      whole: tokens of the sample that this is a part of; 0 = all of it is here.
+      tokens: int32, made or read slice by slice: prefix, context and suffix.
+      question: its text.
+      target: the text of the answer, as the tokenizer decodes it.
+      whole: tokens of the sample before sentences of it were retrieved; 0 = `tokens` is whole.
     """
 
     task: str
@@ -50,41 +50,44 @@ class Prompt:
 Cells = dict[tuple[str, str], list[Prompt]]  # by task and length
 
 
-def draw(source: StorySource, length: str, index: int, config: EvalConfig, asking: Asking,
+def draw(source: StorySource, length: str, index: int, config: EvalConfig, prompting: Prompting,
          background: TokenizedBackground, segment_length: int) -> Prompt:
-    """Sample `index` of a task and length, a pure function of the arguments.
+    """Draws sample `index` of a task and length; a pure function of the arguments.
 
-    The length is met exactly ("0k": the context is facts alone); `data.asking` says by what.
-    With `config.min_distance` d > 0 the facts end d whole segments or more before the segment
-    in which the question begins. A source that says what is asked is taken at its word: facts
-    too many for the length are then the whole context.
+    What `prompting` counts has exactly the length; "0k" stands for a context of facts alone. With
+    `config.min_distance` d > 0 at least d whole segments lie between the last fact and the
+    segment in which the question begins. If the source names the question (`eval.indices`), its
+    facts are the whole context where they are longer than the length.
+
+    Raises:
+      UserError: no story fits the length, or the tokenizer lacks words of the answer.
     """
-    encoder, distance = asking.encoder, config.min_distance
+    encoder, distance = prompting.encoder, config.min_distance
     tokens = parse_length(length)
     rng = np.random.default_rng([config.seed, int(source.task[2:]), tokens, index])
-    before = asking.before(source.task)
+    prefix = prompting.prefix(source.task)
     for _ in range(ATTEMPTS):
         story, last = source.asked[index] if source.asked else _any_question(source, rng)
-        asked = story.questions[last]
+        question = story.questions[last]
         facts = mixing.pieces_of(story, encoder, last, dense=False)[:-1]
-        told = sum(len(fact.tokens) for fact in facts)
-        behind = asking.behind(source.task, asked.text)
-        size = asking.context_tokens(tokens, behind, asked.answer) if tokens else told
+        fact_tokens = sum(len(fact.tokens) for fact in facts)
+        suffix = prompting.suffix(source.task, question.text)
+        size = prompting.context_tokens(tokens, suffix, question.answer) if tokens else fact_tokens
         if source.asked and not distance:
-            size = max(size, told)
+            size = max(size, fact_tokens)
         facts_end = size
         if distance and tokens:
-            facts_end = ((len(before) + size) // segment_length - distance) * segment_length
-            facts_end -= len(before)
-        if told > facts_end:
+            facts_end = ((len(prefix) + size) // segment_length - distance) * segment_length
+            facts_end -= len(prefix)
+        if fact_tokens > facts_end:
             continue
         context = mixing.mix(facts, size, background, rng, last_at_end=False, facts_end=facts_end)
         if not config.retrieve:  # else of the sentences that are retrieved
-            context = context.opened(asking.opening, size if tokens else 0)
+            context = context.opened(prompting.opening, size if tokens else 0)
         if context and (not tokens or context.pieces_end <= facts_end) \
                 and _is_a_text(context, encoder):
-            return Prompt(source.task, length, Joined((before, context, behind)), asked.text,
-                          _as_written(asked.answer, encoder, source.task))
+            return Prompt(source.task, length, Joined((prefix, context, suffix)), question.text,
+                          _as_written(question.answer, encoder, source.task))
     what = f"{source.task} in {ATTEMPTS}" if not source.asked else \
         f"{source.task} that eval.indices names for sample {index}"
     raise UserError(f"no story of {what} fits a sample of {length} "
@@ -93,12 +96,14 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, askin
 
 
 def _is_a_text(context: Mixture, encoder: Encoder) -> bool:
-    """Whether the prose, cut to fit, ends where a text can: its tokens are those of a text, so
-    that the sample is the same prompt when it is read from a file."""
+    """Whether the prose was cut where its tokens are still those of a text.
+
+    If so, the sample written to a file and read again is the same prompt.
+    """
     if not len(context.noise):
         return True
     cut, whole = context.last_prose()
-    # Of a sentence with an unknown word the text does not tell.
+    # A sentence with an unknown word never survives, wherever it is cut.
     return encoder.survives(cut) or not encoder.survives(whole)
 
 
@@ -107,43 +112,47 @@ def _any_question(source: StorySource, rng: np.random.Generator) -> tuple[Story,
     return story, int(rng.integers(len(story.questions)))
 
 
-def read_file(path: str | Path, asking: Asking) -> list[Prompt]:
-    """All samples of a file: JSON lines (.gz or not), a list, or parquet.
+def read_file(path: str | Path, prompting: Prompting) -> list[Prompt]:
+    """Reads all samples of a file: JSON lines (.gz or not), a list, or parquet.
 
-    Each has task, length, input, question, target; task and length may be left out where the
-    path tells them, as that of a published file does.
+    Each has task, length, input, question and target. Task and length may be missing if the path
+    tells them, as the paths of the published files do.
+
+    Raises:
+      UserFileNotFoundError, UserError: in one line, with the file and the sample.
     """
     path, spool = Path(path), Spool()
     if not path.is_file():
         raise UserFileNotFoundError(f"no sample file or folder {path} (eval.samples)")
     named = dict(zip(KEYS, published.cell_of(path) or (), strict=False))
-    prompts = [prompt_of(named | sample if isinstance(sample, Mapping) else sample, where, asking,
-                         spool)
-               for where, sample in published.rows(path, _context(asking, spool))]
+    prompts = [prompt_of(named | sample if isinstance(sample, Mapping) else sample, where,
+                         prompting, spool)
+               for where, sample in published.rows(path, _context(prompting, spool))]
     if not prompts:
         raise UserError(f"{path} has no samples")
     return prompts
 
 
-def read_cell(folder: str | Path, task: str, length: str, num_samples: int, asking: Asking,
+def read_cell(folder: str | Path, task: str, length: str, num_samples: int, prompting: Prompting,
               spool: Spool) -> list[Prompt]:
-    """The first so many samples of a task and length of BABILong as published, or all it has."""
-    rows = published.read(folder, task, length, _context(asking, spool))
-    return [prompt_of({**sample, "task": task, "length": length}, where, asking, spool)
+    """Reads the first `num_samples` samples of a task and length of the published data set."""
+    rows = published.read(folder, task, length, _context(prompting, spool))
+    return [prompt_of({**sample, "task": task, "length": length}, where, prompting, spool)
             for where, sample in itertools.islice(rows, num_samples)]
 
 
-def _context(asking: Asking, spool: Spool) -> Take:
-    return lambda pieces: Text(asking.context(pieces), spool)
+def _context(prompting: Prompting, spool: Spool) -> Take:
+    return lambda pieces: Text(prompting.context(pieces), spool)
 
 
-def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
+def prompt_of(sample: Mapping[str, str | Text], where: str, prompting: Prompting,
               spool: Spool | None = None) -> Prompt:
-    """A sample's texts as a prompt; messages name the sample as `where`.
+    """Returns the prompt of a sample.
 
     Args:
-      sample: has KEYS; the context (input) may have been tokenized before.
-      spool: where a context is written that was not.
+      sample: has KEYS; its context ("input") is a string or tokenized already.
+      where: names the sample in messages.
+      spool: the file that receives the tokens of a context that is a string.
     """
     missing = [key for key in KEYS if not isinstance(sample, Mapping)
                or not _has_text(sample.get(key))]
@@ -158,11 +167,11 @@ def prompt_of(sample: Mapping[str, str | Text], where: str, asking: Asking,
                             "named after it")
     context, question = sample["input"], sample["question"].strip()
     if isinstance(context, str):
-        context = Text(asking.context(texts.pieces(context)), spool)
-    tokens = Joined((asking.before(sample["task"]), context,
-                     asking.behind(sample["task"], question)))
+        context = Text(prompting.context(texts.pieces(context)), spool)
+    tokens = Joined((prompting.prefix(sample["task"]), context,
+                     prompting.suffix(sample["task"], question)))
     return Prompt(sample["task"], sample["length"], tokens, question,
-                  _as_written(sample["target"], asking.encoder, where))
+                  _as_written(sample["target"], prompting.encoder, where))
 
 
 def _has_text(value: object) -> bool:
@@ -171,7 +180,7 @@ def _has_text(value: object) -> bool:
 
 
 def _as_written(answer: str, encoder: Encoder, where: str) -> str:
-    """The answer as decoding writes it, so that an exact match is a match of tokens."""
+    """The answer after encoding and decoding, so that equal tokens are an exact match."""
     ids = encoder.text(answer)
     if encoder.unk_id in ids:
         raise UserError(f"{where}: the tokenizer does not know all words of the answer "
