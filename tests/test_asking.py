@@ -30,7 +30,7 @@ def held_out():
 
 
 def prompted(**changes):
-    return prompting.make(EvalConfig(asking="prompted", **changes), held_out().encoder)
+    return prompting.make(EvalConfig(prompt_style="instruct", **changes), held_out().encoder)
 
 
 def text(tokens):
@@ -65,7 +65,7 @@ def test_the_context_is_tokenized_as_a_whole_or_in_sentences_to_choose_from(retr
 
 @pytest.mark.parametrize("distance", [0, 2])
 def test_the_context_has_the_length_less_the_benchmarks_300_tokens(distance):
-    e = EvalConfig(asking="prompted", lengths=("1k", "0k"), min_distance=distance)
+    e = EvalConfig(prompt_style="instruct", lengths=("1k", "0k"), min_distance=distance)
     way, encoder = prompted(), held_out().encoder
     config = Config(model=ModelConfig(segment_length=32), eval=e)
     found = cells(config, held_out(), way, 4)

@@ -185,11 +185,12 @@ def held_out_bpe():
     return corpus.held_out(Config(data=data), corpus.make_tokenizer(data, 0))
 
 
-@pytest.mark.parametrize(("style", "distance"), [("tuned", 0), ("prompted", 0), ("prompted", 1)])
+@pytest.mark.parametrize(("style", "distance"), [
+    ("fine_tuned", 0), ("instruct", 0), ("instruct", 1)])
 @pytest.mark.parametrize("retrieve", [0, 3])
 def test_one_sample_is_one_prompt_drawn_or_read(tmp_path, monkeypatch, style, distance, retrieve):
     t = held_out_bpe().encoder.tokenizer
-    e = EvalConfig(asking=style, lengths=("0k", "500", "1k"), min_distance=distance,
+    e = EvalConfig(prompt_style=style, lengths=("0k", "500", "1k"), min_distance=distance,
                    retrieve=retrieve)
     way = prompting.make(e, held_out_bpe().encoder)
     drawn = cells(Config(eval=e), held_out_bpe(), way, 12)
@@ -203,7 +204,7 @@ def test_one_sample_is_one_prompt_drawn_or_read(tmp_path, monkeypatch, style, di
     assert [*drawn] == [*read]
     for one, other in zip(sum(drawn.values(), []), sum(read.values(), []), strict=True):
         assert one.tokens[:].tolist() == other.tokens[:].tolist()
-        if style == "prompted":
+        if style == "instruct":
             assert re.search(r"<context>\n\S", t.decode(one.tokens[:]))
 
 

@@ -76,7 +76,7 @@ def test_what_is_written_is_read(parts, block):
         assert written[0][:].tolist() == [7, 7, 8] and list(written[2].sentences()) == []
 
 
-@pytest.mark.parametrize("way", ["tuned", "prompted"])
+@pytest.mark.parametrize("way", ["fine_tuned", "instruct"])
 def test_a_long_context_is_never_in_memory(tmp_path, monkeypatch, way):
     """Neither its text nor its tokens, while it is read and after."""
     monkeypatch.setattr(published, "_CHUNK", 2**12)
@@ -87,7 +87,7 @@ def test_a_long_context_is_never_in_memory(tmp_path, monkeypatch, way):
     path = tmp_path / "qa1_64k.json"
     path.write_text(json.dumps([{"input": " ".join(sentences), "question": "Where is Mary?",
                                  "target": "kitchen"}]))
-    asked = prompting.make(EvalConfig(asking=way), Encoder(words()))
+    asked = prompting.make(EvalConfig(prompt_style=way), Encoder(words()))
     asked.suffix("qa1", "Where is Mary?")
     tracemalloc.start()
     prompt, = read_file(path, asked)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from lm2_jax.config.checks import at_least, one_of, require
 from lm2_jax.errors import UserError
 
-ASKING = ("tuned", "prompted")
+PROMPT_STYLES = ("fine_tuned", "instruct")
 RETRIEVE_ORDERS = ("document", "similarity")
-NEW_TOKENS = {"tuned": 8, "prompted": 20}  # 20 is the benchmark's
+NEW_TOKENS = {"fine_tuned": 8, "instruct": 20}  # 20 is the benchmark's
 PROMPT_BUDGET = 300  # tokens of a length that the benchmark keeps for what is not context
 
 
@@ -26,15 +26,15 @@ class EvalConfig:
     indices: str = ""
     background: str = ""  # "" = data.background
     min_distance: int = 0  # whole segments between the last fact and the question's segment
-    asking: str = "tuned"  # tuned: context, question, answer mark; prompted: as LLMs are asked
-    prompts: str = ""  # prompted: JSON of a task's instruction, examples, post_prompt; "" = ours
+    prompt_style: str = "fine_tuned"  # as in training; or instruct: the benchmark's template
+    prompts: str = ""  # instruct: JSON of a task's instruction, examples, post_prompt; "" = ours
     use_instruction: bool = True
     use_examples: bool = True
     use_post_prompt: bool = True
     retrieve: int = 0  # sentences of the context that the model is given, by BM25; 0 = all
     retrieve_order: str = "document"  # or similarity, as the benchmark's own baseline
     memory: tuple[str, ...] = ("carried", "reset")
-    max_new_tokens: int = 0  # 0 = 8, or 20 if prompted
+    max_new_tokens: int = 0  # 0 = 8, or 20 if instruct
     seed: int = 1  # of the held-out samples
 
     def __post_init__(self):
@@ -42,22 +42,22 @@ class EvalConfig:
         at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens",
                  "retrieve")
         require(0 <= self.seed < 2**31, "eval.seed", self.seed, "in [0, 2**31)")
-        one_of(self, "eval", "asking", ASKING)
+        one_of(self, "eval", "prompt_style", PROMPT_STYLES)
         one_of(self, "eval", "retrieve_order", RETRIEVE_ORDERS)
         for mode in self.memory:
             require(mode in ("carried", "reset"), "eval.memory", self.memory,
                     "a tuple of carried, reset")
         for length in self.lengths:
             fits = not 0 < parse_length(length) <= PROMPT_BUDGET
-            require(fits or self.asking == "tuned" or bool(self.samples), "eval.lengths",
-                    self.lengths, f"0k or more than {PROMPT_BUDGET} tokens where eval.asking is "
-                    "prompted")
+            require(fits or self.prompt_style == "fine_tuned" or bool(self.samples),
+                    "eval.lengths", self.lengths, f"0k or more than {PROMPT_BUDGET} tokens where "
+                    "eval.prompt_style is instruct")
         require(not (self.indices and self.samples), "eval.indices", self.indices,
                 "'' where eval.samples is set")
-        require(not self.prompts or self.asking == "prompted", "eval.prompts", self.prompts,
-                "'' unless eval.asking is prompted")
+        require(not self.prompts or self.prompt_style == "instruct", "eval.prompts", self.prompts,
+                "'' unless eval.prompt_style is instruct")
         if not self.max_new_tokens:
-            object.__setattr__(self, "max_new_tokens", NEW_TOKENS[self.asking])
+            object.__setattr__(self, "max_new_tokens", NEW_TOKENS[self.prompt_style])
 
 
 def parse_length(length: str) -> int:

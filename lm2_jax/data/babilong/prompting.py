@@ -116,7 +116,7 @@ def make(config: EvalConfig, encoder: Encoder) -> Prompting:
     Raises:
       FileNotFoundError, ValueError: `config.prompts` cannot be read.
     """
-    if config.asking == "tuned":
+    if config.prompt_style == "fine_tuned":
         return FineTuned(encoder)
     known = prompts.load(config.prompts) if config.prompts else prompts.ours()
     return Instruct(encoder, {task: prompt.with_parts(
