@@ -29,7 +29,7 @@ def held_out():
 
 
 def prompted(**changes):
-    return prompting.make(EvalConfig(asking="prompted", **changes), held_out().encoder)
+    return prompting.make(EvalConfig(prompt_style="instruct", **changes), held_out().encoder)
 
 
 def text(tokens):
@@ -58,26 +58,27 @@ def test_the_context_is_tokenized_as_a_whole_or_in_sentences_to_choose_from(retr
     context = [id for sentence in ("Mary went to the kitchen.", "It was dark.",
                                    "John moved to the hallway.") for id in encoder.text(sentence)] \
         if retrieve else encoder.tokenizer.encode(SAMPLE["input"])
-    start = len(way.before("qa1"))
+    start = len(way.prefix("qa1"))
     assert tokens[start:start + len(context)] == context
-    assert tokens[start + len(context):] == way.behind("qa1", "Where is Mary?").tolist()
+    assert tokens[start + len(context):] == way.suffix("qa1", "Where is Mary?").tolist()
 
 
 @pytest.mark.parametrize("distance", [0, 2])
 def test_the_context_has_the_length_less_the_benchmarks_300_tokens(distance):
-    e = EvalConfig(asking="prompted", lengths=("1k", "0k"), min_distance=distance)
+    e = EvalConfig(prompt_style="instruct", lengths=("1k", "0k"), min_distance=distance)
     way, encoder = prompted(), held_out().encoder
     config = Config(model=ModelConfig(segment_length=32), eval=e)
     found = cells(config, held_out(), way, 4)
     for (task, length), prompt in [(key, p) for key, cell in found.items() for p in cell]:
-        before, behind = way.before(task).tolist(), way.behind(task, prompt.question).tolist()
+        before, behind = way.prefix(task).tolist(), way.suffix(task, prompt.question).tolist()
         tokens = prompt.tokens[:].tolist()
         assert tokens[:len(before)] == before and tokens[-len(behind):] == behind
         assert encoder.tokenizer.answer_id not in tokens
         context = tokens[len(before):len(tokens) - len(behind)]
-        told = [(start, len(piece.tokens)) for piece in encoder.facts.values()
+        told = [(start, len(fact)) for piece in [*encoder.facts.values()]
                 for start in range(len(context))
-                if context[start:start + len(piece.tokens)] == piece.tokens.tolist()]
+                for fact in [(piece.tokens if start else way.opening(piece.tokens)).tolist()]
+                if context[start:start + len(fact)] == fact]
         if length == "1k":
             assert len(context) == 1024 - 300
             gap = (len(tokens) - len(behind)) // 32 - (len(before) + max(map(sum, told))) / 32
@@ -91,7 +92,7 @@ def test_tuned_is_context_question_mark():
     tokens = prompt_of(SAMPLE, "", way).tokens[:].tolist()
     question = encoder.text("Where is Mary?")
     assert tokens[-len(question) - 1:] == [*question, encoder.tokenizer.answer_id]
-    assert len(way.before("qa1")) == 0
+    assert len(way.prefix("qa1")) == 0
     prompt = way.prompt("qa1")
     assert not (prompt.instruction or prompt.examples or prompt.post_prompt)
 
@@ -122,10 +123,10 @@ def test_own_words_take_the_place_of_ours(tmp_path):
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"qa1": OWN}))
     way = prompted(prompts=str(path))
-    assert text(way.before("qa1")) == "Look {here}.\n\n\n\nOne word.\n\n<context>\n"
+    assert text(way.prefix("qa1")) == "Look {here}.\n\n\n\nOne word.\n\n<context>\n"
     assert prompted(prompts=str(path), use_post_prompt=False).prompt("qa1").post_prompt == ""
     with pytest.raises(ValueError, match=r"no prompt for qa2 \(eval.prompts\); there are qa1"):
-        way.before("qa2")
+        way.prefix("qa2")
 
 
 @pytest.mark.parametrize(("content", "said"), [

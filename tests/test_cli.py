@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import kill_train
@@ -15,8 +16,11 @@ import runs
 
 import lm2_jax
 from lm2_jax.cli import main
+from lm2_jax.config import DataConfig
+from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import RunError, UserError
 from lm2_jax.eval import metrics
+from lm2_jax.runtime import locks
 
 TUNED = "instruction_no_examples_no_post_prompt_no_chat_template_no"
 SMALL = [runs.CONFIG, *runs.SMALL]
@@ -264,6 +268,42 @@ def test_eval_repeats_the_results(finished, tmp_path):
             assert (copy / path.relative_to(finished)).read_bytes() == path.read_bytes()
     for name in ("metrics.jsonl", "config.json", "tokenizer.json"):
         assert (copy / name).read_bytes() == (finished / name).read_bytes()
+
+
+def contents(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+            for path in folder.rglob("*")}
+
+
+def test_eval_with_out_writes_nothing_to_the_workdir(finished, tmp_path, monkeypatch, capsys):
+    workdir, out = shutil.copytree(finished, tmp_path / "run"), tmp_path / "new" / "results"
+    before, opened = contents(workdir), locks.os.access
+    # As a read-only file system is seen; the tests may run as root.
+    monkeypatch.setattr(locks.os, "access", lambda path, mode: (
+        not Path(path).is_relative_to(workdir) and opened(path, mode)))
+    assert call("eval", *SMALL, f"--workdir={workdir}") == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert "is read-only for this user; take another --out" in line
+    assert call("eval", *SMALL, f"--workdir={workdir}", f"--out={out}") == 0
+    assert contents(workdir) == before
+    assert {path.relative_to(out) for path in out.rglob("*")} == {
+        path.relative_to(finished / "eval") for path in finished.glob("eval/**/*")
+        if path.name != "history.jsonl"}
+    assert str(out / "results.json") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_another_tokenizer_is_refused(finished, tmp_path, capsys, missing):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    path = workdir / "tokenizer.json"
+    if missing:
+        path.unlink()
+    else:
+        corpus.make_tokenizer(DataConfig(background_sentences=99), 7).save(path)
+    assert call("eval", *SMALL, f"--workdir={workdir}") == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert str(path) in line and missing != ("step 40 was trained with" in line)
+    assert path.exists() != missing
 
 
 def test_a_run_that_diverges_stops_and_keeps_what_was_good(tmp_path):

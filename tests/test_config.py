@@ -198,8 +198,8 @@ def test_what_is_not_a_length(text):
         parse_length(text)
 
 
-def test_new_tokens_follow_the_way_of_asking_unless_they_are_set():
-    tokens = [load_config(TINY, {"eval.asking": asking, "eval.max_new_tokens": given,
+def test_new_tokens_follow_the_prompt_style_unless_they_are_set():
+    tokens = [load_config(TINY, {"eval.prompt_style": style, "eval.max_new_tokens": given,
                                  "eval.lengths": "1k"}).eval.max_new_tokens
-              for asking in ("tuned", "prompted") for given in (0, 3)]
+              for style in ("fine_tuned", "instruct") for given in (0, 3)]
     assert tokens == [8, 3, 20, 3]

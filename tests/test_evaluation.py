@@ -17,6 +17,8 @@ from lm2_jax import partition
 from lm2_jax.commands import evaluate as evaluation
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data.babilong import corpus
+from lm2_jax.errors import UserError
+from lm2_jax.eval import babilong_evaluator
 from lm2_jax.eval.results import read_results
 from lm2_jax.runtime import progress as bar
 
@@ -58,19 +60,19 @@ def tokens():
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch):
     """Evaluates, for so many batches; returns what was printed. There are two a cell."""
-    monkeypatch.setattr(evaluation, "Streamer", Echo)
+    monkeypatch.setattr(babilong_evaluator, "Streamer", Echo)
     monkeypatch.setattr(bar, "time", SimpleNamespace(perf_counter=lambda: Echo.now))
     for name in ("plot_curves", "plot_heat_map"):
         monkeypatch.setattr(evaluation.plots, name, lambda *_, **__: None)
 
-    def run(step, batches=1000, **changes):
+    def run(step, batches=1000, params=None, **changes):
         values = {"lengths": ("0k", "64"), "num_samples": 4, "batch_size": 2} | changes
         config = Config(model=ModelConfig(), data=DataConfig(background_sentences=200),
                         eval=EvalConfig(**values))
         console = Console(file=io.StringIO(), width=100)
         Echo.patience = batches
-        evaluator = evaluation.Evaluator(config, tokens(), MESH)
-        evaluation.report(evaluator, {}, step, tmp_path, console)
+        evaluator = evaluation.BabilongEvaluator(config, tokens(), MESH)
+        evaluation.report(evaluator, params or {}, step, tmp_path, console)
         return console.file.getvalue()
 
     return run
@@ -108,8 +110,9 @@ def test_rows_never_stand_beside_what_made_others(tmp_path, evaluate, batches):
     evaluate(7)
     with pytest.raises(Killed):
         evaluate(8, batches, lengths=("64", "80"))
-    if batches < 2:  # no cell is finished
-        assert not (folder / "results.json").exists() and not predictions(folder)
+    if batches < 2:  # no cell is finished: the earlier results are there, with their provenance
+        cells = [(length, memory) for length in ("0k", "64") for memory in ("carried", "reset")]
+        assert stored(folder) == (cells, 7, ("0k", "64")) and len(predictions(folder)) == 4
     else:
         cells = [("64", "carried"), ("64", "reset"), ("80", "carried")][:batches // 2]
         assert stored(folder) == (cells, 8, ("64", "80"))
@@ -134,6 +137,68 @@ def test_one_that_goes_on_keeps_its_own_files(tmp_path, evaluate):
     assert all(int(total) - int(done) == int(left) for done, total, *_, left in lines)
 
 
+def test_answers_to_other_contexts_are_not_taken_over(tmp_path, evaluate):
+    """Exchanged books, of the same size: the questions are the same, the contexts are not."""
+    book, asked = tmp_path / "book.txt", []
+    changes = {"lengths": ("64",), "num_samples": 6, "memory": ("carried",),
+               "background": str(book)}
+    for word in ("autumn", "again", "again"):
+        book.write_text(f"It was the {word} that came over the house in the village. " * 50)
+        with pytest.raises(Killed):
+            evaluate(7, 1, **changes)
+        _, *lines = (tmp_path / "eval/unfinished.jsonl").read_text().splitlines()
+        asked.append(len(lines))
+    assert asked == [1, 1, 2]
+
+
+@pytest.mark.parametrize("key", ["lengths", "memory"])
+def test_an_evaluation_of_nothing_is_skipped_or_refused_at_the_start(tmp_path, evaluate, key):
+    evaluate(7)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert evaluate(8, **{key: ()}) == f"eval.{key} is empty: no evaluation\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert "no evaluation" in evaluate(8, samples=str(tmp_path), lengths=())  # a folder
+    with pytest.raises(UserError, match=f"eval.{key} is empty, so there is nothing to evaluate"):
+        evaluation.evaluate(Config(eval=EvalConfig(**{key: ()})), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+SAMPLE = {"task": "qa1", "length": "1k", "input": "Mary went to the garden. It was dark.",
+          "question": "Where is Mary?", "target": "garden"}
+
+
+@pytest.mark.parametrize("task", ["niah", "QA1", "my_task.2"])
+def test_tasks_that_the_benchmark_does_not_know_have_exact_match_alone(tmp_path, evaluate, task):
+    path, folder = tmp_path / "s.jsonl", tmp_path / "eval"
+    path.write_text("".join(json.dumps(sample) + "\n"
+                            for sample in (SAMPLE | {"task": task}, SAMPLE)))
+    printed = evaluate(7, samples=str(path), memory=("carried",))
+    found = {row.task: row for row in read_results(folder)}
+    assert found[task].accuracy is None and found["qa1"].accuracy == 0
+    assert found[task].exact_match == 0 and found[task].unscorable == 0
+    assert json.loads((folder / "results.json").read_text())[0]["accuracy"] is None
+    assert task in printed
+    name = f"{task}_1k_instruction_no_examples_no_post_prompt_no_chat_template_no.csv"
+    assert (folder / name).exists()
+    evaluate(7, lengths=("0k",))  # its files are known as those of an evaluation
+    assert not (folder / name).exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("task", "../../qa1"), ("task", "a/b"), ("task", ".hidden"), ("task", "a b"), ("task", "a\n"),
+    ("task", "a" * 65), ("length", "4k/.."), ("length", "4_k"), ("length", "\\4k")])
+def test_a_file_is_checked_before_anything_is_removed(tmp_path, evaluate, key, value):
+    evaluate(7)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps(SAMPLE) + "\n" + json.dumps(SAMPLE | {key: value}) + "\n")
+    with pytest.raises(UserError, match=rf"s.jsonl:2: {key} is .*files are named") as error:
+        evaluate(7, samples=str(path))
+    assert "\n" not in str(error.value)
+    path.unlink()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_tasks_that_the_indices_do_not_name_are_told_in_one_line(tmp_path, evaluate):
     for name in ("qa1_a_test.txt", "qa2_b_test.txt", "qa3_c_test.txt"):
         tmp_path.joinpath(name).write_text(STORY)
@@ -144,3 +209,33 @@ def test_tasks_that_the_indices_do_not_name_are_told_in_one_line(tmp_path, evalu
     indices.write_text(json.dumps({task: [0] * 4 for task in ("qa1", "qa2", "qa3")}))
     assert "no indices" not in evaluate(7, tasks=("qa1", "qa2", "qa3"), babi=str(tmp_path),
                                         indices=str(indices))
+
+
+def test_results_of_another_evaluator_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    class Constant:
+        name, notes, empty_key = "constant", ["a note"], ""
+        config = Config()
+
+        def identity(self, params, step):
+            return {"step": step}
+
+        def tokens_to_read(self, journal):
+            return 1, 0
+
+        def run(self, params, *, journal=None, progress=None, between=None):
+            progress(1, "done")
+            yield 0.5, None
+
+        def remove(self, folder):
+            folder.joinpath("constant.txt").unlink(missing_ok=True)
+
+        def write(self, folder, results):
+            folder.joinpath("constant.txt").write_text(repr(results))
+
+    console, shown = Console(file=io.StringIO(), width=100), []
+    monkeypatch.setitem(evaluation._SHOW, "constant", lambda *values: shown.append(values))
+    assert evaluation.report(Constant(), {}, 7, tmp_path, console) == [0.5]
+    folder = tmp_path / "eval" / "constant"
+    assert shown == [([0.5], Constant.config, folder, console)]
+    assert {path.name for path in folder.iterdir()} == {"constant.txt", "provenance.json", ".lock"}
+    assert "a note" in console.file.getvalue()

@@ -10,7 +10,7 @@ import pytest
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data.babilong import corpus
-from lm2_jax.data.babilong.prompting import Tuned
+from lm2_jax.data.babilong.prompting import FineTuned
 from lm2_jax.data.babilong.samples import draw
 from lm2_jax.eval.babilong import cells
 
@@ -57,7 +57,7 @@ def told(prompt):
 def test_sample_i_asks_question_indices_i(tmp_path, indices, length):
     drawn_from = held_out(folder_of(tmp_path, {"qa1": indices}), num_samples=len(indices))
     config = Config(model=ModelConfig(), eval=EvalConfig(lengths=(length,)))
-    found = cells(config, drawn_from, Tuned(drawn_from.encoder), len(indices))["qa1", length]
+    found = cells(config, drawn_from, FineTuned(drawn_from.encoder), len(indices))["qa1", length]
     assert [prompt.target for prompt in found] == [ANSWERS[index] for index in indices]
     for prompt, index in zip(found, indices, strict=True):
         assert prompt.question in ("Where is Mary?", "Where is John?", "Where is Sandra?")
@@ -70,7 +70,7 @@ def test_sample_i_asks_question_indices_i(tmp_path, indices, length):
 def test_tasks_without_indices_are_drawn_as_without_the_file(tmp_path):
     folder = folder_of(tmp_path, {"qa2": [0], "qa3": [0]})
     config = Config(model=ModelConfig(), eval=EvalConfig(lengths=("0k", "100")))
-    asked = [cells(config, drawn_from, Tuned(drawn_from.encoder), 9) for drawn_from in (
+    asked = [cells(config, drawn_from, FineTuned(drawn_from.encoder), 9) for drawn_from in (
         held_out(folder, num_samples=9), held_out(folder, num_samples=9, indices=""))]
     for cell, other in zip(*(found.values() for found in asked), strict=True):
         assert [p.tokens[:].tolist() for p in cell] == [p.tokens[:].tolist() for p in other]
@@ -80,14 +80,14 @@ def test_tasks_without_indices_are_drawn_as_without_the_file(tmp_path):
 def test_facts_too_many_for_the_length_are_the_whole_context(tmp_path):
     drawn_from = held_out(folder_of(tmp_path, {"qa1": [1, 3]}), num_samples=2)
     source, = drawn_from.sources
-    prompts = {length: [draw(source, length, index, EvalConfig(), Tuned(drawn_from.encoder),
+    prompts = {length: [draw(source, length, index, EvalConfig(), FineTuned(drawn_from.encoder),
                              drawn_from.background, 32) for index in range(2)]
                for length in ("0k", "16")}
     np.testing.assert_array_equal(prompts["16"][0].tokens[:], prompts["0k"][0].tokens[:])
     assert len(prompts["16"][1].tokens) == 16 - 2 > len(prompts["0k"][1].tokens)
     with pytest.raises(ValueError, match="no story of qa1 that eval.indices names for sample 0 "
                                          "fits a sample of 16"):
-        draw(source, "16", 0, EvalConfig(min_distance=1), Tuned(drawn_from.encoder),
+        draw(source, "16", 0, EvalConfig(min_distance=1), FineTuned(drawn_from.encoder),
              drawn_from.background, 8)
 
 

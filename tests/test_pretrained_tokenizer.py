@@ -161,13 +161,13 @@ def test_samples_and_prompts_begin_with_its_bos(tmp_path, data):
         sample = maker.draw(4, np.random.default_rng(seed))
         assert sample.tokens[0] == 300 and 300 not in sample.tokens[1:]
         assert len(sample.tokens) == 4 * 512 or config.bare_fraction
-    for asking in ("tuned", "prompted"):
-        e = EvalConfig(asking=asking)
+    for style in ("fine_tuned", "instruct"):
+        e = EvalConfig(prompt_style=style)
         way = prompting.make(e, drawn_from.encoder)
         prompt = draw(drawn_from.sources[0], "2k", 0, e, way, drawn_from.background, 512)
         tokens = prompt.tokens[:].tolist()
         assert tokens[0] == 300 and 300 not in tokens[1:]
-        if asking == "tuned":
+        if style == "fine_tuned":
             answer = drawn_from.encoder.text(prompt.target)
             assert len(tokens) + len(answer) + 1 == 2048
 

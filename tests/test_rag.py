@@ -2,16 +2,18 @@
 
 import collections
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm2_jax.config import EvalConfig
 from lm2_jax.data.babilong.mixing import Joined, Mixture, Piece, Text
 from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.data.text.background import TokenizedBackground
-from lm2_jax.eval import rag
+from lm2_jax.eval import babilong, rag
 
 BEFORE, BEHIND = np.array([90], np.int32), np.array([7, 8, 91], np.int32)
 
@@ -45,7 +47,7 @@ def test_the_best_sentences_are_kept(sentences, query, count, order):
     assert np.array_equal(before, BEFORE) and np.array_equal(behind, BEHIND)
     assert (kept.question, kept.target, kept.length) == ("Where?", "there", "1k")
     if len(sentences) <= count:
-        assert kept is prompt
+        assert np.array_equal(kept.tokens[:], prompt.tokens[:])
         return
     assert kept.whole == len(prompt.tokens)
     wanted = sorted(scores(query, sentences), reverse=True)[:count]
@@ -81,3 +83,20 @@ def test_sentences_of_a_mixture_are_its_tokens_in_order(cuts):
     sentences = list(mixture.sentences())
     np.testing.assert_array_equal(np.concatenate(sentences), mixture[:])
     assert len(sentences) == 5 and {len(s) for s in sentences} == {3, 5, 4, 1}
+
+
+def test_segments_of_a_row_are_those_that_the_model_reads():
+    """And its tokens those of the whole sample."""
+    whole = prompt_of([[n] * 5 for n in range(1, 13)])
+    given = rag.retrieve(whole, np.array([3]), 2, "document")
+    assert (len(whole.tokens), len(given.tokens)) == (64, 14)
+
+    class Model:
+        model = SimpleNamespace(config=SimpleNamespace(segment_length=8))
+
+        def answer(self, prompts, *_, **__):
+            return [[0] for _ in prompts]
+
+    (row, _), = babilong.evaluate(Model(), {("qa1", "1k"): [given]}, EvalConfig(), str,
+                                  ("carried",))
+    assert (row.tokens, row.segments) == (64.0, 2.0)

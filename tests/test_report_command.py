@@ -1,5 +1,6 @@
 """`lm2 report` from the command line: what it prints, and what it refuses in one line."""
 
+import dataclasses
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import reports
 from reports import TEN, report
 
 from lm2_jax.cli import main
+from lm2_jax.eval.results import read_results, write_results
 
 run = reports.run
 
@@ -99,3 +101,24 @@ def test_mistakes_are_one_line(run, capsys, tmp_path, monkeypatch, arguments, wa
 def test_an_unknown_metric_is_refused(tmp_path, run):
     with pytest.raises(ValueError, match="metric is 'f1'; it must be one of exact_match, accuracy"):
         report(tmp_path, run("a"), metric="f1")
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "accuracy"])
+def test_tasks_without_benchmark_accuracy_are_shown(tmp_path, run, metric):
+    folders = [run("a", tasks=TEN),
+               run("b", tasks=TEN, base=0.8, model={"vocab_size": 50, "mlp_dim": 64})]
+    for folder in folders:
+        rows = read_results(folder / "eval")
+        niah = [dataclasses.replace(row, task="niah", accuracy=None) for row in rows[:3]]
+        write_results(folder / "eval", [*rows, *niah])
+    text, _ = report(tmp_path, *folders, metric=metric)
+    for name in ("a", "b", "constant answer"):
+        line = reports.line_of(text, "1k", name)
+        assert (line["niah"] == "-") == (metric == "accuracy" and name != "constant answer")
+        assert line["qa1"] != "-" != line["Avg"]
+    only = [run(name, tasks=("qa1",), model={"vocab_size": 50, "mlp_dim": size}) for name, size in
+            (("c", 70), ("d", 80))]
+    for folder in only:
+        write_results(folder / "eval", [dataclasses.replace(row, task="niah", accuracy=None)
+                                        for row in read_results(folder / "eval")])
+    assert "niah" in report(tmp_path, *only, metric=metric)[0]

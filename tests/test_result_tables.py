@@ -93,3 +93,12 @@ def test_names_are_shown_as_they_are():
     assert r"| [red]a\|b[/red] |" in markdown(rows)
     text = printed(tables.settings("Model", {"parameters": 1_234_567, "[x]": (1, 2)}))
     assert "Model" in text and "1,234,567" in text and "[x]" in text and "(1, 2)" in text
+
+
+def test_a_task_without_benchmark_accuracy_has_a_dash_there():
+    rows = [row("qa1", accuracy=0.25), row("niah", accuracy=None)]
+    found = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")]
+             for line in tables.markdown_table(rows).splitlines()}
+    column = found["task"].index("official metric %")
+    assert [found[task][column] for task in ("qa1", "niah", "mean")] == ["25.0", "-", "-"]
+    assert "official" not in tables.markdown_table(rows[1:])

@@ -19,8 +19,8 @@ from lm2_jax.eval import results
 STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RATES = st.floats(0, 1)
 ROWS = st.builds(results.Row, st.text(), st.text(), st.floats(1, 1e7), st.floats(1, 1e5),
-                 st.sampled_from(results.MEMORY), st.integers(1, 10_000), RATES, RATES, RATES,
-                 st.integers(0, 1))
+                 st.sampled_from(results.MEMORY), st.integers(1, 10_000), RATES, st.none() | RATES,
+                 RATES, st.integers(0, 1))
 
 
 @STEADY

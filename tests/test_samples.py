@@ -1,8 +1,10 @@
 """Evaluation samples, drawn and read."""
 
+import dataclasses
 import gzip
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from solver import solve
 
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, parse_length
 from lm2_jax.data.babi.story import Question
-from lm2_jax.data.babilong import corpus
-from lm2_jax.data.babilong.prompting import Tuned
+from lm2_jax.data.babilong import corpus, prompting
+from lm2_jax.data.babilong.prompting import FineTuned
 from lm2_jax.data.babilong.samples import draw, read_file
+from lm2_jax.eval import rag
 from lm2_jax.eval.babilong import cells
 
 DATA = os.environ.get("LM2_TEST_DATA")
@@ -37,7 +40,7 @@ def source_of(task, drawn_from):
 def sample_of(task, length, index, segment_length=32, drawn_from=None, **changes):
     drawn_from = drawn_from or held_out()
     return draw(source_of(task, drawn_from), length, index, EvalConfig(**changes),
-                Tuned(drawn_from.encoder), drawn_from.background, segment_length)
+                FineTuned(drawn_from.encoder), drawn_from.background, segment_length)
 
 
 def facts_in(tokens, encoder):
@@ -155,7 +158,7 @@ def written(path, lines):
 def test_files_are_read_sentence_by_sentence(tmp_path, name):
     encoder = held_out().encoder
     lists = SAMPLE | {"task": "qa8", "question": "What is Mary carrying?", "target": "apple,milk"}
-    first, second = read_file(written(tmp_path / name, [SAMPLE, "\n", lists]), Tuned(encoder))
+    first, second = read_file(written(tmp_path / name, [SAMPLE, "\n", lists]), FineTuned(encoder))
     assert (first.task, first.length, first.question) == ("qa1", "1k", "Where is Mary?")
     assert (first.target, second.target) == ("kitchen", "apple,milk")
     sentences = ["Mary went to the kitchen.", "It was dark.", "John moved to the hallway."]
@@ -170,9 +173,39 @@ def test_a_drawn_sample_comes_back_from_a_file(tmp_path):
     lines = [{"task": p.task, "length": p.length, "question": p.question, "target": p.target,
               "input": t.decode(p.tokens[:]).strip().removesuffix(p.question)} for p in prompts]
     path = written(tmp_path / "samples.jsonl", lines)
-    for drawn, back in zip(prompts, read_file(path, Tuned(held_out().encoder)), strict=True):
+    for drawn, back in zip(prompts, read_file(path, FineTuned(held_out().encoder)), strict=True):
         np.testing.assert_array_equal(drawn.tokens[:], back.tokens[:])
         assert (drawn.question, drawn.target) == (back.question, back.target)
+
+
+@cache
+def held_out_bpe():
+    data = DataConfig(tasks=("qa1", "qa7"), tokenizer="bpe", tokenizer_vocab_size=400,
+                      background_sentences=300)
+    return corpus.held_out(Config(data=data), corpus.make_tokenizer(data, 0))
+
+
+@pytest.mark.parametrize(("style", "distance"), [
+    ("fine_tuned", 0), ("instruct", 0), ("instruct", 1)])
+@pytest.mark.parametrize("retrieve", [0, 3])
+def test_one_sample_is_one_prompt_drawn_or_read(tmp_path, monkeypatch, style, distance, retrieve):
+    t = held_out_bpe().encoder.tokenizer
+    e = EvalConfig(prompt_style=style, lengths=("0k", "500", "1k"), min_distance=distance,
+                   retrieve=retrieve)
+    way = prompting.make(e, held_out_bpe().encoder)
+    drawn = cells(Config(eval=e), held_out_bpe(), way, 12)
+    with monkeypatch.context() as patch:  # the whole contexts
+        patch.setattr(rag, "retrieve", lambda prompt, *_: prompt)
+        found = cells(Config(eval=e), held_out_bpe(), way, 12)
+    lines = [{"task": p.task, "length": p.length, "question": p.question, "target": p.target,
+              "input": t.decode(p.tokens.parts[1][:])} for cell in found.values() for p in cell]
+    path = written(tmp_path / "samples.jsonl", lines)
+    read = cells(Config(eval=dataclasses.replace(e, samples=str(path))), held_out_bpe(), way, 12)
+    assert [*drawn] == [*read]
+    for one, other in zip(sum(drawn.values(), []), sum(read.values(), []), strict=True):
+        assert one.tokens[:].tolist() == other.tokens[:].tolist()
+        if style == "instruct":
+            assert re.search(r"<context>\n\S", t.decode(one.tokens[:]))
 
 
 @pytest.mark.parametrize(("line", "said"), [
@@ -185,7 +218,7 @@ def test_a_drawn_sample_comes_back_from_a_file(tmp_path):
 def test_bad_lines_are_named(tmp_path, line, said):
     path = written(tmp_path / "samples.jsonl", [SAMPLE, line])
     with pytest.raises(ValueError, match=f"samples.jsonl{said}") as error:
-        read_file(path, Tuned(held_out().encoder))
+        read_file(path, FineTuned(held_out().encoder))
     assert "\n" not in str(error.value)
 
 
@@ -197,21 +230,21 @@ def test_bad_lines_are_named(tmp_path, line, said):
 def test_unreadable_files_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said) as error:
-        read_file(tmp_path / name, Tuned(held_out().encoder))
+        read_file(tmp_path / name, FineTuned(held_out().encoder))
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no sample file or folder .*b.jsonl"):
-        read_file(tmp_path / "b.jsonl", Tuned(held_out().encoder))
+        read_file(tmp_path / "b.jsonl", FineTuned(held_out().encoder))
 
 
 def test_cells_are_the_drawn_samples_or_those_of_the_file(tmp_path):
     drawn_from = held_out()
     model = ModelConfig(segment_length=32)
     config = Config(model=model, eval=EvalConfig(lengths=("0k", "96")))
-    asking = Tuned(drawn_from.encoder)
-    found = cells(config, drawn_from, asking, 3)
+    prompting = FineTuned(drawn_from.encoder)
+    found = cells(config, drawn_from, prompting, 3)
     assert list(found) == [(task, length) for task in TASKS for length in ("0k", "96")]
     for (task, length), prompts in found.items():
         for index, prompt in enumerate(prompts):
@@ -219,6 +252,6 @@ def test_cells_are_the_drawn_samples_or_those_of_the_file(tmp_path):
                                           sample_of(task, length, index).tokens[:])
     path = written(tmp_path / "s.jsonl", [SAMPLE, SAMPLE | {"length": "2k"}, SAMPLE])
     found = cells(Config(model=model, eval=EvalConfig(samples=str(path))), drawn_from,
-                  asking, 3)
+                  prompting, 3)
     assert {key: len(prompts) for key, prompts in found.items()} == {
         ("qa1", "1k"): 2, ("qa1", "2k"): 1}

@@ -80,7 +80,7 @@ def test_what_is_written_is_read(parts, block):
 
 
 @pytest.mark.parametrize("name", ["qa1_64k.json", "qa1_64k.jsonl.gz"])
-@pytest.mark.parametrize("way", ["tuned", "prompted"])
+@pytest.mark.parametrize("way", ["fine_tuned", "instruct"])
 def test_one_context_at_a_time_is_in_memory_and_no_tokens(tmp_path, monkeypatch, way, name):
     monkeypatch.setattr(json_file, "_CHUNK", 2**12)
     monkeypatch.setattr(texts, "PIECE", 2**12)
@@ -92,14 +92,14 @@ def test_one_context_at_a_time_is_in_memory_and_no_tokens(tmp_path, monkeypatch,
     with (gzip.open if name.endswith("gz") else open)(path, "wt") as file:
         file.write(json.dumps([sample] * 5) if name.endswith("json") else
                    (json.dumps(sample) + "\n") * 5)
-    asked = prompting.make(EvalConfig(asking=way), Encoder(words()))
-    asked.behind("qa1", "Where is Mary?")
+    asked = prompting.make(EvalConfig(prompt_style=way), Encoder(words()))
+    asked.suffix("qa1", "Where is Mary?")
     tracemalloc.start()
     prompts = read_file(path, asked)
     kept, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     tokens = [token for sentence in sentence_ids(words(), sentences) for token in sentence]
-    before = len(asked.before("qa1"))
+    before = len(asked.prefix("qa1"))
     for prompt in prompts:
         assert prompt.tokens[before:before + len(tokens)].tolist() == tokens
     assert len(prompts) == 5 and size > 400_000 and 4 * len(tokens) > 300_000

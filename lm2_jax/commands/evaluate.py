@@ -9,12 +9,16 @@ from pathlib import Path
 import jax
 
 from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files, with_vocab_size
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data import tokenizer
+from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.errors import UserError
 from lm2_jax.eval import babilong
-from lm2_jax.eval.evaluator import Evaluator
-from lm2_jax.eval.results import Row, remove_results, write_predictions, write_results
+from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
+from lm2_jax.eval.evaluator import Evaluator, open_journal, results_folder
+from lm2_jax.eval.results import Row
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import locks, meshes, processes
 from lm2_jax.runtime.console import Console, print_error
@@ -24,26 +28,34 @@ from lm2_jax.types import Params
 
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
-             console: Console | None = None) -> list[Row]:
+             console: Console | None = None, out: str | Path | None = None) -> list[Row]:
     """Evaluates a checkpoint of a workdir under `config.eval`; returns the results.
 
+    Args:
+      step: of the checkpoint; None = the newest.
+      out: folder of the results; None = `workdir/eval`. Nothing else is written.
+
     Raises:
-      Preempted: after SIGTERM; the same call goes on from there.
+      Preempted: after SIGTERM; the same call resumes the evaluation.
+      UserError: nothing to evaluate, a workdir that is not of this model, or a folder that is
+        read-only.
     """
     console = console or Console(quiet=not processes.is_primary())
+    if empty := babilong.empty_key(config.eval):
+        raise UserError(f"{empty} is empty, so there is nothing to evaluate")
+    locks.require_writable(_folder(workdir, out), "--out")
     evaluator, params, step = open_workdir(config, workdir, step)
-    processes.require_same({
-        "the commit": provenance.commit(), "the step": step,
-        "the samples": babilong.digest(evaluator.prompts(evaluator.config.eval.num_samples)),
-    } | files.flat(evaluator.config))
+    processes.require_same(files.flat(evaluator.config) | {
+        f"the {part}": value for part, value in evaluator.identity(params, step).items()})
     console.print(f"evaluating {workdir} at step {step}")
     with Preemption() as preemption:
-        return report(evaluator, params, step, workdir, console, preemption.check)
+        return report(evaluator, params, step, workdir, console, preemption.check, out)
 
 
 def open_workdir(config: Config, workdir: str | Path, step: int | None = None
-                 ) -> tuple[Evaluator, Params, int]:
-    """An evaluator of a workdir's model under `config.eval`, its variables and their step."""
+                 ) -> tuple[BabilongEvaluator, Params, int]:
+    """The BABILong evaluator of a workdir's model under `config.eval`, the variables of a
+    checkpoint and its step."""
     stored = workdirs.stored_config(workdir)
     config = with_vocab_size(config, stored.model.vocab_size)
     workdirs.refuse([line for line in files.differences(stored, config,
@@ -51,65 +63,89 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
                      if line.startswith("model.")], workdir)
     mesh = meshes.for_evaluation(config)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
-    return Evaluator(config, corpus.load_tokenizer(stored, workdir), mesh), params, step
+    return BabilongEvaluator(config, _tokenizer(workdir, step), mesh), params, step
+
+
+def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
+    """The tokenizer that the checkpoint was trained with."""
+    path = Path(workdir) / "tokenizer.json"
+    tokens, meta = tokenizer.load(path), Checkpointer(workdir).meta(step)
+    if meta.get("tokenizer_digest", tokens.digest) != tokens.digest:
+        raise UserError(f"{path} is not the tokenizer that step {step} was trained with; restore "
+                        "that file")
+    return tokens
 
 
 def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
-           console: Console, between: Callable[[], None] | None = None) -> list[Row]:
-    """Evaluates, writes `workdir/eval`, prints the table and where the plots are.
+           console: Console, between: Callable[[], None] | None = None,
+           out: str | Path | None = None) -> list[Row]:
+    """Runs an evaluator, writes the results, prints the table and the paths of the plots.
 
     Args:
-      between: called after every batch; where it raises, what was answered is kept.
+      between: called after every batch; if it raises, the answers so far are kept.
+      out: the folder; None = `workdir/eval`.
+
+    Returns:
+      The results; none, with a line that says so, if there is nothing to evaluate.
     """
-    with locks.locked(Path(workdir) / "eval", "an evaluation"):
-        return _report(evaluator, params, step, workdir, console, between)
+    if empty := evaluator.empty_key:
+        console.print(f"{empty} is empty: no evaluation")
+        return []
+    folder = results_folder(_folder(workdir, out), evaluator.name)
+    with locks.locked(folder, "an evaluation", "--out"):
+        return _report(evaluator, params, step, folder, console, between)
 
 
-def _report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+def _folder(workdir: str | Path, out: str | Path | None) -> Path:
+    return Path(workdir) / "eval" if out is None else Path(out)
+
+
+def _report(evaluator: Evaluator, params: Params, step: int, folder: Path,
             console: Console, between: Callable[[], None] | None) -> list[Row]:
-    folder, config = Path(workdir) / "eval", evaluator.config
-    if drawn := evaluator.drawn_beside_indices():
-        console.print(f"{config.eval.indices} has no indices of {', '.join(drawn)}: their samples "
-                      "are drawn")
-    journal = evaluator.journal(folder, step)
-    if processes.is_primary():
-        if not journal.begun:
-            remove_results(folder)
-        # Before the first row, so that none ever stands beside what made another's.
-        provenance.write(folder, config, step, sum(leaf.size for leaf in jax.tree.leaves(params)))
-    rows: list[Row] = []
-    total, read = babilong.tokens_to_read(evaluator.prompts(config.eval.num_samples),
-                                          config.eval.memory, journal)
+    for line in evaluator.notes:
+        console.print(line)
+    journal = open_journal(evaluator, folder, params, step)
+    total, read = evaluator.tokens_to_read(journal)
     bar = Bar("eval", total, read, console, "tokens")
 
-    def progress(task: str, length: str, memory: str, *, tokens: int, done: int, hits: int):
+    def progress(tokens: int, status: str) -> None:
         nonlocal read
         read += tokens
-        right = f": {hits / done:.3f} of {done}" if done else ""
-        bar.update(read, f"{task} {length} {memory}{right}")
+        bar.update(read, status)
 
+    results = []
     with contextlib.closing(bar), journal:
-        for row, predictions in evaluator.run(params, config.eval.memory, config.eval.num_samples,
-                                              progress=progress, journal=journal,
-                                              between=between):
-            rows.append(row)
-            if processes.is_primary():
-                write_predictions(folder, row.task, row.length, row.memory, predictions,
-                                  evaluator.asking.prompt(row.task), config.eval.max_new_tokens)
-                write_results(folder, rows)
-    if not processes.is_primary():
-        return rows
+        for result in evaluator.run(params, journal=journal, progress=progress, between=between):
+            results.append(result)
+            if not processes.is_primary():
+                continue
+            if len(results) == 1:
+                # Results of an earlier evaluation are kept until now, and go before the first new
+                # row, so that none ever stands beside the provenance of another.
+                evaluator.remove(folder)
+                provenance.write(folder, evaluator.config, step,
+                                 sum(leaf.size for leaf in jax.tree.leaves(params)))
+            evaluator.write(folder, results)
+    rows = [row for row, _ in results]
+    if processes.is_primary():
+        _SHOW[evaluator.name](rows, evaluator.config, folder, console)
+    return rows
+
+
+def _show_babilong(rows: list[Row], config: Config, folder: Path, console: Console) -> None:
     trained = max(stage[1] for stage in config.data.curriculum) * config.model.segment_length
     has_memory = config.model.memory.num_layers > 0
     shown = rows if has_memory else tables.without_wiped(rows)
     written = [folder / "results.json",
-               plots.plot_curves(shown, folder / "accuracy.png", name=Path(workdir).name,
+               plots.plot_curves(shown, folder / "accuracy.png", name=folder.resolve().parent.name,
                                  trained_tokens=trained, has_memory=has_memory),
                plots.plot_heat_map(shown, folder / "heat_map.png", has_memory)]
     console.print(tables.results(shown).terminal("Exact match vs context length"))
     for path in filter(None, written):
         console.print(str(path))
-    return rows
+
+
+_SHOW = {BabilongEvaluator.name: _show_babilong}  # draws and prints rows, by evaluator
 
 
 EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
@@ -118,6 +154,7 @@ EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     arguments.add_checkpoint(parser)
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the results (WORKDIR/eval)")
     arguments.add_processes(parser)
 
 
@@ -125,9 +162,9 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = files.load_config(args.config, overrides)
     with arguments.joined_processes(args, "lm2 eval"):
         try:
-            evaluate(config, args.workdir, args.step)
+            evaluate(config, args.workdir, args.step, out=args.out)
         except Preempted:
-            print_error(f"lm2 eval: SIGTERM: the answers so far are kept in {args.workdir}; the "
-                        "same command resumes there")
+            print_error("lm2 eval: SIGTERM: the answers so far are kept in "
+                        f"{args.out or args.workdir}; the same command resumes there")
             return 128 + signal.SIGTERM
     return 0

@@ -42,7 +42,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     if model.memory.kind != "lm2" or not model.memory.num_layers:
         raise UserError(f"{workdir} has no LM2 memory, so there are no gates to show (memory.kind "
                         f"is {model.memory.kind}, memory.num_layers {model.memory.num_layers})")
-    samples = [_sample(prompt, evaluator.asking.encoder) for cell in
+    samples = [_sample(prompt, evaluator.prompting.encoder) for cell in
                evaluator.prompts(num_samples).values() for prompt in cell[:num_samples]]
     # Outside the mesh: a batch of one row cannot be laid over several devices.
     found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)

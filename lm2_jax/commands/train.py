@@ -20,7 +20,7 @@ from lm2_jax.config import Config, files
 from lm2_jax.data import batches, feed, sources
 from lm2_jax.data.babilong import corpus as corpora
 from lm2_jax.errors import RunError
-from lm2_jax.eval.evaluator import Evaluator
+from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
@@ -121,7 +121,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
         batch_size=config.train.batch_size, num_steps=num_steps, rows=rows)
     source = make_source(config.data, corpus, seed=config.seed)
     source[0]  # what cannot be drawn is reported now, before anything is written
-    evaluator = Evaluator(config, tokenizer, mesh)
+    evaluator = BabilongEvaluator(config, tokenizer, mesh)
     meta = {"source_digest": source.digest(), "tokenizer_digest": tokenizer.digest,
             "config": files.to_dict(config)}
     processes.require_same({"the commit": provenance.commit(), "the data": meta["source_digest"],
@@ -222,8 +222,8 @@ def _stage_evaluator(config: Config, curriculum: Curriculum, make_source, corpus
 
 
 def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluator,
-           evaluator: Evaluator, checkpointer: Checkpointer, curriculum: Curriculum, meta: dict,
-           console: Console, options: Options, preemption: Preemption, begun: float
+           evaluator: BabilongEvaluator, checkpointer: Checkpointer, curriculum: Curriculum,
+           meta: dict, console: Console, options: Options, preemption: Preemption, begun: float
            ) -> TrainingHooks:
     t, time_file = config.train, workdir / TIME_FILE
     earlier = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),

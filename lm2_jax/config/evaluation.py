@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from lm2_jax.config.checks import at_least, one_of, require
 
-ASKING = ("tuned", "prompted")
+PROMPT_STYLES = ("fine_tuned", "instruct")
 RETRIEVE_ORDERS = ("document", "similarity")
-NEW_TOKENS = {"tuned": 8, "prompted": 20}  # 20 is the benchmark's
+NEW_TOKENS = {"fine_tuned": 8, "instruct": 20}  # 20 is the benchmark's
 PROMPT_BUDGET = 300  # tokens of a length that the benchmark reserves for what is not context
 
 
@@ -36,10 +36,10 @@ class EvalConfig:
     """Background text, given as data.background; empty takes data.background."""
     min_distance: int = 0
     """Whole segments between the last fact and the segment of the question."""
-    asking: str = "tuned"
-    """How a question is asked: tuned (as in training) or prompted (as language models are)."""
+    prompt_style: str = "fine_tuned"
+    """How a question is put: fine_tuned (as in training) or instruct (the benchmark's template)."""
     prompts: str = ""
-    """prompted: JSON file {task: {instruction, examples, post_prompt}}; empty takes our own."""
+    """instruct: JSON file {task: {instruction, examples, post_prompt}}; empty takes our own."""
     use_instruction: bool = True
     """prompted: whether the prompt has the instruction."""
     use_examples: bool = True
@@ -53,30 +53,31 @@ class EvalConfig:
     memory: tuple[str, ...] = ("carried", "reset")
     """Memory modes to evaluate: carried between segments, and reset at each segment."""
     max_new_tokens: int = 0
-    """Longest answer in tokens; 0 takes 8 for tuned and 20 for prompted questions."""
+    """Longest answer in tokens; 0 takes 8 for fine_tuned and 20 for instruct prompts."""
     seed: int = 1
     """Seed of the held-out samples."""
 
     def __post_init__(self):
         at_least(self, "eval", 1, "num_samples", "batch_size")
         at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens",
-                 "retrieve", "seed")
-        one_of(self, "eval", "asking", ASKING)
+                 "retrieve")
+        require(0 <= self.seed < 2**31, "eval.seed", self.seed, "in [0, 2**31)")
+        one_of(self, "eval", "prompt_style", PROMPT_STYLES)
         one_of(self, "eval", "retrieve_order", RETRIEVE_ORDERS)
         for mode in self.memory:
             require(mode in ("carried", "reset"), "eval.memory", self.memory,
                     "a tuple of carried, reset")
         for length in self.lengths:
             fits = not 0 < parse_length(length) <= PROMPT_BUDGET
-            require(fits or self.asking == "tuned" or bool(self.samples), "eval.lengths",
-                    self.lengths, f"0k or more than {PROMPT_BUDGET} tokens where eval.asking is "
-                    "prompted")
+            require(fits or self.prompt_style == "fine_tuned" or bool(self.samples),
+                    "eval.lengths", self.lengths, f"0k or more than {PROMPT_BUDGET} tokens where "
+                    "eval.prompt_style is instruct")
         require(not (self.indices and self.samples), "eval.indices", self.indices,
                 "'' where eval.samples is set")
-        require(not self.prompts or self.asking == "prompted", "eval.prompts", self.prompts,
-                "'' unless eval.asking is prompted")
+        require(not self.prompts or self.prompt_style == "instruct", "eval.prompts", self.prompts,
+                "'' unless eval.prompt_style is instruct")
         if not self.max_new_tokens:
-            object.__setattr__(self, "max_new_tokens", NEW_TOKENS[self.asking])
+            object.__setattr__(self, "max_new_tokens", NEW_TOKENS[self.prompt_style])
 
 
 def parse_length(length: str) -> int:

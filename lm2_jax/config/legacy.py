@@ -35,8 +35,18 @@ REMOVED = {
     "train.advance_batches": Removed("held-out accuracy is measured on 4 batches", only=4),
     "train.tensorboard": Removed("TensorBoard events are always written"),
 }
-RENAMED: dict[str, str] = {}
-"""{full name of before: full name of now}"""
+
+
+class Renamed(NamedTuple):
+    """A key that has another name in this version, and perhaps other names of its values."""
+
+    key: str
+    values: dict[str, str] = {}
+
+
+RENAMED = {
+    "eval.asking": Renamed("eval.prompt_style", {"tuned": "fine_tuned", "prompted": "instruct"}),
+}
 
 _MISSING = object()
 
@@ -51,11 +61,11 @@ def upgrade(stored: dict) -> dict:
     for old, new in RENAMED.items():
         value = _pop(values, old)
         if value is not _MISSING:
-            *parents, last = new.split(".")
+            *parents, last = new.key.split(".")
             group = values
             for parent in parents:
                 group = group.setdefault(parent, {})
-            group[last] = value
+            group[last] = new.values.get(value, value)
     for key, (now, only) in REMOVED.items():
         value = _pop(values, key)
         if only is not ANY and value not in (_MISSING, only):
@@ -67,7 +77,9 @@ def upgrade(stored: dict) -> dict:
 def explain(key: str) -> str | None:
     """What became of a key of an earlier version, in one sentence; None if it never was one."""
     if key in RENAMED:
-        return f"{key} is now called {RENAMED[key]}"
+        new = RENAMED[key]
+        values = ", ".join(f"{old!r} is now {value!r}" for old, value in new.values.items())
+        return f"{key} is now called {new.key}" + (f" ({values})" if values else "")
     if key in REMOVED:
         return f"{key} was removed: {REMOVED[key].now}; leave it out"
     return None

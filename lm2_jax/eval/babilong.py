@@ -1,103 +1,96 @@
-"""BABILong evaluation: accuracy over tasks and context lengths, the memory carried or wiped."""
+"""BABILong: its prompts, and their answers scored by task, context length and memory mode."""
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from lm2_jax.config import Config, EvalConfig
 from lm2_jax.data.babilong import samples
 from lm2_jax.data.babilong.corpus import Corpus
-from lm2_jax.data.babilong.prompting import Asking
-from lm2_jax.data.babilong.samples import Prompt
+from lm2_jax.data.babilong.prompting import Prompting
+from lm2_jax.data.babilong.samples import Cells, Prompt
 from lm2_jax.data.text.pieces import Spool
 from lm2_jax.eval import metrics, rag
+from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.eval.stream import Streamer
 
-Cells = dict[tuple[str, str], list[Prompt]]  # by task and length
-
 
 class Prediction(NamedTuple):
-    """A line of the benchmark's own results."""
+    """A line of the benchmark's files of predictions."""
 
     target: str
     output: str
     question: str
 
 
-def digest(prompts: Cells) -> str:
-    """A fingerprint of what is asked."""
-    hashed = hashlib.sha256()
-    for key, cell in prompts.items():
-        hashed.update(repr((key, [(len(p.tokens), p.question, p.target) for p in cell])).encode())
-    return hashed.hexdigest()[:16]
-
-
 def asks_whole_file(config: EvalConfig) -> bool:
-    """Whether the samples are those of a file, whatever tasks, lengths and number are set."""
+    """Whether all samples of a file are evaluated, regardless of tasks, lengths and number."""
     return bool(config.samples) and not Path(config.samples).is_dir()
 
 
-def cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
-    """The prompts of each (task, length): from the sample file, the published set, or drawn; with
-    the sentences retrieved alone, if so configured."""
-    found, e = _cells(config, corpus, asking, num_samples), config.eval
+def empty_key(config: EvalConfig) -> str:
+    """The key that is empty, so that there is nothing to evaluate; "" if there is something."""
+    if not config.memory:
+        return "eval.memory"
+    return "" if config.lengths or asks_whole_file(config) else "eval.lengths"
+
+
+def cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: int) -> Cells:
+    """The prompts of each (task, length): from a sample file, the published data set, or drawn.
+
+    With `eval.retrieve` their contexts are the retrieved sentences.
+    """
+    found, e = _cells(config, corpus, prompting, num_samples), config.eval
     if not e.retrieve:
         return found
-    return {key: [rag.retrieve(p, np.asarray(asking.encoder.text(p.question)), e.retrieve,
-                               e.retrieve_order) for p in cell] for key, cell in found.items()}
+    return {key: [rag.retrieve(p, np.asarray(prompting.encoder.text(p.question)), e.retrieve,
+                               e.retrieve_order, prompting.opening) for p in cell]
+            for key, cell in found.items()}
 
 
-def _cells(config: Config, corpus: Corpus, asking: Asking, num_samples: int) -> Cells:
+def _cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: int) -> Cells:
     e = config.eval
     if asks_whole_file(e):
         found: Cells = {}
-        for prompt in samples.read_file(e.samples, asking):
+        for prompt in samples.read_file(e.samples, prompting):
             found.setdefault((prompt.task, prompt.length), []).append(prompt)
         return found
     if e.samples:
         spool = Spool()
-        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, asking,
+        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, prompting,
                                                   spool)
                 for task in e.tasks or config.data.tasks for length in e.lengths}
     return {(source.task, length): [
-        samples.draw(source, length, index, e, asking, corpus.background,
+        samples.draw(source, length, index, e, prompting, corpus.background,
                      config.model.segment_length) for index in range(num_samples)]
         for source in corpus.sources for length in e.lengths}
 
 
 def tokens_to_read(prompts: Cells, modes: Sequence[str], journal: Journal) -> tuple[int, int]:
-    """Tokens of all prompts in all modes, and those of the prompts answered before."""
+    """Tokens of all prompts in all modes, and those of the prompts in the journal."""
     sizes = {(*key, mode): [len(p.tokens) for p in cell]
              for key, cell in prompts.items() for mode in modes}
     return (sum(map(sum, sizes.values())),
             sum(sum(size[:len(journal.answers(key))]) for key, size in sizes.items()))
 
 
-class Progress(Protocol):
-    """Called as an evaluation goes on."""
-
-    def __call__(self, task: str, length: str, memory: str, *, tokens: int, done: int, hits: int
-                 ) -> None:
-        """So many tokens more were read; prompts of the cell that are answered, and right."""
-
-
 def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
              decode: Callable[[Iterable[int]], str], modes: Sequence[str], *,
              progress: Progress | None = None, journal: Journal | None = None,
              between: Callable[[], None] | None = None) -> Iterator[tuple[Row, list[Prediction]]]:
-    """Asks every prompt; yields a row and its predictions for each task, length and mode.
+    """Answers every prompt; yields a row and its predictions for each task, length and mode.
 
     Args:
       decode: ids to text.
-      modes: of "carried" and "reset" (the memory wiped at every segment).
-      journal: of the answers given before, which are not asked for again.
-      between: called after every batch, by all processes; what it raises ends the evaluation.
+      modes: of "carried" and "reset" (the memory is reset at every segment).
+      progress: called with the tokens read since the last call and the cell's rate so far.
+      journal: has the answers of an interrupted evaluation; new ones are added.
+      between: called after every batch, by all processes; if it raises, the evaluation ends.
     """
     B, T = config.batch_size, streamer.model.config.segment_length
     for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
@@ -109,7 +102,8 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
             right += [metrics.exact_match(p.target, output) for p, output in
                       zip(cell[len(right):], outputs[len(right):], strict=False)]
             if progress:
-                progress(*key, tokens=tokens, done=len(right), hits=sum(right))
+                rate = f": {np.mean(right):.3f} of {len(right)}" if right else ""
+                progress(tokens, " ".join(key) + rate)
 
         read(0)
         while len(outputs) < len(cell):
@@ -131,6 +125,7 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
 def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: list[Prediction],
          segment_length: int) -> Row:
     tokens = np.array([p.whole or len(p.tokens) for p in cell])
+    known = task in metrics.LABELS  # other tasks have no benchmark accuracy
     segments = np.ceil(np.array([len(p.tokens) for p in cell]) / segment_length)
     return Row(
         task=task, length=length, tokens=float(tokens.mean()), segments=float(segments.mean()),
@@ -138,6 +133,7 @@ def _row(task: str, length: str, mode: str, cell: list[Prompt], predictions: lis
         exact_match=float(np.mean([metrics.exact_match(p.target, p.output)
                                    for p in predictions])),
         accuracy=float(np.mean([metrics.babilong_correct(task, p.target, p.output, p.question)
-                                for p in predictions])),
+                                for p in predictions])) if known else None,
         constant_answer=metrics.constant_answer([p.target for p in cell])[1],
-        unscorable=sum(not metrics.scorable(task, p.target, p.question) for p in cell))
+        unscorable=sum(not metrics.scorable(task, p.target, p.question) for p in cell)
+        if known else 0)

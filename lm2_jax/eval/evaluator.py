@@ -1,64 +1,66 @@
-"""Held-out prompts of a config, and the model that answers them."""
+"""What an evaluation of a trained model is: BABILong is one, others stand beside it."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-import jax
-from jax.sharding import Mesh
-
-from lm2_jax.config import Config, files
-from lm2_jax.data.babilong import corpus, prompting
-from lm2_jax.data.babilong.samples import Prompt
-from lm2_jax.data.tokenizer import Tokenizer
-from lm2_jax.eval import babilong
+from lm2_jax.config import Config
 from lm2_jax.eval.journal import UNFINISHED, Journal
-from lm2_jax.eval.results import Row
-from lm2_jax.eval.stream import Streamer
-from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import processes
 from lm2_jax.types import Params
 
+DEFAULT = "babilong"  # its results are in the evaluation's folder itself
 
-class Evaluator:
-    """Held-out prompts, drawn once, and what answers them."""
+Progress = Callable[[int, str], None]  # tokens read since the last call; a word on the results
 
-    def __init__(self, config: Config, tokens: Tokenizer, mesh: Mesh):
-        self.config, self.tokens, self.mesh = config, tokens, mesh
-        self._corpus = corpus.held_out(config, tokens)
-        self.asking = prompting.make(config.eval, self._corpus.encoder)
-        self._prompts: dict[int, dict[tuple[str, str], list[Prompt]]] = {}
-        # What cannot be read or drawn is said before the training; each index may be one.
-        self.prompts(config.eval.num_samples if config.eval.indices else 1)
 
-    def prompts(self, num_samples: int) -> dict[tuple[str, str], list[Prompt]]:
-        """The prompts of each task and length: so many, drawn once, or the whole sample file."""
-        count = 0 if babilong.asks_whole_file(self.config.eval) else num_samples
-        if count not in self._prompts:
-            self._prompts[count] = babilong.cells(self.config, self._corpus, self.asking,
-                                                  num_samples)
-        return self._prompts[count]
+class Evaluator(Protocol):
+    """Measures a model on what it was built with.
 
-    def drawn_beside_indices(self) -> list[str]:
-        """The tasks that `eval.indices` does not name, whose samples are drawn as without it."""
-        return [source.task for source in self._corpus.sources
-                if self.config.eval.indices and not source.selected]
+    Attributes:
+      name: key of its results; theirs is the folder `results_folder(..., name)`.
+      config: of the evaluation; stored beside the results.
+      empty_key: the key of the config that leaves nothing to evaluate; "" if there is something.
+      notes: lines that a user must read before the results.
+    """
 
-    def run(self, params: Params, modes: Sequence[str], num_samples: int, **options
-            ) -> Iterator[tuple[Row, list[babilong.Prediction]]]:
-        """Rows and predictions, one task, length and mode after another; options as those of
-        `babilong.evaluate`."""
-        streamer = Streamer(LanguageModel(self.config.model), params,
-                            pad_id=self.tokens.pad_id, stop_ids=self.tokens.stop_ids)
-        with jax.set_mesh(self.mesh):
-            yield from babilong.evaluate(streamer, self.prompts(num_samples), self.config.eval,
-                                         self.tokens.decode, modes, **options)
+    name: str
+    config: Config
+    empty_key: str
+    notes: Sequence[str]
 
-    def journal(self, folder: Path, step: int) -> Journal:
-        """Of an evaluation of this step with the configured number of samples."""
-        config = files.to_dict(self.config)
-        identity = [step, config["model"], config["eval"],
-                    babilong.digest(self.prompts(self.config.eval.num_samples))]
-        # All processes take over the same answers; one of them adds to the file.
-        return processes.primary_first(lambda: Journal(
-            folder / UNFINISHED, json.dumps(identity), adds=processes.is_primary()))
+    def identity(self, params: Params, step: int) -> Mapping[str, object]:
+        """Everything that the results depend on, as JSON values; every process must call this."""
+
+    def tokens_to_read(self, journal: Journal) -> tuple[int, int]:
+        """Tokens of the whole evaluation, and those of the answers that the journal has."""
+
+    def run(self, params: Params, *, journal: Journal | None = None,
+            progress: Progress | None = None, between: Callable[[], None] | None = None
+            ) -> Iterator[tuple[Any, Any]]:
+        """Yields each row of the results as soon as it is complete, with its details.
+
+        Args:
+          journal: has the answers of an interrupted run; new ones are added.
+          progress: called as the evaluation goes on.
+          between: called after every batch, by all processes; if it raises, the evaluation ends.
+        """
+
+    def remove(self, folder: Path) -> None:
+        """Removes the results of an earlier evaluation from a folder, and nothing else."""
+
+    def write(self, folder: Path, results: Sequence[tuple[Any, Any]]) -> None:
+        """Writes what `run` has yielded so far; called after each of its rows."""
+
+
+def results_folder(folder: Path, name: str) -> Path:
+    """The folder of an evaluator's results in an evaluation's folder."""
+    return folder if name == DEFAULT else folder / name
+
+
+def open_journal(evaluator: Evaluator, folder: Path, params: Params, step: int) -> Journal:
+    """The journal of an evaluation; every process must call this."""
+    identity = dict(evaluator.identity(params, step))
+    # All processes resume from the same answers; one of them adds to the file.
+    return processes.primary_first(lambda: Journal(
+        folder / UNFINISHED, identity, adds=processes.is_primary()))

@@ -1,4 +1,4 @@
-"""What an evaluation has answered so far, so that one that was stopped goes on where it was."""
+"""The answers of an evaluation so far, so that one that was interrupted can be resumed."""
 
 import json
 from collections import defaultdict
@@ -9,19 +9,24 @@ from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
 UNFINISHED = "unfinished.jsonl"  # its name in an evaluation's folder
-Key = tuple[str, str, str]  # task, length, memory
+Key = tuple[str, ...]  # what the answers are of: of BABILong's task, length, memory
 
 
 class Journal:
-    """Answers in the order of the prompts, in a file that is there until all are given.
+    """Answers in the order of the prompts, in a file that exists until all are given.
+
+    The first line is the identity of the evaluation. Every other line has the answers of one
+    batch; lines from the first damaged one on are dropped, so that those prompts are answered
+    again.
 
     Args:
       path: of the file; its folder is made if need be.
-      identity: of model, samples and settings: answers of another evaluation do not count.
-      adds: False = only to read what was given before, beside the process that writes.
+      identity: everything that the answers depend on, as JSON values. Answers that were given
+        under another identity are dropped.
+      adds: False = only read the answers, for processes beside the one that writes.
     """
 
-    def __init__(self, path: str | Path, identity: str, adds: bool = True):
+    def __init__(self, path: str | Path, identity: object, adds: bool = True):
         self._path, self._file = Path(path), None
         self._answers: dict[Key, list[str]] = defaultdict(list)
         whole = []
@@ -41,18 +46,18 @@ class Journal:
                 break
         if not adds:
             return
-        # Written anew, so that a line cut short by a crash is gone before others follow it.
+        # Written anew, so that no line follows one that a crash cut short.
         with replacing(self._path) as partial:
             partial.write_text("".join(line + "\n" for line in whole), "utf-8")
         self._file = open(self._path, "a", encoding="utf-8", buffering=1)
 
     @property
-    def begun(self) -> bool:
-        """Whether there are answers."""
+    def resumes(self) -> bool:
+        """Whether there are answers of an interrupted evaluation."""
         return any(self._answers.values())
 
     def answers(self, key: Key) -> list[str]:
-        """Those given so far."""
+        """The answers so far of what a key names."""
         return list(self._answers[key])
 
     def add(self, key: Key, answers: Iterable[str]) -> None:
@@ -63,7 +68,7 @@ class Journal:
         return self
 
     def __exit__(self, error, *_) -> None:
-        """Left without an error, all is answered: the file goes."""
+        """Removes the file if the evaluation is complete, which it is if there was no error."""
         if self._file:
             self._file.close()
         if self._file and error is None:

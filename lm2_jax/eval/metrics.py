@@ -34,7 +34,7 @@ def exact_match(target: str, output: str) -> bool:
 
 
 def babilong_correct(task: str, target: str, output: str, question: str) -> bool:
-    """BABILong's own verdict on an output.
+    """Whether an output is right by BABILong's own metric.
 
     The output counts up to its first full stop, "<context>" or "<example>". The labels of the
     task are looked for anywhere in it, inside longer words too, and those that the question
@@ -68,7 +68,7 @@ def scorable(task: str, target: str, question: str) -> bool:
 
 
 def constant_answer(targets: Sequence[str]) -> tuple[str, float]:
-    """The best that one answer given to all questions can do.
+    """The best constant answer and its rate of exact matches.
 
     Returns:
       The most frequent target (of equals, the first of the alphabet) and its rate.

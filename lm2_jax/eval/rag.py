@@ -1,7 +1,8 @@
-"""Retrieval: the model is given the sentences of the context that are most like the question."""
+"""Retrieval-augmented prompts: sentences of the context, chosen by BM25, in its place."""
 
 import logging
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -10,7 +11,8 @@ from lm2_jax.data.babilong.mixing import Joined
 from lm2_jax.data.babilong.samples import Prompt
 
 
-def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str) -> Prompt:
+def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str,
+             opening: Callable[[np.ndarray], np.ndarray] = lambda sentence: sentence) -> Prompt:
     """The prompt with the `count` sentences of its context that score highest by BM25.
 
     Of sentences with equal scores the first are taken.
@@ -19,16 +21,17 @@ def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str) -> Promp
       query: int32 tokens of the question.
       order: "document": as they stand in the context, so that what came later stays later;
         "similarity": the highest score first, as in the benchmark's own baseline.
+      opening: the ids of the first sentence to those in its place.
     """
     prefix, context, suffix = prompt.tokens.parts
     sentences = list(context.sentences())
-    if len(sentences) <= count:
-        return prompt
-    index = _import_bm25s().BM25()
-    index.index([_words(sentence) for sentence in sentences], show_progress=False)
-    found = np.argsort(-index.get_scores(_words(query)), kind="stable")[:count]
-    chosen = np.sort(found) if order == "document" else found
-    kept = np.concatenate([sentences[number] for number in chosen])
+    if len(sentences) > count:
+        index = _import_bm25s().BM25()
+        index.index([_words(sentence) for sentence in sentences], show_progress=False)
+        found = np.argsort(-index.get_scores(_words(query)), kind="stable")[:count]
+        sentences = [sentences[number]
+                     for number in (np.sort(found) if order == "document" else found)]
+    kept = np.concatenate([opening(sentences[0]), *sentences[1:]])
     return Prompt(prompt.task, prompt.length, Joined((prefix, kept, suffix)), prompt.question,
                   prompt.target, whole=len(prompt.tokens))
 

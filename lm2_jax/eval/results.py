@@ -1,9 +1,9 @@
-"""What an evaluation leaves behind: results.json, and a CSV of predictions and a JSON a cell.
+"""Files of a BABILong evaluation: results.json, and a CSV and a JSON of predictions a cell.
 
 A cell is one task at one length. Its row of memory "carried" is the result; its row of memory
-"reset", if there is one, is the control whose memory was wiped at each segment. The files of
-predictions are named and laid out as BABILong's own, so that its scripts read the folder as the
-results of one model, and the folder `reset` in it as those of another.
+"reset", if there is one, is the control whose memory was reset at each segment. Files of
+predictions have the names and the format of BABILong's own, so that its scripts read the folder
+as the results of one model, and its subfolder `reset` as those of another.
 """
 
 import csv
@@ -22,7 +22,7 @@ from lm2_jax.runtime.files import replacing
 
 MEMORY = ("carried", "reset")
 _PARTS = "_".join(f"{part}_(yes|no)" for part in PARTS)
-_PREDICTIONS = re.compile(rf"qa\d+_.+_{_PARTS}_chat_template_no\.(csv|json)")
+_PREDICTIONS = re.compile(rf".+_.+_{_PARTS}_chat_template_no\.(csv|json)")
 GREEDY = {"num_beams": 1, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
@@ -32,12 +32,13 @@ class Row:
 
     Attributes:
       length: its name, as "4k".
-      memory: "carried", or "reset" if the memory was wiped at each segment.
+      memory: "carried", or "reset" if the memory was reset at each segment.
       n: number of samples.
       exact_match: rate of outputs equal to the target, 0 to 1, as the two that follow.
-      accuracy: rate by the benchmark's own metric.
+      accuracy: rate by the benchmark's own metric; None (null in JSON) for a task that it does not
+        know.
       constant_answer: the best that one answer given to all of these samples can reach.
-      unscorable: number of samples that the benchmark's metric finds wrong whatever is answered.
+      unscorable: number of samples for which the benchmark's metric accepts no answer.
     """
 
     task: str
@@ -47,7 +48,7 @@ class Row:
     memory: str
     n: int
     exact_match: float
-    accuracy: float
+    accuracy: float | None
     constant_answer: float
     unscorable: int = 0
 
@@ -64,6 +65,8 @@ class Row:
             raise UserError(f"{where}: tokens and segments must be positive, got "
                              f"{self.tokens} and {self.segments}")
         for name in ("exact_match", "accuracy", "constant_answer"):
+            if name == "accuracy" and self.accuracy is None:
+                continue
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{where}: {name} is {getattr(self, name)}, must be 0 to 1")
 
@@ -108,7 +111,7 @@ def by_length(grid: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def remove_results(folder: str | os.PathLike) -> None:
-    """Removes the results and the predictions of an evaluation, in `reset` too, and no more."""
+    """Removes results.json and the predictions, those in `reset` too, and nothing else."""
     folder = Path(folder)
     (folder / "results.json").unlink(missing_ok=True)
     for path in [*folder.glob("*"), *(folder / "reset").glob("*")]:
@@ -144,7 +147,7 @@ def read_results(folder: str | os.PathLike) -> list[Row]:
 def write_predictions(folder: str | os.PathLike, task: str, length: str, memory: str,
                       rows: Iterable[tuple[str, str, str]], prompt: TaskPrompt,
                       max_new_tokens: int) -> Path:
-    """Writes the (target, output, question) of each sample, and how they were asked.
+    """Writes the (target, output, question) of each sample, and the prompt that was used.
 
     Returns:
       The path of the CSV, folder/TASK_LENGTH_instruction_yes_..._chat_template_no.csv with "no"

@@ -14,12 +14,13 @@ from lm2_jax.runtime.console import print_error
 
 
 @contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]:
     """Locks a folder against other runs. The lock ends with the process, however that ends.
 
     Args:
       folder: it is created if it does not exist.
       what: name of the run, for the message that another run gets.
+      option: that sets the folder, for the message.
 
     Raises:
       UserError: if another run holds the lock; the message names it.
@@ -35,7 +36,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{folder} is in use by {file.read().strip() or 'another run'}; wait "
-                            "until that ends, or choose another --workdir") from None
+                            f"until that ends, or choose another {option}") from None
         except OSError as error:
             print_error(f"{folder}: this file system has no locks ({error.strerror}); nothing "
                         "prevents a second run here")
@@ -63,12 +64,16 @@ def check_shared(workdir: Path) -> None:
         path.unlink()
 
 
-def require_writable(workdir: Path) -> None:
-    """Raises a UserError if the user may not write to a folder, or may not create it."""
-    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents)
-                 if path.exists())
+def require_writable(folder: Path, option: str = "--workdir") -> None:
+    """Raises a UserError if the user may not write to a folder, or may not create it.
+
+    Args:
+      option: that sets the folder, for the message.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents)
+                    if path.exists())
     if not existing.is_dir():
-        raise UserError(f"{existing} is not a folder; take another --workdir")
+        raise UserError(f"{existing} is not a folder; take another {option}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{existing} is read-only for this user; take another --workdir, or make "
+        raise UserError(f"{existing} is read-only for this user; take another {option}, or make "
                         "it writable")

@@ -1,4 +1,4 @@
-"""All that samples are drawn from: tokenizer, stories, background; for training and held out."""
+"""What samples are drawn from: tokenizer, stories and background prose, by split."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,8 @@ STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must k
 MIN_SENTENCE_TOKENS = 4  # shorter sentences of the background are left out
 TRAINED = ("word", "bpe")  # tokenizers that are trained on the data
 VOCAB_MULTIPLE = 128  # the vocabulary of other tokenizers is padded to, as matrix units like it
-HELD_OUT = 2**31  # seeds of held-out samples lie above every seed of a run
+HELD_OUT = 2**31  # added to eval.seed: seeds of held-out samples are above every seed of a run
+VALIDATION = -1  # seed of validation stories, which neither `seed` nor `eval.seed` can give
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,17 @@ def training(config: Config, tokens: Tokenizer) -> Corpus:
 
 
 def validation(config: Config, training: Corpus) -> Corpus:
-    """Stories that training does not see, in its prose, for what training decides by them: of a
-    file's train split those that are kept back, simulated ones of another seed."""
-    sources = _sources(config.data, config.data.tasks, config.data.babi, "validation",
-                       HELD_OUT - 1)
+    """Validation stories in training prose, for decisions of the curriculum.
+
+    No run trains on them: of a file's train split they are those that are kept back, simulated
+    ones have a seed of their own.
+    """
+    sources = _sources(config.data, config.data.tasks, config.data.babi, "validation", VALIDATION)
     return dataclasses.replace(training, sources=sources)
 
 
 def held_out(config: Config, tokens: Tokenizer) -> Corpus:
-    """Test stories and prose that training did not see; no stories if samples are given."""
+    """Test stories and prose of a seed that no training has; no stories with `eval.samples`."""
     e, d = config.eval, config.data
     if e.samples:
         return Corpus((), None, Encoder(tokens))
@@ -107,7 +110,7 @@ def vocab_multiple(config: DataConfig) -> int:
 
 
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
-    """The workdir's tokenizer; if it has none yet, the configured one is saved there first."""
+    """Loads the workdir's tokenizer; makes the configured one there if there is none."""
     path = Path(workdir) / "tokenizer.json"
     if not path.exists():
         make_tokenizer(config.data, config.seed).save(path)

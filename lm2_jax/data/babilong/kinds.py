@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lm2_jax.data.babilong.mixing import Encoder
+from lm2_jax.data.babilong.mixing import Encoder, Piece
 
 PROSE, FACT, QUESTION, ANSWER = range(4)
 
@@ -12,6 +12,9 @@ def kinds_of(tokens: np.ndarray, encoder: Encoder) -> np.ndarray:
     kinds = np.full(len(tokens), PROSE)
     known = {piece.tokens.tobytes(): (piece, kind) for kind, pieces in (
         (FACT, encoder.facts), (QUESTION, encoder.questions)) for piece in pieces.values()}
+    for fact in encoder.facts.values():  # as they stand at the start of a context
+        opening = encoder.without_blank(fact.tokens)
+        known[opening.tobytes()] = Piece(opening, len(opening)), FACT
     for size in {len(piece.tokens) for piece, _ in known.values()}:
         for start in range(len(tokens) - size + 1):
             if found := known.get(tokens[start:start + size].tobytes()):

@@ -7,7 +7,7 @@ exactly. Everything random comes from the generator that is passed in.
 
 import collections
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -89,6 +89,20 @@ class Encoder:
             tokens = np.asarray(self.text(text), np.int32)
             piece = self.facts[text] = Piece(tokens, len(tokens))
         return piece
+
+    def without_blank(self, sentence: np.ndarray) -> np.ndarray:
+        """The ids of a sentence that opens a text, where no blank stands before it.
+
+        A sentence that does not survive decoding (one with an unknown word) is returned as it is.
+        """
+        if not self.survives(sentence):
+            return sentence
+        return np.asarray(self.tokenizer.encode(self.tokenizer.decode(sentence).strip()), np.int32)
+
+    def survives(self, sentence: np.ndarray) -> bool:
+        """Whether the ids of a sentence are the same after decoding and encoding."""
+        text = self.tokenizer.decode(sentence).strip()
+        return bool(text) and self.text(text) == sentence.tolist()
 
     def question(self, question: Question) -> Piece:
         """question <answer> answer <end>"""
@@ -220,14 +234,64 @@ class Mixture:
         return Mixture([piece, *self.pieces], np.append(0, self.cuts), self.noise)
 
     def sentences(self) -> Iterator[np.ndarray]:
-        """The sentences of the prose, which is a passage, and the pieces, in order; int32 each."""
+        """The sentences of the prose, which is a passage, and the pieces, in order; int32 each.
+
+        Prose that is cut to fit does not end its last sentence: as in a text, the piece after it
+        is a part of that sentence.
+        """
         borders = self.noise.borders(np.arange(self.noise.sentences_before(len(self.noise)) + 1))
         pieces = collections.deque(zip(self.cuts.tolist(), self.pieces, strict=True))
         for begin, end in itertools.pairwise(borders.tolist()):
             while pieces and pieces[0][0] <= begin:
                 yield pieces.popleft()[1].tokens
-            yield self.noise[begin:end]
+            sentence = self.noise[begin:end]
+            if pieces and end == len(self.noise) and len(sentence) < len(self.last_prose()[1]):
+                sentence = np.concatenate([sentence, pieces.popleft()[1].tokens])
+            yield sentence
         yield from (piece.tokens for _, piece in pieces)
+
+    @property
+    def pieces_end(self) -> int:
+        """Where the last piece ends."""
+        return int(self._places[-1]) + 1
+
+    def opened(self, opening: Callable[[np.ndarray], np.ndarray], length: int
+               ) -> "Mixture | None":
+        """The mixture with another first sentence, and less or more prose at its end.
+
+        Args:
+          opening: the ids of the first sentence to those in its place.
+          length: tokens in all; 0 = no prose is added or left out.
+
+        Returns:
+          None if the new sentence has no room.
+        """
+        first = self.pieces[0].tokens if self.cuts[0] == 0 else \
+            self.noise[:int(self.noise.borders(np.array([1]))[0])]
+        opened, old_room = opening(first), len(self.noise)
+        if np.array_equal(opened, first):
+            return self
+        piece, start = Piece(opened, len(opened)), self.noise.start
+        if self.cuts[0] == 0:
+            pieces, cuts = [piece, *self.pieces[1:]], self.cuts
+        else:  # the sentence is prose: it becomes a piece, and the prose begins with the next one
+            pieces = [piece, *self.pieces]
+            cuts = np.concatenate([[0], self.cuts - len(first)])
+            start, old_room = start + 1, old_room - len(first)
+        room = length - sum(len(p.tokens) for p in pieces) if length else old_room
+        if room < 0:
+            return None
+        cuts = np.where(cuts == old_room, room, np.minimum(cuts, room))
+        return Mixture(pieces, cuts, self.noise.background.passage(start, room))
+
+    def last_prose(self) -> tuple[np.ndarray, np.ndarray]:
+        """The last sentence of the prose, which is a passage, as it was cut to fit and whole."""
+        noise = self.noise
+        last = noise.sentences_before(len(noise)) - 1
+        begin = int(noise.borders(np.array([last]))[0])
+        number = (noise.start + last) % noise.background.num_sentences
+        size = int(np.diff(noise.background.starts[number:number + 2])[0])
+        return noise[begin:], noise.background.passage(number, size)[:]
 
     def sample(self) -> Sample:
         """All of it, and where the answers are."""

@@ -1,10 +1,11 @@
-"""How a question is put to the model: what it reads before and behind the context.
+"""Prompt styles: the tokens before and after the context of a sample.
 
-Tuned: the context, the question and the answer mark, as in training; the whole sample, answer
-and end mark included, has the length. Prompted: as language models are asked, with instruction,
-examples, form of the answer, context and question in the benchmark's template; the answer begins
-where the text ends. There the context alone has the length less the 300 tokens that the
-benchmark keeps for the rest, whatever the rest takes.
+FineTuned is for models that were trained on the tasks: the context, the question and the answer
+mark, as in training. The length of a sample counts everything, the answer and the end mark too.
+
+Instruct is for other language models: instruction, examples, form of the answer, context and
+question in the benchmark's template; the answer begins where the text ends. The context has the
+length less the 300 tokens that the benchmark reserves for the rest, however long that is.
 """
 
 import itertools
@@ -28,18 +29,18 @@ _ENCODE_BATCH = 1024  # sentences
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """Context, question, answer mark; `before` and `behind` are int32 ids."""
+class FineTuned:
+    """Context, question, answer mark; `prefix` and `suffix` are int32 ids."""
 
     encoder: Encoder
 
     def prompt(self, task: str) -> TaskPrompt:
         return TUNED
 
-    def before(self, task: str) -> np.ndarray:
+    def prefix(self, task: str) -> np.ndarray:
         return self.encoder.bos.tokens
 
-    def behind(self, task: str, question: str) -> np.ndarray:
+    def suffix(self, task: str, question: str) -> np.ndarray:
         e = self.encoder
         return np.asarray([*e.text(question), e.tokenizer.answer_id], np.int32)
 
@@ -47,20 +48,24 @@ class Tuned:
         """The ids of each sentence of a context that comes in pieces, as in training."""
         return _by_sentence(self.encoder.tokenizer, pieces)
 
-    def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
-        """How many tokens of a sample of so many are context."""
+    def opening(self, sentence: np.ndarray) -> np.ndarray:
+        """The ids of the context's first sentence: it keeps its blank, like any other sentence."""
+        return sentence
+
+    def context_tokens(self, length: int, suffix: np.ndarray, answer: str) -> int:
+        """The number of context tokens in a sample of `length` tokens."""
         e = self.encoder
-        return length - len(e.bos.tokens) - len(behind) - len(e.text(answer)) - 1  # the end mark
+        return length - len(e.bos.tokens) - len(suffix) - len(e.text(answer)) - 1  # the end mark
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """The benchmark's template; `before` and `behind` are int32 ids.
+class Instruct:
+    """The benchmark's template; `prefix` and `suffix` are int32 ids.
 
     Attributes:
       prompts: of each task, without the parts that are not used.
-      retrieves: the model is given sentences of the context.
-      encoded: the ids before the context of the tasks asked so far.
+      retrieves: whether the model is given retrieved sentences in place of the context.
+      encoded: a cache of `prefix`, by task.
     """
 
     encoder: Encoder
@@ -74,43 +79,49 @@ class Prompted:
                              + ", ".join(self.prompts))
         return self.prompts[task]
 
-    def before(self, task: str) -> np.ndarray:
+    def prefix(self, task: str) -> np.ndarray:
         if task not in self.encoded:
             self.encoded[task] = np.append(self.encoder.bos.tokens,
                                            self._ids(self.prompt(task).prefix()))
         return self.encoded[task]
 
-    def behind(self, task: str, question: str) -> np.ndarray:
+    def suffix(self, task: str, question: str) -> np.ndarray:
         return self._ids(self.prompt(task).suffix(question))
 
     def context(self, pieces: Iterable[str]) -> Iterator[list[int]]:
-        """The ids of a context that comes in pieces, as it is but for the white space at its ends;
-        part by part, or sentence by sentence where some of them are retrieved."""
+        """The ids of a context that comes in pieces, unchanged except for white space at its ends.
+
+        They come part by part, or sentence by sentence if sentences are retrieved.
+        """
         if self.retrieves:
             return _by_sentence(self.encoder.tokenizer, pieces)
         return map(self.encoder.tokenizer.encode, texts.stripped_parts(pieces))
 
-    def context_tokens(self, length: int, behind: np.ndarray, answer: str) -> int:
-        """How many tokens of a sample of so many are context."""
+    def opening(self, sentence: np.ndarray) -> np.ndarray:
+        """The ids of the context's first sentence, without the blank before it."""
+        return self.encoder.without_blank(sentence)
+
+    def context_tokens(self, length: int, suffix: np.ndarray, answer: str) -> int:
+        """The number of context tokens in a sample of `length` tokens."""
         return length - PROMPT_BUDGET
 
     def _ids(self, text: str) -> np.ndarray:
         return np.asarray(self.encoder.tokenizer.encode(text), np.int32)
 
 
-Asking = Tuned | Prompted
+Prompting = FineTuned | Instruct
 
 
-def make(config: EvalConfig, encoder: Encoder) -> Asking:
-    """The configured way of asking.
+def make(config: EvalConfig, encoder: Encoder) -> Prompting:
+    """Returns the configured prompt style.
 
     Raises:
       FileNotFoundError, ValueError: `config.prompts` cannot be read.
     """
-    if config.asking == "tuned":
-        return Tuned(encoder)
+    if config.prompt_style == "fine_tuned":
+        return FineTuned(encoder)
     known = prompts.load(config.prompts) if config.prompts else prompts.default_prompts()
-    return Prompted(encoder, {task: prompt.with_parts(
+    return Instruct(encoder, {task: prompt.with_parts(
         instruction=config.use_instruction, examples=config.use_examples,
         post_prompt=config.use_post_prompt) for task, prompt in known.items()},
         retrieves=bool(config.retrieve))

@@ -1,4 +1,4 @@
-"""BABILong's samples as published: a local copy of its data sets, read cell by cell.
+"""Reads a local copy of BABILong's published data sets, cell by cell.
 
 A cell is one task at one length. RMT-team/babilong has data/qa1/4k.json, a list of samples;
 babilong-1k-samples has 4k/qa1-00000-of-00001.parquet, in one part or several, or converted
