@@ -25,7 +25,7 @@ from lm2_jax.report import provenance
 KINDS = ("save", "step", "save", "start")  # where to kill, in turn
 STEPS = 16  # of the run, and so many more for each kill:
 STEPS_A_KILL = 8
-SAVING = ".saving"  # behind the step, until a save is done
+SAVING = ".orbax-checkpoint-tmp"  # suffix of a step, until it is complete
 SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # all else in the metrics must repeat
 
 

@@ -10,7 +10,7 @@ from states import MESHES, abstract, bits, random_bits, saved
 import lm2_jax
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
-from lm2_jax.checkpoint.folder import LAST_FILE, PARTS
+from lm2_jax.checkpoint.folder import COMMIT_MARKER, PARTS
 from lm2_jax.config import CheckpointConfig
 
 TMP = ".orbax-checkpoint-tmp"  # how orbax names what it is writing
@@ -74,14 +74,14 @@ def test_the_newest_are_kept(tmp_path):
 
 def test_choosing_a_step(one_step, tmp_path):
     checkpointer = Checkpointer(one_step)
-    assert checkpointer.choose() == checkpointer.choose(2) == 2
+    assert checkpointer.select_step() == checkpointer.select_step(2) == 2
     with pytest.raises(ValueError, match=f"^{one_step} has no checkpoint of step 4; it has 2$"):
-        checkpointer.choose(4)
+        checkpointer.select_step(4)
     empty = Checkpointer(tmp_path)
-    assert empty.choose(required=False) == 0
+    assert empty.select_step(required=False) == 0
     for step in (None, 5):
         with pytest.raises(FileNotFoundError, match="holds no checkpoint; train first: lm2"):
-            empty.choose(step)
+            empty.select_step(step)
 
 
 def files(folder):
@@ -99,7 +99,7 @@ def leave_half(workdir, kind):
         shutil.copytree(whole, saving)
     elif kind == "tmp part":
         shutil.copytree(whole, saving)
-        (saving / LAST_FILE).unlink()
+        (saving / COMMIT_MARKER).unlink()
         shutil.move(saving / "params", saving / f"params{TMP}")
     elif kind in SUFFIXES:
         shutil.copytree(whole, checkpoints / f"6{kind}")
@@ -107,7 +107,7 @@ def leave_half(workdir, kind):
         (checkpoints / "6").mkdir()
     else:
         shutil.copytree(whole, checkpoints / "6")
-        (checkpoints / "6" / kind / LAST_FILE).unlink()
+        (checkpoints / "6" / kind / COMMIT_MARKER).unlink()
 
 
 SUFFIXES = [".saving", ".deleting", TMP]

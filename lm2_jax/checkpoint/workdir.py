@@ -98,43 +98,54 @@ def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> Non
 
 def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
                     ) -> tuple[Config, Params, int]:
-    """The config, the variables and the step of a checkpoint.
+    """Loads the config, the variables and the step of a checkpoint.
 
     Args:
-      step: None = the newest that is as it was written; the others are named on stderr.
-      mesh: that the variables are laid out over; None = a copy on every device.
+      step: None = the newest one that is valid; damaged ones are named on stderr.
+      mesh: devices over which the variables are sharded; None = a copy on every device.
+
+    Raises:
+      UserFileNotFoundError: if there is no checkpoint.
+      UserError: if it is damaged or does not fit the config.
     """
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
-    # One process reads every file for all.
+    # One process verifies the files for all.
     step = processes.broadcast_from_primary(
-        checkpointer.choose(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
+        checkpointer.select_step(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
     mesh = partition.make_mesh({"data": -1}) if mesh is None else mesh
-    abstract = abstract_params(LanguageModel(config.model), mesh)
-    params = checkpointer.restore_params(step, abstract)
-    checkpointer.close()
+    params = checkpointer.restore_params(step, abstract_params(LanguageModel(config.model), mesh))
     return config, params, step
 
 
-def restore_training(checkpointer: Checkpointer, step: int, state: Any,
+def restore_training(checkpointer: Checkpointer, step: int, abstract_state: Any,
                      meta: dict, accept: bool = False) -> tuple[Any, dict]:
-    """The whole training state of a step and its position in the curriculum, if the tokenizer is
-    still the same, and, unless changes are accepted, the data."""
+    """Restores the training state of a step and its position in the curriculum.
+
+    Args:
+      abstract_state: a `TrainState` of jax.ShapeDtypeStruct with shardings. No other state is
+        allocated, and nothing is initialised.
+      meta: the digests of the tokenizer and the data of this run.
+      accept: whether the data may differ from those of the checkpoint.
+
+    Raises:
+      UserError: if tokenizer or data differ, or if the state does not fit.
+    """
     stored = checkpointer.meta(step)
     missing = {*meta, "next_step", "curriculum"} - stored.keys()
     if missing:
         raise UserError(f"{checkpointer.directory} was written by another version of lm2_jax (it "
-                         f"lacks {', '.join(sorted(missing))}); go on with that version, or take "
-                         "another --workdir")
+                        f"lacks {', '.join(sorted(missing))}); use that version, or another "
+                        "--workdir")
     for key, what in (("tokenizer_digest", "tokenizer"), ("source_digest", "data")):
         if stored[key] != meta[key] and not (accept and what == "data"):
             raise UserError(f"{checkpointer.directory} was made with other {what} ({key} "
-                             f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or take "
-                             "another --workdir")
-    params, rest = checkpointer.restore(step, state.params, training_part(state))
-    return state.replace(params=params, **rest), stored["curriculum"]
+                            f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or use "
+                            "another --workdir")
+    params, rest = checkpointer.restore(step, abstract_state.params, training_part(abstract_state))
+    return abstract_state.replace(params=params, **rest), stored["curriculum"]
 
 
 def training_part(state: Any) -> dict[str, jax.Array]:
-    """What a checkpoint holds beside the parameters."""
+    """The part of a training state that a checkpoint stores beside the parameters."""
     return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}

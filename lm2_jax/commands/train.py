@@ -92,7 +92,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     evaluator = evaluate.Evaluator(config, tokens, mesh)
     model = LanguageModel(config.model)
     state, shardings = train_state.create(model, optimizer.make(config.train), config.seed, mesh)
-    checkpointer = Checkpointer(workdir, config.checkpoint, say=functools.partial(
+    checkpointer = Checkpointer(workdir, config.checkpoint, log=functools.partial(
         console.print, highlight=False, markup=False, soft_wrap=True))
     t = config.train
     curriculum = Curriculum(config.data.curriculum, t.advance_accuracy, t.advance_patience)
@@ -101,11 +101,11 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
         sharding, make_accuracy(model, t, mesh, shardings.params))
     # One process reads every file for all.
     first_step = processes.broadcast_from_primary(
-        checkpointer.choose(required=False) if processes.is_primary() else 0)
+        checkpointer.select_step(required=False) if processes.is_primary() else 0)
     if first_step:
         state, position = workdirs.restore_training(checkpointer, first_step, state, meta,
                                                     options.accept_changes)
-        checkpointer.set_aside_after(first_step)
+        checkpointer.rename_steps_after(first_step)
         if not any(line.startswith("data.curriculum") for line in changes):
             curriculum.restore(position)
         console.print(f"resuming {workdir} after step {first_step}", highlight=False)
