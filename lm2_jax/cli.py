@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     args, rest = parser.parse_known_args(argv)
     try:
+        _expand_paths(args)
         return args.run(args, _overrides(args, rest))
     except UserError as error:
         if os.environ.get("LM2_TRACEBACK"):
@@ -137,6 +138,18 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--lengths", default="64k,1M,10M", metavar="A,B",
                        help="eval: tokens of the samples (%(default)s)")
     return parser
+
+
+def _expand_paths(args: argparse.Namespace) -> None:
+    """Replaces `~` in the arguments that are paths; refuses URLs."""
+    from lm2_jax.runtime import paths
+
+    for name in ("config", "workdir", "workdirs", "init_from", "out"):
+        value = getattr(args, name, None)
+        if isinstance(value, list):
+            setattr(args, name, [str(paths.local(path)) for path in value])
+        elif value:
+            setattr(args, name, str(paths.local(value)))
 
 
 def _overrides(args: argparse.Namespace, rest: Sequence[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from lm2_jax.checkpoint import checksums
 from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING, CheckpointFolder
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import paths, processes
+from lm2_jax.runtime import processes
 from lm2_jax.types import Params
 
 _barrier_numbers = itertools.count()  # alike on all processes
@@ -47,9 +47,6 @@ class Checkpointer(CheckpointFolder):
     Args:
       config: None = only for reading, also while a run saves to the same folder.
       log: receives each line for the user; None = they go to stderr.
-
-    Raises:
-      UserError: if checkpoints cannot be saved under this path.
     """
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None,
@@ -62,7 +59,6 @@ class Checkpointer(CheckpointFolder):
         self._calling_thread, self._barriers_broken = 0, False
         self._failure: SaveError | None = None  # of the last save
         if config is not None:
-            paths.saveable(self.directory)
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
 

@@ -1,6 +1,5 @@
 """The folder of a run's checkpoints: which steps it holds, and which of them are intact."""
 
-import os
 import re
 import shutil
 import sys
@@ -30,11 +29,11 @@ class CheckpointFolder:
       log: receives each line for the user; None = they go to stderr.
 
     Raises:
-      UserError: if `workdir` is a URL or has characters that checkpoints cannot have.
+      UserError: if `workdir` cannot hold checkpoints: a URL, or a path with special characters.
     """
 
     def __init__(self, workdir: str | Path, log: Callable[[str], None] | None = None):
-        self.directory = paths.local(os.path.abspath(paths.local(workdir))) / "checkpoints"
+        self.directory = paths.for_checkpoints(workdir).absolute() / "checkpoints"
         self._log = log or (lambda line: print(line, file=sys.stderr))
 
     def steps(self) -> list[int]:

@@ -16,7 +16,7 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import paths, processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
@@ -108,6 +108,7 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
       UserFileNotFoundError: if there is no checkpoint.
       UserError: if it is damaged or does not fit the config.
     """
+    workdir = paths.local(workdir)
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
     # One process verifies the files for all.

@@ -22,7 +22,7 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
-from lm2_jax.runtime import locks, meshes, phases, processes
+from lm2_jax.runtime import locks, meshes, paths, phases, processes
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.training import loop, optimizer
 from lm2_jax.training import state as train_state
@@ -61,7 +61,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     """
     begun = time.perf_counter() if begun is None else begun
     console = console or Console(quiet=not processes.is_primary())
-    workdir = Path(workdir)
+    workdir = paths.for_checkpoints(workdir)
     mesh = meshes.for_training(config)
     locks.require_writable(workdir)
     with locks.locked(workdir, "lm2 train"):

@@ -1,5 +1,4 @@
-"""Paths that a user gives: on a file system of this machine, and such that checkpoints can be saved
-there."""
+"""Paths that a user gives: they are on a file system of this machine, and can hold checkpoints."""
 
 import glob
 import os
@@ -34,14 +33,15 @@ def local(path: str | os.PathLike) -> Path:
         raise UserError(f"{text}: there is no such home directory") from None
 
 
-def saveable(path: str | os.PathLike) -> Path:
-    """The same for a folder in which checkpoints are saved.
+def for_checkpoints(path: str | os.PathLike) -> Path:
+    """The same for a folder in which checkpoints are saved or restored.
 
-    orbax treats the absolute path as a pattern when it merges the files of a checkpoint.
+    orbax uses the absolute path as a pattern when it looks for the files of each process.
     """
     path = local(path)
     absolute = os.path.abspath(local(os.path.abspath(path)))
     if glob.escape(absolute) != absolute:
         raise UserError(f"{absolute} has one of the characters * ? [, with which checkpoints "
-                        "cannot be saved; give a path without them, or a symbolic link to it")
+                        "cannot be saved or restored; give a path without them, which may be a "
+                        "symbolic link to this one")
     return path
