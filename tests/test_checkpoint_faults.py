@@ -1,4 +1,4 @@
-"""Real runs whose disk is full, whose files are limited, whose checkpoints are damaged."""
+"""Runs with a full disk, a file size limit, or damaged checkpoints."""
 
 import os
 import resource
@@ -22,7 +22,7 @@ KINDS = {"missing": "is missing", "truncated": "bytes instead of", "flipped": "h
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Of a run that nothing happened to."""
+    """The workdir of an undisturbed run."""
     return runs.finished(tmp_path_factory.getbasetemp())
 
 
@@ -56,7 +56,7 @@ def same_end(finished, workdir):
 
 @pytest.fixture(scope="module")
 def stopped(finished, tmp_path_factory):
-    """A run that stopped, as it could not save: (workdir, what it said)."""
+    """A run that stopped because it could not save: (workdir, status, stdout, stderr)."""
     workdir = tmp_path_factory.mktemp("faults") / "run"
     process = runs.start("train", workdir, *OFTEN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(process, lambda: len(kill_train.checkpoints(workdir)) > BAD)
@@ -78,7 +78,7 @@ def test_a_save_above_the_file_size_limit_stops_the_run(stopped):
     assert Checkpointer(workdir).newest_valid_step() == (steps[-1], [])
 
 
-def test_damaged_checkpoints_are_named_and_the_run_ends_as_if_nothing_had_happened(
+def test_damaged_checkpoints_are_named_and_the_run_ends_like_an_undamaged_one(
         finished, stopped):
     workdir, checkpoints = stopped[0], stopped[0] / "checkpoints"
     *_, good = kill_train.checkpoints(workdir)[:-BAD]
@@ -148,7 +148,7 @@ def test_a_run_does_not_start_over_when_all_its_checkpoints_are_damaged(copy, ca
     assert contents(copy) == before
 
 
-def test_an_evaluation_takes_the_previous_one_and_says_so(copy, capfd):
+def test_an_evaluation_uses_the_previous_checkpoint_and_says_so(copy, capfd):
     *_, previous, newest = kill_train.checkpoints(copy)
     name = damage(copy / "checkpoints" / str(newest), "flipped", "params")
     damage(copy / "checkpoints" / str(previous), "missing", "training")  # which is not read

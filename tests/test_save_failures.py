@@ -102,8 +102,8 @@ def test_a_valid_checkpoint_is_not_overwritten(saver):
     assert bits(checkpointer.restore(2, *large(0))) == bits(large(2))
 
 
-def test_wherever_the_space_ends_the_save_fails_or_is_exact(tmp_path, capfd):
-    """Of bytes and of files; orbax writes from many threads, and one may be enough."""
+def test_with_any_space_left_a_save_fails_or_is_exact(tmp_path, capfd):
+    """The space of bytes and inodes; orbax writes from many threads, and one failure is enough."""
     with small_disk(tmp_path / "checkpoints", "50m") as resize:
         checkpointer = Checkpointer(tmp_path, CheckpointConfig())
         checkpointer.save(2, *random_bits(2, MESHES[0]), {})

@@ -35,6 +35,18 @@ class _FailedElsewhere(Exception):
     """Another process could not write its part."""
 
 
+class _Manager(ocp.CheckpointManager):
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False without asking JAX's preemption service.
+
+        The service takes the largest number that a process has asked about for its progress, and
+        `Preemption` asks with numbers of its own; with the step of a save, it would agree on a
+        number that is never asked about, and SIGTERM would be ignored.
+        """
+        return False
+
+
 class Checkpointer(CheckpointFolder):
     """The checkpoints of one run, in `workdir/checkpoints`.
 
@@ -53,7 +65,7 @@ class Checkpointer(CheckpointFolder):
                  log: Callable[[str], None] | None = None):
         super().__init__(workdir, log)
         self._config = config
-        self._manager: ocp.CheckpointManager | None = None  # created anew after a failed save
+        self._manager: _Manager | None = None  # created anew after a failed save
         self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save
         self._calling_thread, self._barriers_broken = 0, False
@@ -156,10 +168,10 @@ class Checkpointer(CheckpointFolder):
             self._remove_temporary()
         self._quiet.close()
 
-    def _create_manager(self) -> ocp.CheckpointManager:
+    def _create_manager(self) -> _Manager:
         if jax.process_index() == 0:
             self._clear_incomplete_steps(self._config.keep)
-        return ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(
+        return _Manager(self.directory, options=ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(self._config.keep),
             async_options=ocp.AsyncOptions(
                 barrier_sync_fn=self._barrier, post_finalization_callback=self._verify,

@@ -20,68 +20,76 @@ from lm2_jax.runtime import paths, processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
-# What may differ when a run goes on: it does not change what the next batch or step would be
-# (but for num_steps, over which the learning rate falls).
+# Keys that may change when a run is resumed: the next batch and step do not depend on them, except
+# for num_steps, over which the learning rate decays.
 MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_threads", "data.num_workers",
               "train.num_steps", "train.eval_every_steps", "train.tensorboard",
               "train.stall_seconds", "train.remat_segments", "train.segment_unroll",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
               "model.scan_unroll", "model.attention_implementation")
-OLD_CONFIG = "config.before.jsonl"  # of a run whose config was changed, the oldest first
-# With other values of these the parameters would mean something else.
+OLD_CONFIG = "config.before.jsonl"  # the configs before accepted changes, oldest first
+# Keys whose change would give the parameters another meaning.
 NEVER_CHANGES = ("model.", "data.tokenizer")
 
 
 def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path | None = None
             ) -> tuple[Tokenizer, Config, list[str]]:
-    """Checks a workdir: its tokenizer, and the config with the vocabulary filled in.
+    """Loads or creates the tokenizer of a workdir and compares the config with the stored one.
 
     Args:
-      accept: that the run goes on although its config differs in what `NEVER_CHANGES` does not
-        name.
-      tokenizer: a tokenizer.json for a new run, in the place of one of its own.
+      accept: resume although keys differ; those in `NEVER_CHANGES` still must not.
+      tokenizer: a tokenizer.json for a new run, instead of training one.
 
     Returns:
-      The third part are the differences that were accepted.
+      The tokenizer, the config with the vocabulary size filled in, and a line for each difference
+      that was accepted.
 
     Raises:
-      ValueError: if it holds a run of another config; one line names what differs.
+      UserError: if the workdir holds a run of another config; it names the keys that differ.
     """
-    found: list[str] = []
+    differences: list[str] = []
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
         same_vocab = with_vocab_size(config, stored.model.vocab_size)
-        found = files.differences(stored, same_vocab, ignore=MAY_CHANGE)
-        if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
-            refuse(never if accept else found, workdir)
-        refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
-               "says what is lost")
-    elif processes.is_primary():  # one that is there was left by a run that failed before it began
+        differences = files.differences(stored, same_vocab, ignore=MAY_CHANGE)
+        if never := [line for line in differences if line.startswith(NEVER_CHANGES)]:
+            refuse(never if accept else differences, workdir)
+        refuse([] if accept else differences, workdir,
+               "; with --accept-changes the run is resumed all the same, and says what is lost")
+    elif processes.is_primary():  # the files of a run that failed before its config was stored
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
             with replacing(workdir / "tokenizer.json") as partial:
                 partial.write_bytes(tokenizer.read_bytes())
     tokens = corpus.load_tokenizer(config, workdir)
-    return tokens, with_vocab_size(config, tokens.vocab_size), found
+    return tokens, with_vocab_size(config, tokens.vocab_size), differences
 
 
 def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:
-    """From here on the workdir is bound to the config; `keep_old` keeps the one before, if it has
-    another, with those before it."""
+    """Binds the workdir to the config.
+
+    Args:
+      keep_old: append the config stored before to `OLD_CONFIG`.
+    """
     path = workdir / "config.json"
     if keep_old:
         with open(workdir / OLD_CONFIG, "a", encoding="utf-8") as file:
             file.write(json.dumps(json.loads(path.read_text("utf-8"))) + "\n")
-    with replacing(workdir / "config.json") as partial:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(files.to_dict(config), indent=2) + "\n", "utf-8")
 
 
 def stored_config(workdir: str | Path) -> Config:
-    """The config that a workdir's run was made with."""
+    """Reads the config of the run in a workdir.
+
+    Raises:
+      UserFileNotFoundError: if there is no run.
+      UserError: if the config cannot be read by this version.
+    """
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserFileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
-                                f"train --config=... --workdir={shlex.quote(str(workdir))}")
+                                    f"train --config=... --workdir={shlex.quote(str(workdir))}")
     try:
         return files.from_dict(json.loads(path.read_text("utf-8")))
     except ValueError as error:
@@ -89,11 +97,11 @@ def stored_config(workdir: str | Path) -> Config:
 
 
 def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> None:
-    """Raises a ValueError that names the differences, if there are any."""
+    """Raises a UserError that names the differences, if there are any."""
     if differences:
         raise UserError(f"{workdir} holds a run of another config (there -> here): "
-                         + "; ".join(differences)
-                         + f". Take another --workdir, or the config of that run{advice}")
+                        + "; ".join(differences)
+                        + f". Use another --workdir, or the config of that run{advice}")
 
 
 def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
