@@ -1,7 +1,7 @@
 """python tests/host_checkpoint.py save|restore FOLDER, as one of several processes of 8 devices
 
-Saves a known state on one mesh; or restores it on another, and holds each shard of this process
-against that state.
+Saves a known state on one mesh; or restores it on another, and compares each shard of this process
+with that state.
 """
 
 import os

@@ -171,6 +171,18 @@ def test_a_step_deleted_while_it_is_read_is_not_damaged(workdir, monkeypatch):
     assert Checkpointer(workdir).newest_valid_step() == (0, [])
 
 
+def test_a_step_being_deleted_while_it_is_read_is_not_damaged(workdir, monkeypatch):
+    """Its folder is still there, without some of its files; a newer step has been saved."""
+    def find_problem(folder, parts):
+        monkeypatch.undo()
+        shutil.copytree(folder, folder.with_name("6"))
+        (folder / COMMIT_MARKER).unlink()
+        return "params/d/0 is missing"
+
+    monkeypatch.setattr(checksums, "find_problem", find_problem)
+    assert Checkpointer(workdir).newest_valid_step() == (6, [])
+
+
 def test_damaged_steps_are_renamed_and_saved_again(workdir):
     said, checkpoints = [], workdir / "checkpoints"
     for turn in ("4.damaged", "4.damaged.2"):

@@ -3,12 +3,10 @@
 import contextlib
 import gc
 import itertools
-import logging
 import os
 import re
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lm2_jax.checkpoint import checksums
+from lm2_jax.checkpoint import checksums, quiet
 from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING, CheckpointFolder
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.errors import UserError
@@ -125,7 +123,7 @@ class Checkpointer(CheckpointFolder):
         self._failure, self._step = None, step
         self._calling_thread, self._barriers_broken = threading.get_ident(), False
         self._expected = {PARAMS: _describe(params), TRAINING: _describe(training)}
-        self._quiet.enter_context(_quiet())
+        self._quiet.enter_context(quiet.failed_writes())
         try:
             if jax.process_index() == 0:
                 self._make_room(step)
@@ -261,36 +259,6 @@ def _reading(folder: Path) -> Iterator[Path]:
         yield folder
     except Exception as error:
         raise UserError(f"{folder} cannot be read: {_cause(error)}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps off stderr what orbax prints about a failed save, hundreds of lines, beside raising it.
-
-    Its exception ends the writes of many threads, each of which is reported: by absl, and by
-    asyncio and Python when they are garbage collected. LM2_TRACEBACK=1 shows everything.
-    """
-    if os.environ.get("LM2_TRACEBACK"):
-        yield
-        return
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-
-    def ignore_aborted_writes(unraisable) -> None:
-        if not isinstance(unraisable.exc_value, (RuntimeError, RuntimeWarning)):
-            hook(unraisable)
-
-    sys.unraisablehook = ignore_aborted_writes
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _cause(error: BaseException) -> str:

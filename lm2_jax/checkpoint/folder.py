@@ -60,6 +60,8 @@ class CheckpointFolder:
             problem = self._find_problem(candidate, parts)
             if problem and not folder.exists():  # deleted meanwhile, by the run that saves here
                 continue
+            if problem and self._all_steps() != steps:  # being deleted, as there is a newer one
+                return self.newest_valid_step(parts, step)
             if problem:
                 damaged.append(f"{folder} is damaged: {problem}")
                 continue
