@@ -64,7 +64,7 @@ class Checkpointer(CheckpointFolder):
         super().__init__(workdir, log)
         self._config = config
         self._manager: _Manager | None = None  # created anew after a failed save
-        self._quiet = contextlib.ExitStack()
+        self._quiet = contextlib.ExitStack()  # stays open after an error, as its messages come late
         self._step, self._expected = 0, {}  # of the current save
         self._calling_thread, self._barriers_broken = 0, False
         self._failure: SaveError | None = None  # of the last save
@@ -94,21 +94,30 @@ class Checkpointer(CheckpointFolder):
 
     def meta(self, step: int) -> dict:
         """Restores the JSON object."""
-        with _reading(self.directory / str(step) / META) as folder:
+        with self._reading(self.directory / str(step) / META) as folder:
             return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(
                 folder, args=ocp.args.JsonRestore())
 
     def _restore(self, step: int, part: str, abstract: Any) -> Any:
         handler = ocp.StandardCheckpointHandler()
-        with _reading(self.directory / str(step) / part) as folder:
+        with self._reading(self.directory / str(step) / part) as folder:
             stored = _describe(handler.metadata(folder).tree)
         # orbax would silently cast to the expected dtype.
         if differences := _differences(stored, _describe(abstract)):
             others = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(f"{folder} does not fit: " + "; ".join(differences[:3]) + others)
-        with _reading(folder):
+        with self._reading(folder):
             return ocp.Checkpointer(handler).restore(
                 folder, args=ocp.args.StandardRestore(abstract))
+
+    @contextlib.contextmanager
+    def _reading(self, folder: Path) -> Iterator[Path]:
+        self._quiet.enter_context(quiet.aborted_transfers())
+        try:
+            yield folder
+        except Exception as error:
+            raise UserError(f"{folder} cannot be read: {_cause(error)}") from error
+        self._quiet.close()
 
     # Writing.
 
@@ -123,7 +132,7 @@ class Checkpointer(CheckpointFolder):
         self._failure, self._step = None, step
         self._calling_thread, self._barriers_broken = threading.get_ident(), False
         self._expected = {PARAMS: _describe(params), TRAINING: _describe(training)}
-        self._quiet.enter_context(quiet.failed_writes())
+        self._quiet.enter_context(quiet.aborted_transfers())
         try:
             if jax.process_index() == 0:
                 self._make_room(step)
@@ -206,9 +215,11 @@ class Checkpointer(CheckpointFolder):
         wherever they are; they learn the error and fail too. Later barriers of the save are
         skipped.
         """
+        error = None if threading.get_ident() == self._calling_thread else sys.exception()
+        if error and jax.process_index() == 0:
+            self._remove_temporary()  # now, since other files may need the space
         if jax.process_count() == 1 or self._barriers_broken:
             return
-        error = None if threading.get_ident() == self._calling_thread else sys.exception()
         problems = processes.barrier_with_errors(
             f"checkpoint {next(_barrier_numbers)}", _cause(error) if error else "",
             timeout_ms / 1000)
@@ -251,14 +262,6 @@ class Checkpointer(CheckpointFolder):
         if self._config.on_failure == "stop":
             raise failure
         self._log(f"{failure}; training goes on")
-
-
-@contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[Path]:
-    try:
-        yield folder
-    except Exception as error:
-        raise UserError(f"{folder} cannot be read: {_cause(error)}") from error
 
 
 def _cause(error: BaseException) -> str:

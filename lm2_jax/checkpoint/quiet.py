@@ -1,4 +1,4 @@
-"""Keeps a failed save from filling stderr."""
+"""Keeps a failed save or restore from filling stderr."""
 
 import contextlib
 import logging
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def failed_writes() -> Iterator[None]:
-    """Silences the writes that end with a failed save; its exception is raised all the same.
+def aborted_transfers() -> Iterator[None]:
+    """Silences the reads and writes that an error aborts; its exception is raised all the same.
 
     Each is reported, in hundreds of lines: by orbax's logger (absl's), and by asyncio and Python
     when it is garbage collected. LM2_TRACEBACK=1 shows them.
@@ -21,11 +21,11 @@ def failed_writes() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
 
-    def ignore_aborted_writes(unraisable) -> None:
+    def ignore_aborted(unraisable) -> None:
         if not isinstance(unraisable.exc_value, (RuntimeError, RuntimeWarning)):
             hook(unraisable)
 
-    sys.unraisablehook = ignore_aborted_writes
+    sys.unraisablehook = ignore_aborted
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
