@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, unknown = make_parser(name, command).parse_known_args(rest)
     try:
+        _expand_paths(args)
         return command.run(args, overrides(name, args, unknown))
     except (UserError, RunError) as error:
         return _failed(name, str(error), 1 if isinstance(error, RunError) else 2)
@@ -100,6 +101,18 @@ def overrides(name: str, args: argparse.Namespace, unknown: Sequence[str]) -> di
                             "--config.KEY=VALUE (lm2 help lists the commands)")
         found[key.removeprefix("--config.")] = value
     return found
+
+
+def _expand_paths(args: argparse.Namespace) -> None:
+    """Expands `~` in the arguments that are paths, and refuses URLs."""
+    from lm2_jax.runtime import paths
+
+    for name in ("config", "workdir", "workdirs", "init_from", "out"):
+        value = getattr(args, name, None)
+        if isinstance(value, list):
+            setattr(args, name, [str(paths.local(path)) for path in value])
+        elif value:
+            setattr(args, name, str(paths.local(value)))
 
 
 def _help() -> str:

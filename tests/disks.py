@@ -1,4 +1,4 @@
-"""Disks that are full, large or read-only: mounted, where that is allowed."""
+"""Small and read-only file systems for tests; they need permission to mount."""
 
 import contextlib
 import resource
@@ -15,7 +15,7 @@ def mount(*arguments):
 
 @contextlib.contextmanager
 def small_disk(folder, size):
-    """A file system of so many bytes; gives a function that makes it as large as it is told."""
+    """Mounts a file system of `size` bytes; yields a function that resizes it."""
     folder.mkdir(parents=True, exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
     try:
@@ -26,7 +26,7 @@ def small_disk(folder, size):
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """This process cannot make a file larger, as if the disk were full."""
+    """Limits the size of files that this process writes, as if the disk were full."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
     try:

@@ -1,4 +1,4 @@
-"""Training states of any bits, and checkpoints of them."""
+"""Training states of random bits, and checkpoints of them."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ MESHES = [partition.make_mesh(dict(data=2, fsdp=2, tensor=2)), partition.make_me
 
 
 def random_bits(seed, mesh):
-    """A sharded state whose numbers are any bits, so also infinities, nan and -0."""
+    """A sharded state of random bits, so with infinities, nan and -0."""
     rng = np.random.default_rng(seed)
 
     def draw(shape, dtype, *names):
@@ -46,7 +46,7 @@ def abstract(tree):
 
 
 def saved(workdir, steps, **options):
-    """Saves states of the seeds `steps` under those steps."""
+    """Saves the state of seed N as step N, for each step."""
     checkpointer = Checkpointer(workdir, CheckpointConfig(**options))
     for step in steps:
         checkpointer.save(step, *random_bits(step, MESHES[0]), {"next_step": step})

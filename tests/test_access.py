@@ -31,7 +31,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_the_first_process_alone_makes_the_tokenizer(tmp_path, monkeypatch):
-    """The others come after it, and find one in a workdir that has no config yet."""
+    """The other processes find it in a workdir that has no config yet."""
     config = Config(data=DataConfig(background_sentences=200, tokenizer_vocab_size=256))
     path = tmp_path / "tokenizer.json"
     path.write_text("left by a run that failed")

@@ -1,16 +1,17 @@
-"""Checkpoints: exact, whole or not there, and the newest so many."""
+"""Checkpoints are exact, complete or absent, and only the newest are kept."""
 
 import shutil
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import multihost_utils
 from states import MESHES, abstract, bits, random_bits, saved
 
 import lm2_jax
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
-from lm2_jax.checkpoint.folder import LAST_FILE, PARTS
+from lm2_jax.checkpoint.folder import COMMIT_MARKER, PARTS
 from lm2_jax.config import CheckpointConfig
 
 TMP = ".orbax-checkpoint-tmp"  # how orbax names what it is writing
@@ -18,7 +19,7 @@ TMP = ".orbax-checkpoint-tmp"  # how orbax names what it is writing
 
 @pytest.fixture(scope="module")
 def one_step(tmp_path_factory):
-    """A workdir with a checkpoint of step 2; copy it before anything is changed."""
+    """A workdir with a checkpoint of step 2, not to be changed."""
     workdir = tmp_path_factory.mktemp("one_step")
     saved(workdir, [2]).close()
     return workdir
@@ -30,7 +31,7 @@ def workdir(one_step, tmp_path):
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=["same mesh", "other mesh"])
-def test_round_trip_is_exact_in_the_shardings_asked_for(one_step, mesh):
+def test_round_trip_is_exact_in_the_requested_shardings(one_step, mesh):
     wanted = random_bits(2, MESHES[0])
     like = random_bits(0, mesh)
     checkpointer = Checkpointer(one_step)
@@ -48,7 +49,7 @@ def test_round_trip_is_exact_in_the_shardings_asked_for(one_step, mesh):
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_what_is_saved_is_the_state_at_the_call(tmp_path, asynchronous):
-    """Training goes on, and gives up the state, while the save is under way."""
+    """Training continues and donates the state during the save."""
     params, training = random_bits(5, MESHES[0])
     wanted = bits((params, training))
     checkpointer = Checkpointer(tmp_path, CheckpointConfig(asynchronous=asynchronous))
@@ -72,24 +73,24 @@ def test_the_newest_are_kept(tmp_path):
     again.close()
 
 
-def test_choosing_a_step(one_step, tmp_path):
+def test_selecting_a_step(one_step, tmp_path):
     checkpointer = Checkpointer(one_step)
-    assert checkpointer.choose() == checkpointer.choose(2) == 2
+    assert checkpointer.select_step() == checkpointer.select_step(2) == 2
     with pytest.raises(ValueError, match=f"^{one_step} has no checkpoint of step 4; it has 2$"):
-        checkpointer.choose(4)
+        checkpointer.select_step(4)
     empty = Checkpointer(tmp_path)
-    assert empty.choose(required=False) == 0
+    assert empty.select_step(required=False) == 0
     for step in (None, 5):
         with pytest.raises(FileNotFoundError, match="holds no checkpoint; train first: lm2"):
-            empty.choose(step)
+            empty.select_step(step)
 
 
 def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def leave_half(workdir, kind):
-    """What a crash or a copy cut short may leave behind, beside the checkpoint of step 2."""
+def leave_incomplete(workdir, kind):
+    """Adds what a crash or an interrupted copy may leave beside the checkpoint of step 2."""
     checkpoints = workdir / "checkpoints"
     whole = checkpoints / "2"
     saving = checkpoints / f"6.saving{TMP}"
@@ -99,7 +100,7 @@ def leave_half(workdir, kind):
         shutil.copytree(whole, saving)
     elif kind == "tmp part":
         shutil.copytree(whole, saving)
-        (saving / LAST_FILE).unlink()
+        (saving / COMMIT_MARKER).unlink()
         shutil.move(saving / "params", saving / f"params{TMP}")
     elif kind in SUFFIXES:
         shutil.copytree(whole, checkpoints / f"6{kind}")
@@ -107,16 +108,16 @@ def leave_half(workdir, kind):
         (checkpoints / "6").mkdir()
     else:
         shutil.copytree(whole, checkpoints / "6")
-        (checkpoints / "6" / kind / LAST_FILE).unlink()
+        (checkpoints / "6" / kind / COMMIT_MARKER).unlink()
 
 
 SUFFIXES = [".saving", ".deleting", TMP]
-HALVES = ["empty tmp", "full tmp", "tmp part", *SUFFIXES, "empty step", ".", *PARTS]
+INCOMPLETE = ["empty tmp", "full tmp", "tmp part", *SUFFIXES, "empty step", ".", *PARTS]
 
 
-@pytest.mark.parametrize("kind", HALVES)
-def test_a_checkpoint_cut_short_is_never_chosen(workdir, kind):
-    leave_half(workdir, kind)
+@pytest.mark.parametrize("kind", INCOMPLETE)
+def test_an_incomplete_checkpoint_is_never_selected(workdir, kind):
+    leave_incomplete(workdir, kind)
     before = files(workdir)
     reader = Checkpointer(workdir)
     assert reader.steps() == [2]
@@ -128,8 +129,25 @@ def test_a_checkpoint_cut_short_is_never_chosen(workdir, kind):
     restored = writer.restore(6, *random_bits(0, MESHES[0]))
     assert bits(restored) == bits(random_bits(6, MESHES[0]))
     writer.close()
-    aside = ["6.damaged"] if kind in ("empty step", ".", *PARTS) else []
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["6", *aside]
+    damaged = ["6.damaged"] if kind in ("empty step", ".", *PARTS) else []
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["6", *damaged]
+
+
+def test_the_rest_of_an_interrupted_deletion_is_removed(tmp_path):
+    saved(tmp_path, [2, 4, 6]).close()
+    (tmp_path / "checkpoints" / "2" / COMMIT_MARKER).unlink()
+    writer = saved(tmp_path, [8], keep=2)
+    assert writer.newest_valid_step() == (8, [])
+    writer.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "8"]
+
+
+def test_a_save_does_not_ask_the_preemption_service(tmp_path, monkeypatch):
+    """Numbers other than those of `Preemption` would make it miss a SIGTERM."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    saved(tmp_path, [2]).close()
+    assert asked == []
 
 
 def test_other_folders_are_left_alone(workdir):
@@ -156,7 +174,7 @@ def test_loading_from_a_workdir_without_a_checkpoint(tmp_path, content):
     assert "\n" not in str(error.value) and files(tmp_path) == before
 
 
-def test_a_state_of_other_data_or_tokenizer_is_not_taken_up(workdir):
+def test_a_state_of_other_data_or_tokenizer_is_not_restored(workdir):
     meta = {"source_digest": "a" * 64, "tokenizer_digest": "b" * 64}
     writer = saved(workdir, [])
     writer.save(4, *random_bits(4, MESHES[0]), meta | {"next_step": 4, "curriculum": {}})
@@ -183,7 +201,7 @@ def test_nothing_is_converted(one_step, name, leaf, wanted):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_there_but_not_wanted_and_another_kind_of_key(one_step):
+def test_unexpected_parameters_and_another_kind_of_key_are_named(one_step):
     params, training = random_bits(0, MESHES[0])
     checkpointer = Checkpointer(one_step)
     fewer = {name: leaf for name, leaf in abstract(params).items() if name != "one"}
@@ -193,8 +211,8 @@ def test_what_is_there_but_not_wanted_and_another_kind_of_key(one_step):
         checkpointer.restore(2, params, training | {"rng": jax.random.key(0, impl="rbg")})
 
 
-def test_what_cannot_be_read_is_one_line(workdir):
-    """Of a version without checksums, so that nothing else finds it out."""
+def test_a_read_error_is_one_line(workdir):
+    """As with an early version without checksums, which would detect it first."""
     (workdir / "checkpoints" / "2" / "params" / "manifest.ocdbt").write_bytes(b"x" * 50)
     (workdir / "checkpoints" / "2" / "meta" / "metadata").write_bytes(b"{")
     checkpointer = Checkpointer(workdir)

@@ -1,4 +1,4 @@
-"""Real runs whose disk is full, whose files are limited, whose checkpoints are damaged."""
+"""Runs with a full disk, a file size limit, or damaged checkpoints."""
 
 import os
 import resource
@@ -22,7 +22,7 @@ KINDS = {"missing": "is missing", "truncated": "bytes instead of", "flipped": "h
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Of a run that nothing happened to."""
+    """The workdir of an undisturbed run."""
     return runs.finished(tmp_path_factory.getbasetemp())
 
 
@@ -56,7 +56,7 @@ def same_end(finished, workdir):
 
 @pytest.fixture(scope="module")
 def stopped(finished, tmp_path_factory):
-    """A run that stopped, as it could not save: (workdir, what it said)."""
+    """A run that stopped because it could not save: (workdir, status, stdout, stderr)."""
     workdir = tmp_path_factory.mktemp("faults") / "run"
     process = runs.start("train", workdir, *OFTEN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(process, lambda: len(kill_train.checkpoints(workdir)) > BAD)
@@ -75,10 +75,10 @@ def test_a_save_above_the_file_size_limit_stops_the_run(stopped):
                     f"too large ({workdir}/checkpoints); the newest checkpoint is of step "
                     f"{steps[-1]}. Once that is put right, the same command goes on")
     assert kill_train.last_step(workdir) <= steps[-1] + 2 * EVERY
-    assert Checkpointer(workdir).newest_good() == (steps[-1], [])
+    assert Checkpointer(workdir).newest_valid_step() == (steps[-1], [])
 
 
-def test_damaged_checkpoints_are_named_and_the_run_ends_as_if_nothing_had_happened(
+def test_damaged_checkpoints_are_named_and_the_run_ends_like_an_undamaged_one(
         finished, stopped):
     workdir, checkpoints = stopped[0], stopped[0] / "checkpoints"
     *_, good = kill_train.checkpoints(workdir)[:-BAD]
@@ -92,11 +92,11 @@ def test_damaged_checkpoints_are_named_and_the_run_ends_as_if_nothing_had_happen
     for step, (name, kind) in damaged.items():
         line, = (line for line in said if line.startswith(f"{checkpoints}/{step} is damaged"))
         assert f": {name} " in line and KINDS[kind] in line
-        assert line.endswith(f"; step {good} is taken instead")
-        assert f"{checkpoints}/{step} is now {step}.damaged" in said
+        assert line.endswith(f"; using step {good} instead")
+        assert f"renamed {checkpoints}/{step} to {step}.damaged" in said
     assert f"resuming {workdir} after step {good}" in said
     assert same_end(finished, workdir)
-    assert Checkpointer(workdir).newest_good() == (40, [])
+    assert Checkpointer(workdir).newest_valid_step() == (40, [])
     assert kill_train.checkpoints(workdir) == list(range(EVERY, 41, EVERY))
 
 
@@ -110,7 +110,7 @@ def test_a_run_goes_on_when_the_disk_is_full_and_saves_when_it_is_not(finished, 
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         line = next((line for line in process.stdout if "could not be saved" in line), "")
         steps = kill_train.checkpoints(workdir)
-        whole = Checkpointer(workdir).newest_good()
+        whole = Checkpointer(workdir).newest_valid_step()
         resize("1g")
         out, err = process.communicate()
         assert line == (f"checkpoint of step 8 could not be saved: No space left on device "
@@ -119,7 +119,7 @@ def test_a_run_goes_on_when_the_disk_is_full_and_saves_when_it_is_not(finished, 
         assert steps == [4] and whole == (4, [])
         assert (process.returncode, err) == (0, "") and "Traceback" not in out
         assert same_end(finished, workdir)
-        assert Checkpointer(workdir).newest_good() == (40, [])
+        assert Checkpointer(workdir).newest_valid_step() == (40, [])
         assert all(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
 
 
@@ -144,11 +144,11 @@ def test_a_run_does_not_start_over_when_all_its_checkpoints_are_damaged(copy, ca
     line, = capfd.readouterr().err.splitlines()
     assert line.startswith("lm2 train: ") and all(
         f"{copy}/checkpoints/{step} is damaged: params/" in line for step in steps)
-    assert line.endswith("put one back from a copy, or train from the start in another --workdir")
+    assert line.endswith("restore one from a backup, or train from the start in another --workdir")
     assert contents(copy) == before
 
 
-def test_an_evaluation_takes_the_previous_one_and_says_so(copy, capfd):
+def test_an_evaluation_uses_the_previous_checkpoint_and_says_so(copy, capfd):
     *_, previous, newest = kill_train.checkpoints(copy)
     name = damage(copy / "checkpoints" / str(newest), "flipped", "params")
     damage(copy / "checkpoints" / str(previous), "missing", "training")  # which is not read
@@ -156,15 +156,15 @@ def test_an_evaluation_takes_the_previous_one_and_says_so(copy, capfd):
     said = f"{copy}/checkpoints/{newest} is damaged: {name} has changed bytes"
     assert main(["eval", runs.CONFIG, f"--workdir={copy}", *runs.SMALL, f"--step={newest}"]) == 2
     line, = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"lm2 eval: {said}; the good ones: ") and line.endswith(str(previous))
+    assert line.startswith(f"lm2 eval: {said}; valid steps: ") and line.endswith(str(previous))
     assert main(["eval", runs.CONFIG, f"--workdir={copy}", *runs.SMALL, "--config.eval.lengths=96",
                  "--config.eval.memory=carried"]) == 0
     out, err = capfd.readouterr()
     out = " ".join(out.split())
-    assert err == f"{said}; step {previous} is taken instead\n"
+    assert err == f"{said}; using step {previous} instead\n"
     assert f"evaluating {copy} at step {previous}" in out
     _, params, step = lm2_jax.load_checkpoint(copy)
-    assert step == previous and f"step {previous} is taken instead" in capfd.readouterr().err
+    assert step == previous and f"using step {previous} instead" in capfd.readouterr().err
     assert contents(copy / "checkpoints") == before
 
 

@@ -35,8 +35,9 @@ def changed(monkeypatch):
     monkeypatch.setattr(legacy, "REMOVED", {
         "train.spare": Removed("training decides it"),
         "model.memory.shape": Removed("banks are square", only="square")})
-    monkeypatch.setattr(legacy, "RENAMED", {"eval.count": "eval.num_samples",
-                                            "steps": "train.num_steps"})
+    monkeypatch.setattr(legacy, "RENAMED", {
+        "eval.count": legacy.Renamed("eval.num_samples"),
+        "steps": legacy.Renamed("train.num_steps", {"a few": 3})})
 
 
 def test_removed_keys_are_dropped_and_renamed_ones_move(changed):
@@ -67,4 +68,4 @@ def test_a_users_own_file_is_told_in_one_line(changed, tmp_path):
 
 
 def test_renamed_keys_lead_to_keys():
-    assert set(legacy.RENAMED.values()) <= set(KEYS)
+    assert {new.key for new in legacy.RENAMED.values()} <= set(KEYS)

@@ -1,4 +1,4 @@
-"""Runs that are killed, taken up again, made longer, or refused."""
+"""Runs that are killed, resumed, made longer, or refused."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_a_killed_run_ends_as_if_nothing_had_happened(finished, tmp_path):
+def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
     report = kill_train.run(tmp_path, KILLS, seed=1, alone=finished)
     assert report.good and len(report.kills) == KILLS
     assert any(kill.in_save for kill in report.kills)
@@ -42,7 +42,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(finished, tmp_path):
     assert all(kill.step < kill_train.num_steps(KILLS) for kill in report.kills)
 
 
-def test_sigterm_saves_and_leaves_and_nobody_else_has_the_workdir(finished, tmp_path, capsys):
+def test_sigterm_saves_and_ends_and_a_second_run_is_refused(finished, tmp_path, capsys):
     workdir, steps = tmp_path / "run", f"--config.train.num_steps={kill_train.num_steps(KILLS)}"
     process = runs.start("train", workdir, steps, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while process.poll() is None and kill_train.last_step(workdir) < 6:
@@ -62,7 +62,7 @@ def test_sigterm_saves_and_leaves_and_nobody_else_has_the_workdir(finished, tmp_
         line["loss"] for line in kill_train.lines(finished)[:step]]
 
 
-def test_a_finished_run_can_be_made_longer_and_evaluated_otherwise(finished, copy):
+def test_a_finished_run_can_be_made_longer_with_another_evaluation(finished, copy):
     first = kill_train.num_steps(KILLS)
     run = runs.lm2("train", copy, f"--config.train.num_steps={first + 6}",
                    "--config.eval.lengths=0k,144", "--config.eval.memory=carried",
@@ -83,7 +83,7 @@ def test_a_finished_run_can_be_made_longer_and_evaluated_otherwise(finished, cop
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_where_it_was(finished, tmp_path):
+def test_a_killed_evaluation_is_resumed(finished, tmp_path):
     alone, killed = (shutil.copytree(finished, tmp_path / name) for name in ("alone", "killed"))
     asked = "--config.eval.num_samples=24", "--config.eval.lengths=96,8k"
     assert runs.lm2("eval", alone, *asked).returncode == 0
@@ -114,7 +114,7 @@ def contents(folder):
             for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_an_evaluation_that_is_asked_to_leave_goes_on_where_it_was(finished, copy, monkeypatch,
+def test_an_evaluation_stopped_by_sigterm_is_resumed(finished, copy, monkeypatch,
                                                                   capsys):
     asked = [f"--workdir={copy}", *runs.SMALL, "--config.eval.lengths=96",
              "--config.eval.num_samples=20"]
@@ -132,7 +132,7 @@ def test_an_evaluation_that_is_asked_to_leave_goes_on_where_it_was(finished, cop
 
 
 def test_a_resume_that_is_refused_leaves_the_workdir_as_it_was(copy, monkeypatch, capsys):
-    """Other data is found out late, from the checkpoint: the config is not bound by then."""
+    """Other data are detected late, from the checkpoint, when the config must not be stored yet."""
     before = contents(copy)
     monkeypatch.setattr(batches, "digest", lambda source: "other")
     assert main(["train", runs.CONFIG, f"--workdir={copy}", *runs.SMALL,
@@ -142,7 +142,7 @@ def test_a_resume_that_is_refused_leaves_the_workdir_as_it_was(copy, monkeypatch
 
 
 def test_a_run_whose_tokenizer_was_replaced_is_refused(copy, capsys):
-    """By one of as many words, in another order."""
+    """The other tokenizer has as many words, two of them exchanged."""
     path = copy / "tokenizer.json"
     stored = json.loads(path.read_text())
     vocab = stored["model"]["vocab"]
@@ -156,7 +156,7 @@ def test_a_run_whose_tokenizer_was_replaced_is_refused(copy, capsys):
     assert contents(copy) == before
 
 
-def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished, copy):
+def test_changes_are_accepted_with_a_flag_and_their_cost_is_printed(finished, copy):
     first = kill_train.num_steps(KILLS)
     changed = (f"--config.train.num_steps={first + 2}", "--config.seed=3",
                "--config.train.batch_size=16", "--config.data.curriculum=((0,2),)",
@@ -174,15 +174,16 @@ def test_changes_are_accepted_only_when_asked_and_what_is_lost_is_said(finished,
 
 
 @pytest.mark.slow
-def test_weights_of_another_model_begin_a_run(finished, tmp_path, capsys):
-    """A tokenizer comes with them; what has another shape is refused."""
+def test_a_run_starts_from_the_weights_of_another_model(finished, tmp_path, capsys):
+    """The tokenizer is copied too; parameters of another shape are refused."""
     run = runs.lm2("train", tmp_path / "run", "--config.train.num_steps=1", "--profile=1:1",
                    "--config.model.num_layers=1", "--config.model.memory.num_layers=0",
                    "--config.train.eval_every_steps=0", "--config.eval.memory=carried",
                    "--config.eval.lengths=96", f"--init-from={finished}:36")
     assert run.returncode == 0, run.stderr
-    assert f"weights of {finished} at step 36" in run.stdout
-    unused, = [line for line in run.stdout.splitlines() if line.startswith("of no use here: ")]
+    assert f"starting from the weights of {finished} at step 36" in run.stdout
+    unused, = [line for line in run.stdout.splitlines()
+               if line.startswith("in the source but not used: ")]
     assert "block 0/memory/forget_gate/bias" in unused and "block 1/mlp/up_proj/kernel" in unused
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert (tmp_path / "run/tokenizer.json").read_text() == (finished /
@@ -190,7 +191,7 @@ def test_weights_of_another_model_begin_a_run(finished, tmp_path, capsys):
     assert main(["train", runs.CONFIG, f"--workdir={tmp_path / 'other'}", *runs.SMALL,
                  "--config.model.mlp_dim=32", f"--init-from={finished}"]) == 2
     line, = capsys.readouterr().err.splitlines()
-    assert "of another shape (there -> here): block 0/mlp/" in line
+    assert "shapes differ (source -> new): block 0/mlp/" in line
     assert "[32, 64] -> [32, 32]" in line
 
 

@@ -1,4 +1,4 @@
-"""Saves that fail: said once, nothing left behind, and the next one is as ever."""
+"""A save that fails is reported once and leaves nothing behind; the next one works."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ def large(seed):
 
 @pytest.fixture
 def saver(tmp_path):
-    """Makes a Checkpointer with a checkpoint of step 2; the lines it says are in `.said`."""
+    """Makes a Checkpointer with a checkpoint of step 2; the lines it logs are in `.lines`."""
     made = []
 
     def make(**options):
-        said = []
-        checkpointer = Checkpointer(tmp_path, CheckpointConfig(**options), say=said.append)
-        checkpointer.said = said
+        lines = []
+        checkpointer = Checkpointer(tmp_path, CheckpointConfig(**options), log=lines.append)
+        checkpointer.lines = lines
         checkpointer.save(2, *large(2), {"next_step": 2})
         checkpointer.wait()
         made.append(checkpointer)
@@ -59,8 +59,8 @@ def test_a_failure_stops_at_the_next_call(saver, capfd, asynchronous, noticed):
             for _ in range(1000):
                 time.sleep(0.01)
                 checkpointer.poll()
-    assert str(error.value) == line and checkpointer.said == []
-    assert checkpointer.newest_good() == (2, [])
+    assert str(error.value) == line and checkpointer.lines == []
+    assert checkpointer.newest_valid_step() == (2, [])
     restored = checkpointer.restore(2, *large(0))
     assert bits(restored) == bits(large(2))
     checkpointer.close()
@@ -69,42 +69,41 @@ def test_a_failure_stops_at_the_next_call(saver, capfd, asynchronous, noticed):
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_failure_is_said_and_the_next_save_is_as_ever(saver, asynchronous):
+def test_a_failure_is_logged_and_the_next_save_works(saver, asynchronous):
     checkpointer = saver(asynchronous=asynchronous, on_failure="continue", keep=1)
     lines = [LINE.format(step, checkpointer.directory) + "; training goes on" for step in (4, 6)]
     with file_size_limit(500_000):
         for step in (4, 6):
             checkpointer.save(step, *large(step), {})
         checkpointer.save(8, *large(8), {})  # reports that of 6
-        assert checkpointer.said[:2] == lines and checkpointer.steps() == [2]
+        assert checkpointer.lines[:2] == lines and checkpointer.steps() == [2]
         with pytest.raises(SaveError, match="^checkpoint of step 8 could not be saved"):
             checkpointer.wait()  # the last one: the run has not kept what it made
     checkpointer.save(10, *large(10), {})
     checkpointer.wait()
-    assert checkpointer.newest_good() == (10, [])
+    assert checkpointer.newest_valid_step() == (10, [])
     assert bits(checkpointer.restore(10, *large(0))) == bits(large(10))
     checkpointer.close()
     assert [path.name for path in checkpointer.directory.iterdir()] == ["10"]
 
 
-def test_closing_says_what_nobody_asked_for(saver):
+def test_closing_logs_a_failure_not_yet_reported(saver):
     checkpointer = saver()
     with file_size_limit(500_000):
         checkpointer.save(4, *large(4), {})
         checkpointer.close()
-    assert checkpointer.said == [LINE.format(4, checkpointer.directory)]
+    assert checkpointer.lines == [LINE.format(4, checkpointer.directory)]
 
 
-def test_a_good_checkpoint_is_not_written_over(saver):
+def test_a_valid_checkpoint_is_not_overwritten(saver):
     checkpointer = saver()
-    checkpointer.save(2, *large(3), {})
-    with pytest.raises(SaveError, match="step 2 .*checkpoints/2 is there already"):
-        checkpointer.wait()
+    with pytest.raises(SaveError, match="step 2 .*checkpoints/2 already exists"):
+        checkpointer.save(2, *large(3), {})
     assert bits(checkpointer.restore(2, *large(0))) == bits(large(2))
 
 
-def test_wherever_the_space_ends_the_save_fails_or_is_exact(tmp_path, capfd):
-    """Of bytes and of files; orbax writes from many threads, and one may be enough."""
+def test_with_any_space_left_a_save_fails_or_is_exact(tmp_path, capfd):
+    """The space of bytes and inodes; orbax writes from many threads, and one failure is enough."""
     with small_disk(tmp_path / "checkpoints", "50m") as resize:
         checkpointer = Checkpointer(tmp_path, CheckpointConfig())
         checkpointer.save(2, *random_bits(2, MESHES[0]), {})
@@ -121,12 +120,12 @@ def test_wherever_the_space_ends_the_save_fails_or_is_exact(tmp_path, capfd):
             except SaveError:
                 good = 2
             resize("50m,nr_inodes=9999")
-            assert checkpointer.newest_good() == (good, [])
+            assert checkpointer.newest_valid_step() == (good, [])
             assert bits(checkpointer.restore(good, *random_bits(0, MESHES[0]))) == bits(
                 random_bits(good, MESHES[0]))
             outcomes.append(good)
             time.sleep(0.2)  # writes that the failed save did not wait for
-            checkpointer._clean()
+            checkpointer._remove_temporary()
             shutil.rmtree(checkpointer.directory / "4", ignore_errors=True)
         checkpointer.close()
         assert outcomes == [2, 2, 2, 2, 4, 2, 2, 2, 2]

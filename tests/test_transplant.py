@@ -1,4 +1,4 @@
-"""A new run that begins with the weights of another model."""
+"""A new run that starts from the weights of another model."""
 
 import functools
 
@@ -56,14 +56,14 @@ def test_every_block_keeps_what_both_models_have(old, new):
     differences = transplant.compare(there, here)
     named = {"/".join((f"block {key[0]}", *key[1:]) if key[0] is not None else key[1:])
              for key in got.keys() - source.keys()}
-    assert set(differences.missing) == named and not differences.unlike
+    assert set(differences.missing) == named and not differences.mismatched
     assert len(differences.unused) == len(source.keys() - got.keys())
 
 
 def test_parameters_of_another_shape_are_all_named():
     (_, there), (_, here) = variables(0, 1), variables(1, 1, mlp_dim=16, vocab_size=13)
     differences = transplant.compare(there, here)
-    assert {name for name, *_ in differences.unlike} == {
+    assert {name for name, *_ in differences.mismatched} == {
         "embedding", *(f"block {block}/mlp/{name}_proj/kernel" for block in range(LAYERS)
                        for name in ("gate", "up", "down"))}
     line, = differences.lines()

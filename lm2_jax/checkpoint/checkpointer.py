@@ -1,8 +1,8 @@
-"""Checkpoints: the only file that imports orbax."""
+"""Saving and restoring checkpoints: the only file that imports orbax."""
 
 import contextlib
-import functools
-import logging
+import gc
+import itertools
 import os
 import re
 import sys
@@ -15,202 +15,237 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lm2_jax.checkpoint import checksums
-from lm2_jax.checkpoint.folder import DELETING, META, PARAMS, PARTS, TRAINING, CheckpointFolder
+from lm2_jax.checkpoint import checksums, quiet
+from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING, CheckpointFolder
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.errors import RunError, UserError
 from lm2_jax.runtime import processes
 from lm2_jax.types import Params
 
-# Where orbax has all processes wait for each other in a save.
-MEETINGS = {"async_write_complete": "written", "async_commit_complete": "committed"}
+_barrier_numbers = itertools.count()  # alike on all processes
 
 
 class SaveError(RunError):
-    """A checkpoint could not be saved; one line says which, why, and which one is there."""
+    """A checkpoint could not be saved; one line with the step, the cause and the newest step."""
 
 
 class _FailedElsewhere(Exception):
     """Another process could not write its part."""
 
 
+class _Manager(ocp.CheckpointManager):
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False without asking JAX's preemption service.
+
+        The service takes the largest number that a process has asked about for its progress, and
+        `Preemption` asks with numbers of its own; with the step of a save, it would agree on a
+        number that is never asked about, and SIGTERM would be ignored.
+        """
+        return False
+
+
 class Checkpointer(CheckpointFolder):
     """The checkpoints of one run, in `workdir/checkpoints`.
 
-    A checkpoint has three parts: the parameters, the rest of the training state (so that an
-    evaluation need not read it), and a small JSON (data position, configuration). It is written
-    beside its place, with checksums of all its files, and appears under its step by a rename:
-    one that a crash cut short is never chosen, and one that was damaged later is found out.
+    `ocp.CheckpointManager` saves three items for each step: the parameters, the rest of the
+    training state (which an evaluation does not read), and a small JSON object (position in the
+    data, config). Added here, before orbax commits a step by renaming its folder and deletes older
+    ones: all arrays must be readable from the new files, and checksums of these are written. So a
+    save that was interrupted is never selected, and later damage is detected.
 
     Args:
-      config: None = only to read, beside a run that may still be saving.
-      say: is given each line for the user; None = to stderr.
+      config: None = only for reading, also while a run saves to the same folder.
+      log: receives each line for the user; None = they go to stderr.
     """
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None,
-                 say: Callable[[str], None] | None = None):
-        super().__init__(workdir, say)
+                 log: Callable[[str], None] | None = None):
+        super().__init__(workdir, log)
         self._config = config
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None  # that ended the thread
+        self._manager: _Manager | None = None  # created anew after a failed save
+        self._quiet = contextlib.ExitStack()  # stays open after an error, as its messages come late
+        self._step, self._expected = 0, {}  # of the current save
+        self._calling_thread, self._barriers_broken = 0, False
         self._failure: SaveError | None = None  # of the last save
-        self._step, self._met = 0, []
         if config is not None:
-            _hush_orbax()
-            self._orbax = self._saver()
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
 
     # Reading.
 
-    def restore(self, step: int, params: Params, training: Any) -> tuple[Params, Any]:
-        """Parameters and training state of a step, in the shardings of the arrays given."""
-        def abstract(tree):
-            return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    def restore(self, step: int, abstract_params: Params, abstract_training: Any
+                ) -> tuple[Params, Any]:
+        """Restores the parameters and the rest of the training state.
 
-        return (self.restore_params(step, abstract(params)),
-                self._restore(step, TRAINING, abstract(training)))
+        Args:
+          abstract_params, abstract_training: trees of jax.ShapeDtypeStruct with shardings; no
+            array is allocated beside the restored ones.
+
+        Raises:
+          UserError: if names, shapes or dtypes differ from the stored ones.
+        """
+        return (self._restore(step, PARAMS, abstract_params),
+                self._restore(step, TRAINING, abstract_training))
 
     def restore_params(self, step: int, abstract_params: Params) -> Params:
-        """Parameters alone; `abstract_params` has shapes, dtypes and shardings."""
+        """Restores the parameters alone."""
         return self._restore(step, PARAMS, abstract_params)
 
     def meta(self, step: int) -> dict:
-        with self._reading(step, META) as folder:
+        """Restores the JSON object."""
+        with self._reading(self.directory / str(step) / META) as folder:
             return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(
                 folder, args=ocp.args.JsonRestore())
 
-    def _restore(self, step: int, part: str, wanted: Any) -> Any:
+    def _restore(self, step: int, part: str, abstract: Any) -> Any:
         handler = ocp.StandardCheckpointHandler()
-        with self._reading(step, part) as folder:
-            stored = handler.metadata(folder).tree
-        # Orbax would convert to the type wanted without a word.
-        if wrong := _differences(_described(stored), _described(wanted)):
-            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise UserError(f"{folder} does not fit: " + "; ".join(wrong[:3]) + more)
-        with self._reading(step, part) as folder:
+        with self._reading(self.directory / str(step) / part) as folder:
+            stored = _describe(handler.metadata(folder).tree)
+        # orbax would silently cast to the expected dtype.
+        if differences := _differences(stored, _describe(abstract)):
+            others = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise UserError(f"{folder} does not fit: " + "; ".join(differences[:3]) + others)
+        with self._reading(folder):
             return ocp.Checkpointer(handler).restore(
-                folder, args=ocp.args.StandardRestore(wanted))
+                folder, args=ocp.args.StandardRestore(abstract))
 
     @contextlib.contextmanager
-    def _reading(self, step: int, part: str) -> Iterator[Path]:
-        folder = self.directory / str(step) / part
+    def _reading(self, folder: Path) -> Iterator[Path]:
+        self._quiet.enter_context(quiet.aborted_transfers())
         try:
             yield folder
         except Exception as error:
             raise UserError(f"{folder} cannot be read: {_cause(error)}") from error
+        self._quiet.close()
 
     # Writing.
 
     def save(self, step: int, params: Params, training: Any, meta: dict) -> None:
-        """Begins to save the state as it is now.
+        """Starts saving the state as it is now; every process must call this.
 
         Raises:
-          SaveError: if an earlier save failed, or this one did already, and
-            `checkpoint.on_failure` is "stop"; else that is said, and no more.
+          SaveError: if an earlier save failed, or this one failed already, and
+            `checkpoint.on_failure` is "stop". Else the failure is logged.
         """
-        self._report(self._finished())
-        self._step, self._failure, self._met = step, None, []
+        self._report(self._join())
+        self._failure, self._step = None, step
+        self._calling_thread, self._barriers_broken = threading.get_ident(), False
+        self._expected = {PARAMS: _describe(params), TRAINING: _describe(training)}
+        self._quiet.enter_context(quiet.aborted_transfers())
         try:
             if jax.process_index() == 0:
-                self._clean()
-            self._orbax.save(self._unfinished(step), force=True, args=ocp.args.Composite(**{
+                self._make_room(step)
+            self._manager = self._manager or self._create_manager()
+            self._manager.save(step, force=True, args=ocp.args.Composite(**{
                 PARAMS: ocp.args.StandardSave(params),
                 TRAINING: ocp.args.StandardSave(training),
                 META: ocp.args.JsonSave(meta)}), custom_metadata={"checksums": checksums.FILE})
         except Exception as error:
             failure = self._failed(error)
-            if jax.process_count() > 1:  # the others wait for this save to begin
+            if jax.process_count() > 1:  # the other processes wait for this save to start
                 raise failure from error
             self._report(failure)
             return
-        self._thread = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
-        self._thread.start()
         if not self._config.asynchronous:
-            self._report(self._finished())
+            self._report(self._join())
 
     def poll(self) -> None:
-        """Reports an earlier save that has failed, as `save` would, but without waiting."""
-        if self._thread and not self._thread.is_alive():
-            self._report(self._finished())
+        """Reports a failed save as `save` would, without waiting for one in progress."""
+        if self._manager and (self._barriers_broken or not self._manager.is_saving_in_progress()):
+            self._report(self._join())
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk.
+        """Returns when the last save is on disk.
 
         Raises:
           SaveError: if it failed, whatever `checkpoint.on_failure` is.
         """
-        self._failure = self._finished() or self._failure
+        self._failure = self._join() or self._failure
         if self._failure:
             raise self._failure
 
     def close(self) -> None:
-        """Waits for a save that is under way; says so if it fails."""
-        if failure := self._finished():
-            self._say(str(failure))
-        if self._config is not None:
-            self._orbax.close()
-            if jax.process_index() == 0:
-                self._clean()
+        """Waits for a save in progress and logs its failure."""
+        if failure := self._join():
+            self._log(str(failure))
+        if self._manager:
+            self._manager.close()
+        if self._config is not None and jax.process_index() == 0:
+            self._remove_temporary()
+        self._quiet.close()
 
-    def _finish(self, step: int) -> None:
-        try:
-            self._all_written()
-            if jax.process_index() == 0:
-                unfinished, folder = self._unfinished(step), self.directory / str(step)
-                checksums.write(unfinished)
-                if folder.exists():
-                    if not self._problem(step, PARTS):
-                        raise FileExistsError(f"{folder} is there already")
-                    self._set_aside(step)
-                unfinished.rename(folder)
-                older = [other for other in self.steps() if other < step]
-                for other in older[:max(0, len(older) - self._config.keep + 1)]:
-                    # Renamed first, so that a step is there as a whole or not at all.
-                    (self.directory / str(other)).rename(self.directory / f"{other}{DELETING}")
-                self._clean()
-        except BaseException as error:
-            self._error = error
+    def _create_manager(self) -> _Manager:
+        if jax.process_index() == 0:
+            self._clear_incomplete_steps(self._config.keep)
+        return _Manager(self.directory, options=ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(self._config.keep),
+            async_options=ocp.AsyncOptions(
+                barrier_sync_fn=self._barrier, post_finalization_callback=self._verify,
+                # orbax would wait for a folder that cannot be created.
+                create_directories_asynchronously=False)))
 
-    def _all_written(self) -> None:
-        """Waits for all processes; if one of them fails, all do, and at once."""
-        try:
-            self._orbax.wait_until_finished()
-        except _FailedElsewhere:
-            raise
-        except BaseException as error:
-            for what in [name for name in MEETINGS.values() if name not in self._met][:1]:
-                self._meet(what, _cause(error))  # where the others are waiting
-            raise
+    def _make_room(self, step: int) -> None:
+        """Moves away what orbax would overwrite."""
+        self._remove_temporary()
+        folder = self.directory / str(step)
+        if folder.exists():
+            if not self._find_problem(step, PARTS):
+                raise FileExistsError(f"{folder} already exists")
+            self._rename_damaged(step)
 
-    def _meet(self, what: str, problem: str = "", timeout: float = 1200.0) -> None:
-        self._met.append(what)
-        said = processes.barrier_with_errors(f"step {self._step} {what}", problem, timeout)
-        if said and not problem:
-            raise _FailedElsewhere("; ".join(said))
+    def _verify(self) -> None:
+        """Checks that all arrays can be found in the new files, and writes their checksums.
+
+        orbax calls this on the first process when all have written their part and these are
+        merged, before it renames the folder.
+        """
+        folder = self.directory / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
+        for part, expected in self._expected.items():
+            stored = ocp.StandardCheckpointHandler().metadata(folder / part).tree
+            if differences := _differences(_describe(stored), expected):
+                raise ValueError(f"{part} was not stored as it is: {differences[0]}")
+        checksums.write(folder, PARTS)
 
     def _barrier(self, *, key: str, timeout_ms: int) -> None:
-        """In place of orbax's, at which the others would wait for one that failed."""
-        for part, what in MEETINGS.items():
-            if part in key:
-                return self._meet(what, timeout=timeout_ms / 1000)
-        return ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+        """Replaces orbax's barrier, at which the others would wait for a process that failed.
 
-    def _finished(self) -> SaveError | None:
-        """Waits for the save that is under way; what to report if it failed."""
-        if self._thread is None:
+        A process whose save failed arrives, with the exception, at the barrier that ends its
+        save. Barriers are numbered rather than named by `key`, so that the others meet it there,
+        wherever they are; they learn the error and fail too. Later barriers of the save are
+        skipped.
+        """
+        error = None if threading.get_ident() == self._calling_thread else sys.exception()
+        if error and jax.process_index() == 0:
+            self._remove_temporary()  # now, since other files may need the space
+        if jax.process_count() == 1 or self._barriers_broken:
+            return
+        problems = processes.barrier_with_errors(
+            f"checkpoint {next(_barrier_numbers)}", _cause(error) if error else "",
+            timeout_ms / 1000)
+        self._barriers_broken = bool(problems)
+        if problems and not error:
+            raise _FailedElsewhere("; ".join(problems))
+
+    def _join(self) -> SaveError | None:
+        """Waits for the save in progress; returns its failure."""
+        if self._manager is None:
             return None
-        self._thread.join()
-        self._thread, error, self._error = None, self._error, None
-        return self._failed(error) if error else None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            return self._failed(error)
+        self._quiet.close()
+        return None
 
-    def _failed(self, error: BaseException) -> SaveError:
-        """Leaves nothing of the save that failed."""
+    def _failed(self, error: Exception) -> SaveError:
+        """Removes what the failed save has written, and describes the failure."""
+        manager, self._manager = self._manager, None
         with contextlib.suppress(Exception):
-            self._orbax.close()
-        self._orbax = self._saver()
+            manager.close()
+        gc.collect()  # while quiet
         if jax.process_index() == 0:
-            self._clean()
+            self._remove_temporary()
         steps = self.steps()
         what = ("was saved, but older ones could not be removed" if self._step in steps else
                 "could not be saved")
@@ -226,21 +261,12 @@ class Checkpointer(CheckpointFolder):
         self._failure = failure
         if self._config.on_failure == "stop":
             raise failure
-        self._say(f"{failure}; training goes on")
-
-    def _saver(self) -> ocp.AsyncCheckpointer:
-        # Folders that cannot be made would be waited for; made in the call, they are refused
-        # there.
-        options = ocp.AsyncOptions(create_directories_asynchronously=False,
-                                   barrier_sync_fn=self._barrier)
-        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(
-            *PARTS, composite_options=ocp.CompositeOptions(async_options=options)),
-            async_options=options)
+        self._log(f"{failure}; training goes on")
 
 
 def _cause(error: BaseException) -> str:
-    """In a few words: the system's, if it was the system that refused."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
+    """The cause in a few words: those of the operating system, if the error comes from there."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # in TensorStore's messages
     if code:
         return os.strerror(int(code[1]))
     if isinstance(error, OSError) and error.strerror:
@@ -251,8 +277,8 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {first[:300]}"
 
 
-def _described(tree: Any) -> dict[str, str]:
-    """Type and shape of each array; a random key's as those of its numbers."""
+def _describe(tree: Any) -> dict[str, str]:
+    """Dtype and shape of each array; of a random key those of its data."""
     def one(leaf) -> str:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
@@ -262,27 +288,6 @@ def _described(tree: Any) -> dict[str, str]:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _differences(stored: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    return [f"{name} is {stored.get(name, 'not')} there, {wanted.get(name, 'not')} here"
-            for name in sorted(stored.keys() | wanted) if stored.get(name) != wanted.get(name)]
-
-
-@functools.cache  # once a process
-def _hush_orbax() -> None:
-    """A save that fails raises once; the hundreds of lines that come with it are left out."""
-    if os.environ.get("LM2_TRACEBACK"):
-        return
-
-    def keep(record: logging.LogRecord) -> bool:
-        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
-        return "orbax" not in record.pathname + record.getMessage() + trace
-
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(keep)
-    others = sys.unraisablehook
-
-    def hook(unraisable) -> None:  # writes that were not waited for, as another had failed
-        if str(unraisable.exc_value) != "Event loop is closed":
-            others(unraisable)
-
-    sys.unraisablehook = hook
+def _differences(stored: dict[str, str], expected: dict[str, str]) -> list[str]:
+    return [f"{name} is {stored.get(name, 'not')} there, {expected.get(name, 'not')} here"
+            for name in sorted(stored.keys() | expected) if stored.get(name) != expected.get(name)]

@@ -1,7 +1,8 @@
 """Checksums of a folder's files, so that what is read is what was written.
 
-CRC-32 and the number of bytes: any change within four bytes in a row is found for certain, any
-other but for one in 2^32; it is several times as fast as the hashes of the standard library.
+CRC-32 and the number of bytes: any change within four consecutive bytes is found for certain, any
+other change with a probability of 1 - 2^-32. It is several times as fast as the hashes of the
+standard library.
 """
 
 import json
@@ -15,34 +16,34 @@ FILE = "checksums.json"  # {path: [bytes, CRC-32 in hexadecimal]}
 CHUNK = 1 << 20
 
 
-def write(folder: Path) -> None:
-    """Writes folder/checksums.json, when all the files are on the disk.
+def write(folder: Path, parts: Iterable[str]) -> None:
+    """Writes folder/checksums.json for all files of some subfolders, after syncing them to disk.
 
     Raises:
-      OSError: also for what the system had only promised to write, and could not.
+      OSError: also for data that the system had accepted but could not write.
     """
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                   if path.is_file() and path.name != FILE)
-    found = _of_all(folder, paths, sync=True)
+    paths = sorted(path.relative_to(folder).as_posix() for part in parts
+                   for path in (folder / part).rglob("*") if path.is_file())
+    entries = _of_all(folder, paths, sync=True)
     with open(folder / FILE, "w", encoding="utf-8") as file:
-        file.write(_text(dict(zip(paths, found, strict=True))))
+        file.write(_text(dict(zip(paths, entries, strict=True))))
         file.flush()
         os.fsync(file.fileno())
 
 
-def problem(folder: Path, parts: Iterable[str] | None = None) -> str | None:
-    """What is wrong with the files that folder/checksums.json lists, in a few words.
+def find_problem(folder: Path, parts: Iterable[str] | None = None) -> str | None:
+    """Compares a folder's files with its checksums.json.
 
     Args:
-      parts: folders in it to look at; None = all files.
+      parts: subfolders to check; None = all files that are listed.
 
     Returns:
-      None if nothing is wrong.
+      A short description of the first difference, None if there is none.
     """
     try:
         text = (folder / FILE).read_text("utf-8")
-        wanted = json.loads(text)
-        if not isinstance(wanted, dict) or _text(wanted) != text:
+        expected = json.loads(text)
+        if not isinstance(expected, dict) or _text(expected) != text:
             return f"{FILE} has changed bytes"
     except FileNotFoundError:
         return f"{FILE} is missing"
@@ -51,21 +52,23 @@ def problem(folder: Path, parts: Iterable[str] | None = None) -> str | None:
     except ValueError:
         return f"{FILE} has changed bytes"
     if parts is not None:
-        wanted = {path: value for path, value in wanted.items() if path.split("/")[0] in parts}
-    found = _of_all(folder, list(wanted), sync=False)
-    wrong = [_difference(path, value, is_)
-             for (path, value), is_ in zip(wanted.items(), found, strict=True) if is_ != value]
-    if not wrong:
+        expected = {path: entry for path, entry in expected.items() if path.split("/")[0] in parts}
+    actual = _of_all(folder, list(expected), sync=False)
+    problems = [_difference(path, entry, found) for (path, entry), found
+                in zip(expected.items(), actual, strict=True) if found != entry]
+    if not problems:
         return None
-    others = len(wrong) - 1
-    return wrong[0] + (f", and {others} more file{'s' * (others > 1)}" if others else "")
+    others = len(problems) - 1
+    return problems[0] + (f", and {others} more file{'s' * (others > 1)}" if others else "")
 
 
-def _text(checksums: dict[str, list]) -> str:
-    return json.dumps(checksums, indent=0) + "\n"
+def _text(entries: dict[str, list]) -> str:
+    return json.dumps(entries, indent=0) + "\n"
 
 
 def _of_all(folder: Path, paths: list[str], sync: bool) -> list[list | str]:
+    """An entry for each file; without `sync` a description in the place of one that cannot be
+    read."""
     def one(path: str) -> list | str:
         try:
             return _of_file(folder / path, sync)
@@ -89,9 +92,9 @@ def _of_file(path: Path, sync: bool) -> list:
     return [size, f"{checksum:08x}"]
 
 
-def _difference(path: str, wanted: list, found: list | str) -> str:
+def _difference(path: str, expected: list, found: list | str) -> str:
     if isinstance(found, str):
         return f"{path} {found}"
-    if found[0] != wanted[0]:
-        return f"{path} has {found[0]} bytes instead of {wanted[0]}"
+    if found[0] != expected[0]:
+        return f"{path} has {found[0]} bytes instead of {expected[0]}"
     return f"{path} has changed bytes"

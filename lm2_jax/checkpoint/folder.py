@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which are there, which are as they were written."""
+"""The folder of a run's checkpoints: which steps it holds, and which of them are intact."""
 
 import re
 import shutil
@@ -11,144 +11,168 @@ import jax
 
 from lm2_jax.checkpoint import checksums
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 PARAMS, TRAINING, META = PARTS = "params", "training", "meta"
-LAST_FILE = "commit_success.txt"  # that orbax writes into a part, and into the whole
-ABOUT = "_CHECKPOINT_METADATA"  # that orbax writes into the whole
-TRIES = 50
-SAVING, DELETING, DAMAGED = ".saving", ".deleting", ".damaged"  # behind a step
-LEFT_BEHIND = re.compile(r"\d+(\.saving|\.deleting|\.orbax-checkpoint-tmp)")
+COMMIT_MARKER = "commit_success.txt"  # orbax writes it last, into each part and into the step
+STEP_METADATA = "_CHECKPOINT_METADATA"  # orbax writes it into the step
+DAMAGED = ".damaged"  # suffix of a step that was renamed
+# Unfinished saves; earlier versions of lm2_jax used the first two suffixes.
+TEMPORARY = re.compile(r"\d+(\.saving|\.deleting|\.orbax-checkpoint-tmp)")
+REMOVAL_ATTEMPTS = 50
 
 
 class CheckpointFolder:
     """`workdir/checkpoints`: a folder for each step, with checksums of its files.
 
     Args:
-      say: is given each line for the user; None = to stderr.
+      log: receives each line for the user; None = they go to stderr.
+
+    Raises:
+      UserError: if `workdir` cannot hold checkpoints: a URL, or a path with special characters.
     """
 
-    def __init__(self, workdir: str | Path, say: Callable[[str], None] | None = None):
-        self.directory = Path(workdir).resolve() / "checkpoints"
-        self._say = say or (lambda line: print(line, file=sys.stderr))
+    def __init__(self, workdir: str | Path, log: Callable[[str], None] | None = None):
+        self.directory = paths.for_checkpoints(workdir).absolute() / "checkpoints"
+        self._log = log or (lambda line: print(line, file=sys.stderr))
 
     def steps(self) -> list[int]:
-        """The steps that have all their parts, rising; their files are not looked at."""
-        return [step for step in self._candidates() if not self._lacks(step, PARTS)]
+        """The steps that are complete, in ascending order; their contents are not verified."""
+        return [step for step in self._all_steps() if not self._missing_file(step, PARTS)]
 
-    def newest_good(self, parts: Iterable[str] = PARTS, step: int | None = None
-                    ) -> tuple[int, list[str]]:
-        """The newest step whose files are as they were written, and a line on each problem.
+    def newest_valid_step(self, parts: Iterable[str] = PARTS, step: int | None = None
+                          ) -> tuple[int, list[str]]:
+        """Verifies the checksums of the newest step, then of the one before it, until one is
+        valid.
 
-        Reads all files of the parts; where many processes share the folder, one can do it for
-        all.
+        Reads all files of the parts. When several processes share the folder, call it in one of
+        them.
 
         Args:
-          step: the only one to consider; None = all.
+          step: the only step to consider; None = all.
 
         Returns:
-          Step 0 if there is none: without lines if there is no checkpoint at all.
+          The step, 0 if there is none, and a line for each problem that was found.
         """
-        bad, candidates = [], self._candidates()
-        for candidate in reversed(candidates) if step is None else [step]:
+        damaged, steps = [], self._all_steps()
+        for candidate in reversed(steps) if step is None else [step]:
             folder = self.directory / str(candidate)
-            problem = self._problem(candidate, parts)
-            if problem and not folder.exists():  # replaced by newer ones in the meantime
+            problem = self._find_problem(candidate, parts)
+            if problem and not folder.exists():  # deleted meanwhile, by the run that saves here
                 continue
+            if problem and self._all_steps() != steps:  # being deleted, as there is a newer one
+                return self.newest_valid_step(parts, step)
             if problem:
-                bad.append(f"{folder} is damaged: {problem}")
+                damaged.append(f"{folder} is damaged: {problem}")
                 continue
-            lines = [f"{line}; step {candidate} is taken instead" for line in bad]
+            lines = [f"{line}; using step {candidate} instead" for line in damaged]
             if not self._has_checksums(folder):
                 lines.append(f"{folder} is not verified: it was saved without checksums")
             return candidate, lines
-        if step is not None and bad:
-            good = [other for other in candidates if not self._problem(other, parts)]
-            bad = [f"{bad[0]}; the good ones: {', '.join(map(str, good)) or 'none'}"]
-        return 0, bad
+        if step is not None and damaged:
+            valid = [other for other in steps if not self._find_problem(other, parts)]
+            damaged = [f"{damaged[0]}; valid steps: {', '.join(map(str, valid)) or 'none'}"]
+        return 0, damaged
 
-    def choose(self, step: int | None = None, parts: Iterable[str] = PARTS,
-               required: bool = True) -> int:
-        """The step asked for, or the newest good one; says which are damaged.
+    def select_step(self, step: int | None = None, parts: Iterable[str] = PARTS,
+                    required: bool = True) -> int:
+        """Returns `step` if its checkpoint is valid; without `step`, the newest valid one. Logs
+        which steps are damaged.
 
         Args:
-          required: False = 0 if there is no checkpoint at all.
+          required: False = return 0 if there is no checkpoint at all.
 
         Raises:
-          FileNotFoundError: if there is none, but one is required.
-          ValueError: if that step is not there, or damaged, or if all are.
+          UserFileNotFoundError: if there is no checkpoint and one is required.
+          UserError: if `step` does not exist or is damaged, or if all steps are damaged.
         """
-        candidates, workdir = self._candidates(), self.directory.parent
-        if step is not None and candidates and step not in candidates:
+        steps, workdir = self._all_steps(), self.directory.parent
+        if step is not None and steps and step not in steps:
             raise UserError(f"{workdir} has no checkpoint of step {step}; it has "
-                             + ", ".join(map(str, candidates)))
-        found, lines = self.newest_good(parts, step)
+                            + ", ".join(map(str, steps)))
+        found, lines = self.newest_valid_step(parts, step)
         if found:
             for line in lines:
-                self._say(line)
+                self._log(line)
         elif lines:
             raise UserError("; ".join(lines) + ("" if step is not None else (
-                ". There is no other; put one back from a copy, or train from the start in "
+                ". No other step exists; restore one from a backup, or train from the start in "
                 "another --workdir")))
         elif required:
             raise UserFileNotFoundError(f"{workdir} holds no checkpoint; train first: "
-                                    f"lm2 train --config=... --workdir={workdir}")
+                                        f"lm2 train --config=... --workdir={workdir}")
         return found
 
-    def set_aside_after(self, step: int) -> None:
-        """Renames the steps after the one taken, which are damaged, so that theirs can be saved
-        again."""
-        if jax.process_index() == 0:
-            for other in self._candidates():
-                if other > step:
-                    self._set_aside(other)
+    def rename_steps_after(self, step: int) -> None:
+        """Renames all later steps to STEP.damaged, so that these steps can be saved again.
 
-    def _candidates(self) -> list[int]:
-        """All steps that have a folder, rising."""
+        `select_step` found them damaged. Does nothing on processes other than the first.
+        """
+        if jax.process_index() == 0:
+            for other in self._all_steps():
+                if other > step:
+                    self._rename_damaged(other)
+
+    def _all_steps(self) -> list[int]:
+        """All steps that have a folder, complete or not, in ascending order."""
         return sorted(int(folder.name) for folder in self.directory.glob("[0-9]*")
                       if folder.name.isdecimal() and folder.is_dir())
 
-    def _unfinished(self, step: int) -> Path:
-        return self.directory / f"{step}{SAVING}"
-
-    def _lacks(self, step: int, parts: Iterable[str]) -> str | None:
-        """The first file that every checkpoint has and this one does not."""
-        last_files = (f"{part}/{LAST_FILE}" for part in parts)
-        return next((name for name in (ABOUT, *last_files, LAST_FILE)
+    def _missing_file(self, step: int, parts: Iterable[str]) -> str | None:
+        """The first file that every complete checkpoint has and this one does not."""
+        markers = (f"{part}/{COMMIT_MARKER}" for part in parts)
+        return next((name for name in (STEP_METADATA, *markers, COMMIT_MARKER)
                      if not (self.directory / str(step) / name).is_file()), None)
 
-    def _problem(self, step: int, parts: Iterable[str]) -> str | None:
-        """What is wrong with a step's files; None if nothing is, or if that is not known."""
+    def _find_problem(self, step: int, parts: Iterable[str]) -> str | None:
+        """Describes what is wrong with a step's files; None if they are intact or cannot be
+        verified."""
         folder, parts = self.directory / str(step), tuple(parts)
-        if lacks := self._lacks(step, parts):
-            return f"{lacks} is missing"
+        if missing := self._missing_file(step, parts):
+            return f"{missing} is missing"
         if not self._has_checksums(folder):
             return None
-        return checksums.problem(folder, None if set(parts) == set(PARTS) else parts)
+        return checksums.find_problem(folder, None if set(parts) == set(PARTS) else parts)
 
     def _has_checksums(self, folder: Path) -> bool:
-        """Whether it had them when it was saved: earlier versions wrote none."""
+        """Whether the step was saved with checksums; the first versions of lm2_jax wrote none."""
         try:
             return (folder / checksums.FILE).exists() or (
-                checksums.FILE.encode() in (folder / ABOUT).read_bytes())
+                checksums.FILE.encode() in (folder / STEP_METADATA).read_bytes())
         except OSError:
             return True
 
-    def _set_aside(self, step: int) -> None:
+    def _rename_damaged(self, step: int) -> None:
         folder, number = self.directory / str(step), 1
         while (new := folder.with_name(f"{step}{DAMAGED}" + f".{number}" * (number > 1))).exists():
             number += 1
         folder.rename(new)
-        self._say(f"{folder} is now {new.name}")
+        self._log(f"renamed {folder} to {new.name}")
 
-    def _clean(self) -> None:
-        """Removes what saves and removals that were cut short left behind.
+    def _remove_temporary(self) -> None:
+        """Removes unfinished saves.
 
-        A save that has failed may still be writing; what it leaves is removed the next time.
+        Threads of a save that failed may still be writing, hence the attempts; what they leave
+        behind is removed by the next call.
         """
-        for _ in range(TRIES):
-            left = [path for path in self.directory.iterdir() if LEFT_BEHIND.match(path.name)]
-            if not left:
+        for _ in range(REMOVAL_ATTEMPTS):
+            found = [path for path in self.directory.iterdir() if TEMPORARY.match(path.name)]
+            if not found:
                 return
-            for folder in left:
+            for folder in found:
                 shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.01)
+
+    def _clear_incomplete_steps(self, keep: int) -> None:
+        """Renames or removes incomplete steps, which orbax would count among those to keep.
+
+        Those older than the newest `keep` complete steps were left by an interrupted deletion.
+        """
+        complete = self.steps()
+        for step in self._all_steps():
+            if step in complete:
+                continue
+            if len(complete) >= keep and step < complete[-keep]:
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+            else:
+                self._rename_damaged(step)

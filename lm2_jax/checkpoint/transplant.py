@@ -1,4 +1,4 @@
-"""`lm2 train --init-from`: a new run that begins with the weights of another model."""
+"""`lm2 train --init-from`: a new run starts from the weights of another model."""
 
 import json
 from dataclasses import dataclass
@@ -15,34 +15,36 @@ from lm2_jax.runtime import processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
-STACKS = ("memory_blocks", "blocks")  # scanned: their parameters have the blocks as first axis
-Place = tuple[tuple[str, ...], int | None]  # a leaf of the tree, and the row of a stacked one
+STACKS = ("memory_blocks", "blocks")  # scanned: the first axis of their parameters is the block
+# The path of a leaf, and for a stacked one the index along its first axis.
+Location = tuple[tuple[str, ...], int | None]
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Parameters of two models by name, those of each block apart.
+    """How the parameters of two models differ; each block has its own names.
 
     Attributes:
-      missing: the new model has them alone; they begin as ever.
-      unused: the old one has them alone.
-      unlike: both have them, of other shapes: (name, old shape, new shape).
+      missing: names that only the new model has; these parameters keep their initialisation.
+      unused: names that only the source has.
+      mismatched: names that both have with different shapes: (name, source shape, new shape).
     """
 
     missing: tuple[str, ...]
     unused: tuple[str, ...]
-    unlike: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
     def lines(self) -> list[str]:
-        """One for each kind, with every name."""
-        unlike = [f"{name} {list(old)} -> {list(new)}" for name, old, new in self.unlike]
+        """A line for each kind of difference that occurs, with all names."""
+        mismatched = [f"{name} {list(old)} -> {list(new)}" for name, old, new in self.mismatched]
         return [f"{what}: {', '.join(names)}" for what, names in (
-            ("missing there, so new", self.missing), ("of no use here", self.unused),
-            ("of another shape (there -> here)", unlike)) if names]
+            ("not in the source, so initialised", self.missing),
+            ("in the source but not used", self.unused),
+            ("shapes differ (source -> new)", mismatched)) if names]
 
 
 def split_source(text: str) -> tuple[Path, int | None]:
-    """WORKDIR or WORKDIR:STEP."""
+    """Parses WORKDIR or WORKDIR:STEP."""
     path, colon, step = text.rpartition(":")
     if colon and step.isdecimal() and not Path(text).exists():
         return Path(path), int(step)
@@ -55,52 +57,57 @@ def tokenizer_of(source: str) -> Path | None:
 
 
 def compare(old: Params, new: Params) -> Differences:
-    """Of two trees of variables (arrays or shapes)."""
-    there, here = _places(old), _places(new)
-    shapes = {name: (_shape(old, there[name]), _shape(new, here[name]))
-              for name in here.keys() & there.keys()}
+    """Compares two trees of variables (arrays or jax.ShapeDtypeStruct)."""
+    sources, targets = _locations(old), _locations(new)
+    shapes = {name: (_shape(old, sources[name]), _shape(new, targets[name]))
+              for name in targets.keys() & sources.keys()}
     return Differences(
-        missing=tuple(name for name in here if name not in there),
-        unused=tuple(name for name in there if name not in here),
-        unlike=tuple((name, *shapes[name]) for name in here
-                     if name in shapes and shapes[name][0] != shapes[name][1]))
+        missing=tuple(name for name in targets if name not in sources),
+        unused=tuple(name for name in sources if name not in targets),
+        mismatched=tuple((name, *shapes[name]) for name in targets
+                         if name in shapes and shapes[name][0] != shapes[name][1]))
 
 
 def transplant(old: Params, new: Params) -> Params:
-    """The variables `new`, with the values of `old` under every name that both have.
+    """Returns `new` with the values of `old` under every name that both have.
 
-    A block keeps its number, whether or not it has a memory in either model.
+    A block keeps its index, whether or not it has a memory in either model.
     """
-    there, there_flat = _places(old), traverse_util.flatten_dict(old)
-    here, taken = _places(new), traverse_util.flatten_dict(new)
-    rows: dict[tuple[str, ...], list] = {}
-    for name, (path, row) in here.items():
-        source = there.get(name)
+    sources, old_leaves = _locations(old), traverse_util.flatten_dict(old)
+    leaves = traverse_util.flatten_dict(new)
+    rows: dict[tuple[str, ...], list] = {}  # of stacked leaves
+    for name, (path, row) in _locations(new).items():
+        source = sources.get(name)
         if row is None:
-            taken[path] = there_flat[source[0]] if source else taken[path]
+            leaves[path] = old_leaves[source[0]] if source else leaves[path]
         else:
-            value = there_flat[source[0]][source[1]] if source else taken[path][row]
+            value = old_leaves[source[0]][source[1]] if source else leaves[path][row]
             rows.setdefault(path, []).append(value)
     return traverse_util.unflatten_dict(
-        taken | {path: jnp.stack(values) for path, values in rows.items()})
+        leaves | {path: jnp.stack(values) for path, values in rows.items()})
 
 
 def weights_from(source: str, workdir: Path, params: Params, shardings: Params, mesh: Mesh
                  ) -> tuple[Params, list[str]]:
-    """Variables of another run's checkpoint in the place of the new ones, and what differs.
+    """Replaces new variables by those of another run's checkpoint, and records it in
+    `workdir/init_from.json`.
 
     Args:
-      params, shardings: the new model's, as it begins.
+      source: WORKDIR or WORKDIR:STEP.
+      params, shardings: of the new model; `params` are donated.
+
+    Returns:
+      The variables, and lines for the user.
 
     Raises:
-      ValueError: a parameter has another shape; names them all.
+      UserError: if shapes differ; it names all such parameters.
     """
     folder, step = split_source(source)
     _, old, step = workdirs.load_checkpoint(folder, step, mesh)
     differences = compare(old, params)
     lines = differences.lines()
-    if differences.unlike:
-        raise UserError(f"--init-from={source}: {lines[-1]}. Take a model of the same sizes")
+    if differences.mismatched:
+        raise UserError(f"--init-from={source}: {lines[-1]}. Use a model of the same sizes")
     with jax.set_mesh(mesh):
         params = jax.jit(transplant, out_shardings=shardings, donate_argnums=1)(old, params)
     if processes.is_primary():
@@ -108,23 +115,25 @@ def weights_from(source: str, workdir: Path, params: Params, shardings: Params, 
             partial.write_text(json.dumps({
                 "workdir": str(folder), "step": step, "missing": differences.missing,
                 "unused": differences.unused}, indent=2) + "\n", "utf-8")
-    return params, [f"weights of {folder} at step {step}", *lines]
+    return params, [f"starting from the weights of {folder} at step {step}", *lines]
 
 
-def _places(variables: Params) -> dict[str, Place]:
-    """Where each parameter is, by a name such as "block 3/attention/q_proj/kernel"."""
+def _locations(variables: Params) -> dict[str, Location]:
+    """Maps names such as "block 3/attention/q_proj/kernel" to the location of the parameter."""
     flat = traverse_util.flatten_dict(variables)
-    before = max((leaf.shape[0] for path, leaf in flat.items() if path[1] == STACKS[0]), default=0)
-    first, found = {STACKS[0]: 0, STACKS[1]: before}, {}
+    with_memory = max((leaf.shape[0] for path, leaf in flat.items() if path[1] == STACKS[0]),
+                      default=0)
+    first_block, locations = {STACKS[0]: 0, STACKS[1]: with_memory}, {}
     for path, leaf in flat.items():
         if path[1] not in STACKS:
-            found["/".join(path[1:])] = (path, None)
+            locations["/".join(path[1:])] = (path, None)
             continue
         for row in range(leaf.shape[0]):
-            found["/".join((f"block {first[path[1]] + row}", *path[2:]))] = (path, row)
-    return found
+            locations["/".join((f"block {first_block[path[1]] + row}", *path[2:]))] = (path, row)
+    return locations
 
 
-def _shape(variables: Params, place: Place) -> tuple[int, ...]:
-    shape = traverse_util.flatten_dict(variables)[place[0]].shape
-    return shape if place[1] is None else shape[1:]
+def _shape(variables: Params, location: Location) -> tuple[int, ...]:
+    path, row = location
+    shape = traverse_util.flatten_dict(variables)[path].shape
+    return shape if row is None else shape[1:]

@@ -18,48 +18,48 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import paths, processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
-# What may differ when a run goes on: it does not change what the next batch or step would be
-# (but for num_steps, over which the learning rate falls).
+# Keys that may change when a run is resumed: the next batch and step do not depend on them, except
+# for num_steps, over which the learning rate decays.
 MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
               "train.num_steps", "train.eval_every_steps",
               "train.stall_seconds", "train.remat_segments",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
               "model.attention_implementation")
-OLD_CONFIG = "config.before.jsonl"  # of a run whose config was changed, the oldest first
-# With other values of these the parameters would mean something else.
+OLD_CONFIG = "config.before.jsonl"  # the configs before accepted changes, oldest first
+# Keys whose change would give the parameters another meaning.
 NEVER_CHANGES = ("model.", "data.tokenizer")
 
 
 def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path | None = None
             ) -> tuple[Tokenizer, Config, list[str]]:
-    """Checks a workdir: its tokenizer, and the config with the vocabulary filled in.
+    """Loads or creates the tokenizer of a workdir and compares the config with the stored one.
 
     Args:
-      accept: that the run goes on although its config differs in what `NEVER_CHANGES` does not
-        name.
+      accept: resume although keys differ; those in `NEVER_CHANGES` still must not.
       tokenizer: the tokenizer.json of another workdir, from which a new run takes tokenizer and
         vocabulary size.
 
     Returns:
-      The third part are the differences that were accepted.
+      The tokenizer, the config with the vocabulary size filled in, and a line for each difference
+      that was accepted.
 
     Raises:
-      ValueError: if it holds a run of another config; one line names what differs.
+      UserError: if the workdir holds a run of another config; it names the keys that differ.
     """
-    found: list[str] = []
+    differences: list[str] = []
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
         config = with_vocab_size(config, stored.model.vocab_size)
-        found = files.differences(stored, config, ignore=MAY_CHANGE)
-        if never := [line for line in found if line.startswith(NEVER_CHANGES)]:
-            refuse(never if accept else found, workdir)
-        refuse([] if accept else found, workdir, "; --accept-changes goes on all the same, and "
-               "says what is lost")
-    elif processes.is_primary():  # one that is there was left by a run that failed before it began
+        differences = files.differences(stored, config, ignore=MAY_CHANGE)
+        if never := [line for line in differences if line.startswith(NEVER_CHANGES)]:
+            refuse(never if accept else differences, workdir)
+        refuse([] if accept else differences, workdir,
+               "; with --accept-changes the run is resumed all the same, and says what is lost")
+    elif processes.is_primary():  # the files of a run that failed before its config was stored
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
             tokenizers.load(tokenizer).save(workdir / "tokenizer.json")
@@ -67,26 +67,34 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
         config = with_vocab_size(config, stored_config(tokenizer.parent).model.vocab_size)
     tokens = corpus.load_tokenizer(config, workdir)
     config = with_vocab_size(config, tokens.vocab_size, corpus.vocab_multiple(config.data))
-    return tokens, config, found
+    return tokens, config, differences
 
 
 def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:
-    """From here on the workdir is bound to the config; `keep_old` keeps the one before, if it has
-    another, with those before it."""
+    """Binds the workdir to the config.
+
+    Args:
+      keep_old: append the config stored before to `OLD_CONFIG`.
+    """
     path = workdir / "config.json"
     if keep_old:
         with open(workdir / OLD_CONFIG, "a", encoding="utf-8") as file:
             file.write(json.dumps(json.loads(path.read_text("utf-8"))) + "\n")
-    with replacing(workdir / "config.json") as partial:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(files.to_dict(config), indent=2) + "\n", "utf-8")
 
 
 def stored_config(workdir: str | Path) -> Config:
-    """The config that a workdir's run was made with."""
+    """Reads the config of the run in a workdir.
+
+    Raises:
+      UserFileNotFoundError: if there is no run.
+      UserError: if the config cannot be read by this version.
+    """
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserFileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
-                                f"train --config=... --workdir={shlex.quote(str(workdir))}")
+                                    f"train --config=... --workdir={shlex.quote(str(workdir))}")
     try:
         return files.from_stored(json.loads(path.read_text("utf-8")))
     except ValueError as error:
@@ -94,30 +102,33 @@ def stored_config(workdir: str | Path) -> Config:
 
 
 def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> None:
-    """Raises a ValueError that names the differences, if there are any."""
+    """Raises a UserError that names the differences, if there are any."""
     if differences:
         raise UserError(f"{workdir} holds a run of another config (there -> here): "
-                         + "; ".join(differences)
-                         + f". Take another --workdir, or the config of that run{advice}")
+                        + "; ".join(differences)
+                        + f". Use another --workdir, or the config of that run{advice}")
 
 
 def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
                     ) -> tuple[Config, Params, int]:
-    """The config, the variables and the step of a checkpoint.
+    """Loads the config, the variables and the step of a checkpoint.
 
     Args:
-      step: None = the newest that is as it was written; the others are named on stderr.
-      mesh: that the variables are laid out over; None = a copy on every device.
+      step: None = the newest one that is valid; damaged ones are named on stderr.
+      mesh: devices over which the variables are sharded; None = a copy on every device.
+
+    Raises:
+      UserFileNotFoundError: if there is no checkpoint.
+      UserError: if it is damaged or does not fit the config.
     """
+    workdir = paths.local(workdir)
     config = stored_config(workdir)
     checkpointer = Checkpointer(workdir)
-    # One process reads every file for all.
+    # One process verifies the files for all.
     step = processes.broadcast_from_primary(
-        checkpointer.choose(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
+        checkpointer.select_step(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
     mesh = partition.make_mesh({"data": -1}) if mesh is None else mesh
-    abstract = abstract_params(LanguageModel(config.model), mesh)
-    params = checkpointer.restore_params(step, abstract)
-    checkpointer.close()
+    params = checkpointer.restore_params(step, abstract_params(LanguageModel(config.model), mesh))
     return config, params, step
 
 
@@ -168,26 +179,29 @@ def restore_training(checkpointer: Checkpointer, step: int, abstract_state: Any,
     """Restores the training state of a step and its position in the curriculum.
 
     Args:
-      abstract_state: shapes, dtypes and shardings of the state.
-      meta: of this run; its tokenizer must be that of the checkpoint, and so must its data unless
-        `accept` is set.
+      abstract_state: a `TrainState` of jax.ShapeDtypeStruct with shardings. No other state is
+        allocated, and nothing is initialised.
+      meta: the digests of the tokenizer and the data of this run.
+      accept: whether the data may differ from those of the checkpoint.
+
+    Raises:
+      UserError: if tokenizer or data differ, or if the state does not fit.
     """
     stored = checkpointer.meta(step)
     missing = {*meta, "next_step", "curriculum"} - stored.keys()
     if missing:
         raise UserError(f"{checkpointer.directory} was written by another version of lm2_jax (it "
-                         f"lacks {', '.join(sorted(missing))}); go on with that version, or take "
-                         "another --workdir")
+                        f"lacks {', '.join(sorted(missing))}); use that version, or another "
+                        "--workdir")
     for key, what in (("tokenizer_digest", "tokenizer"), ("source_digest", "data")):
         if stored[key] != meta[key] and not (accept and what == "data"):
             raise UserError(f"{checkpointer.directory} was made with other {what} ({key} "
-                             f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or take "
-                             "another --workdir")
-    params, rest = checkpointer.restore(step, abstract_state.params,
-                                        training_part(abstract_state))
+                            f"{stored[key][:16]}, here {meta[key][:16]}); restore it, or use "
+                            "another --workdir")
+    params, rest = checkpointer.restore(step, abstract_state.params, training_part(abstract_state))
     return abstract_state.replace(params=params, **rest), stored["curriculum"]
 
 
 def training_part(state: Any) -> dict[str, jax.Array]:
-    """What a checkpoint holds beside the parameters."""
+    """The part of a training state that a checkpoint stores beside the parameters."""
     return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}

@@ -24,7 +24,7 @@ from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
-from lm2_jax.runtime import locks, meshes, phases, processes
+from lm2_jax.runtime import locks, meshes, paths, phases, processes
 from lm2_jax.runtime.console import Console, redirect_failed_output_to
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
@@ -92,7 +92,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     """
     begun = time.perf_counter() if begun is None else begun
     console = console or Console(quiet=not processes.is_primary())
-    workdir = Path(workdir)
+    workdir = paths.for_checkpoints(workdir)
     redirect_failed_output_to(workdir / "output.log")
     mesh = meshes.for_training(config)
     locks.require_writable(workdir)
@@ -132,14 +132,14 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     abstract_state = train_state.abstract(model, tx, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     curriculum = Curriculum(config.data.curriculum, config.train.advance_accuracy)
-    checkpointer = Checkpointer(workdir, config.checkpoint, say=say)
+    checkpointer = Checkpointer(workdir, config.checkpoint, log=say)
     # The primary process reads every file to verify it; the others take its answer.
     step = processes.broadcast_from_primary(
-        checkpointer.choose(required=False) if processes.is_primary() else 0)
+        checkpointer.select_step(required=False) if processes.is_primary() else 0)
     if step:
         state, position = workdirs.restore_training(checkpointer, step, abstract_state, meta,
                                                     options.accept_changes)
-        checkpointer.set_aside_after(step)
+        checkpointer.rename_steps_after(step)
         if not any(line.startswith("data.curriculum") for line in changes):
             curriculum.restore(position)
         say(f"resuming {workdir} after step {step}")

@@ -61,7 +61,8 @@ USES = (
     ("Exactly the questions of BABILong",
      "eval.babi=BABI/en-10k eval.indices=test_100_idxs.json"),
     ("Samples of a file, or BABILong as published", "eval.samples=BABILONG"),
-    ("Questions as language models are asked", "eval.prompt_style=instruct eval.prompts=PROMPTS.json"),
+    ("Questions as language models are asked", "eval.prompt_style=instruct "
+     "eval.prompts=PROMPTS.json"),
     ("Prompts without some of their parts", "eval.prompt_style=instruct eval.use_instruction=false "
      "eval.use_examples=false eval.use_post_prompt=false"),
     ("RAG with the most similar sentence first", "eval.retrieve=5 eval.retrieve_order=similarity"),

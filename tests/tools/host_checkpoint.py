@@ -2,7 +2,8 @@
 
     python tests/tools/host_checkpoint.py save|restore FOLDER
 
-It is saved on one mesh and restored on another, where each process checks its own shards.
+Saves a known state on one mesh; or restores it on another, and compares each shard of this process
+with that state.
 """
 
 import os

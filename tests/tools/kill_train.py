@@ -28,7 +28,7 @@ import runs  # noqa: E402
 KINDS = ("save", "step", "save", "start")  # when the kills happen, in this cycle
 STEPS = 16
 STEPS_PER_KILL = 8  # added to STEPS
-SAVING = ".saving"  # in the folder's name after the step, until the save is complete
+SAVING = ".orbax-checkpoint-tmp"  # suffix of a step until it is complete
 SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # the metrics that may differ
 
 
