@@ -7,7 +7,7 @@ import numpy as np
 
 from lm2_jax.config import Config, DataConfig
 from lm2_jax.data.babilong import corpus
-from lm2_jax.data.batches import BatchSource, SampleMaker
+from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 
 SIMULATED = tuple(f"qa{number}" for number in range(1, 11))
 T = 48
@@ -33,7 +33,7 @@ def corpus_of(config, seed=0):
 
 def source_of(seed=0, rows=None, batch_size=6, **changes):
     config = config_of(**changes)
-    return BatchSource(SampleMaker(config, corpus_of(config), T), seed, batch_size, 40, rows)
+    return BabilongBatches(SampleMaker(config, corpus_of(config), T), seed, batch_size, 40, rows)
 
 
 def equal(a, b):

@@ -7,8 +7,7 @@ import pytest
 from solver import solve
 
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.data import batches
-from lm2_jax.data.babilong import corpus, deferred
+from lm2_jax.data.babilong import batches, corpus, deferred
 
 T = 32
 
@@ -179,11 +178,11 @@ def test_facts_that_do_not_fit_a_segment_give_none(data):
 def test_pipeline_uses_it_for_more_than_one_segment(data):
     config = DataConfig(deferred=True, vary_length=False, points_per_segment=0.7,
                         questions_per_point=4, curriculum=((0, 1), (1, 4)))
-    source = batches.BatchSource(batches.SampleMaker(config, data, T), 0, 16, 2)
+    source = batches.BabilongBatches(batches.SampleMaker(config, data, T), 0, 16, 2)
     one, four = source[0], source[1]
     assert one.tokens_BL.shape == (16, T) and four.tokens_BL.shape == (16, 4 * T)
     assert (one.loss_weight_BL.sum(axis=1) > 0).all()
     assert (four.loss_weight_BL[:, :T - 1] == 0).all(), "the first segment asks nothing"
     scattered = dataclasses.replace(config, deferred=False)
-    source = batches.BatchSource(batches.SampleMaker(scattered, data, T), 0, 16, 2)
+    source = batches.BabilongBatches(batches.SampleMaker(scattered, data, T), 0, 16, 2)
     assert (source[1].loss_weight_BL[:, :T - 1] > 0).any()

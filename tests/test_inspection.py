@@ -13,8 +13,8 @@ from lm2_jax.bench import eval as bench_eval
 from lm2_jax.commands import data as inspection
 from lm2_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from lm2_jax.data.babilong import corpus, mixing
+from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
-from lm2_jax.data.batches import BatchSource, SampleMaker
 from lm2_jax.eval import stream
 
 T = 48
@@ -37,7 +37,7 @@ def test_rows_are_shown_as_they_are():
     _, text = printed(inspection.show, config, 3, 4)
     words = corpus.make_tokenizer(config.data, 0)
     maker = SampleMaker(config.data, corpus.training(config, words), T)
-    batch = BatchSource(maker, 0, 4, 1000)[3]
+    batch = BabilongBatches(maker, 0, 4, 1000)[3]
     assert re.findall(r"row \d+", text) == [f"row {row}" for row in range(4)]
     body = re.findall(r"^│(.*?)│(.*)│$", text, re.M)
     shown = " ".join(" ".join(line for _, line in body).split())
@@ -80,7 +80,7 @@ def test_facts_questions_and_answers_are_told_apart():
 def test_answers_are_what_the_loss_underlines():
     config = config_of()
     drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, 0))
-    batch = BatchSource(SampleMaker(config.data, drawn_from, T), 0, 4, 1000)[0]
+    batch = BabilongBatches(SampleMaker(config.data, drawn_from, T), 0, 4, 1000)[0]
     table = inspection._row(0, batch, drawn_from.encoder)
     text = list(table.columns[1].cells)[0]
     underlined = "".join(text.plain[span.start:span.end] for span in text.spans

@@ -11,7 +11,8 @@ from batch_sources import T, config_of, corpus_of, equal, source_of, tokenizer_o
 from lm2_jax.config import Config
 from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babilong import corpus
-from lm2_jax.data.batches import SampleMaker, digest, iterate
+from lm2_jax.data.babilong.batches import SampleMaker
+from lm2_jax.data.batches import iterate
 
 
 @pytest.fixture(scope="module")
@@ -78,24 +79,24 @@ def test_held_out_stories_are_those_of_the_test_file(tmp_path):
 
 
 def test_digest_changes_with_what_the_batches_depend_on(tmp_path):
-    first = digest(source_of())
-    assert first == digest(source_of(num_workers=3, rows={6: (1,)}))
-    others = [digest(source) for source in (
+    first = source_of().digest()
+    assert first == source_of(num_workers=3, rows={6: (1,)}).digest()
+    others = [source.digest() for source in (
         source_of(seed=1), source_of(batch_size=5), source_of(tasks=("qa2",)),
         source_of(dense=False), source_of(curriculum=((0, 5),)), source_of(persons=2),
         source_of(background_sentences=401), source_of(loss_on_all=0.5))]
     source = source_of()
-    others.append(digest(dataclasses.replace(source, maker=SampleMaker(
-        source.maker.config, source.maker.corpus, T + 1))))
+    others.append(dataclasses.replace(source, maker=SampleMaker(
+        source.maker.config, source.maker.corpus, T + 1)).digest())
     other_words = dataclasses.replace(source.maker.corpus, encoder=dataclasses.replace(
         source.maker.corpus.encoder, tokenizer=corpus.make_tokenizer(config_of(), 0)))
-    others.append(digest(dataclasses.replace(source, maker=SampleMaker(
-        source.maker.config, other_words, T))))
+    others.append(dataclasses.replace(source, maker=SampleMaker(
+        source.maker.config, other_words, T)).digest())
     for place in ("hallway", "kitchen"):  # another content of the same file
         path = tmp_path / "qa1_x_train.txt"
         path.write_text(f"1 Mary moved to the {place}.\n2 Where is Mary?\t{place}\t1\n")
         from_file = dataclasses.replace(source.maker.corpus, sources=(
             story_sources.from_files("qa1", str(tmp_path), "train"),))
-        others.append(digest(dataclasses.replace(source, maker=SampleMaker(
-            source.maker.config, from_file, T))))
+        others.append(dataclasses.replace(source, maker=SampleMaker(
+            source.maker.config, from_file, T)).digest())
     assert len({first, *others}) == len(others) + 1

@@ -11,8 +11,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from lm2_jax.checkpoint import workdir
 from lm2_jax.cli import main
 from lm2_jax.config import Config, DataConfig, EvalConfig, files, with_vocab_size
-from lm2_jax.data import batches, tokenizer
-from lm2_jax.data.babilong import corpus, prompting
+from lm2_jax.data import tokenizer
+from lm2_jax.data.babilong import batches, corpus, prompting
 from lm2_jax.data.babilong.samples import draw
 
 LLAMA3 = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 4: "<|finetune_right_pad_id|>",

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lm2_jax.config import shipped
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -14,15 +16,19 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def test_it_takes_three_minutes_to_read():
+    assert len(README.splitlines()) <= 140
+
+
 def test_python_example_runs():
     *lines, last = blocks("python")[0].strip().split("\n")
-    assert last.startswith("config, variables, step = lm2.load_checkpoint(")
+    assert last.startswith("run = lm2.load(")  # of a run that is not here
     names = {}
     exec("\n".join(lines), names)
     out, cfg = names["out"], names["cfg"]
-    assert out.logits.shape == (2, 100, cfg.vocab_size)
-    assert np.isfinite(out.logits).all()
-    assert jax.tree.leaves(out.state)[0].shape == (3, 2, 8, 128)
+    assert out.logits.shape == (2, names["data"][2].tokens_BL.shape[1], cfg.vocab_size)
+    assert np.isfinite(out.logits).all() and np.isfinite(names["metrics"]["loss"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(names["grads"]))
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -31,7 +37,10 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert quiet in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_every_config_that_is_named_exists():
-    named = set(re.findall(r"configs/\w+\.py", README))
-    assert len(named) >= 4
-    assert all((ROOT / name).is_file() for name in named)
+def test_everything_that_it_names_exists():
+    links = {*re.findall(r"\]\(([^)#:]+)\)", README), *re.findall(r"configs/\w+\.py", README)}
+    assert len(links) >= 5
+    assert [name for name in links if not (ROOT / name).exists()] == []
+    names = {name for name, _ in shipped.shipped()}
+    commands = re.findall(r"--config=(\w+)", README)
+    assert len(commands) >= 4 and set(commands) <= names

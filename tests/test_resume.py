@@ -15,7 +15,7 @@ import runs
 
 import lm2_jax
 from lm2_jax.cli import main
-from lm2_jax.data import batches
+from lm2_jax.data.babilong import batches
 from lm2_jax.eval.journal import Journal
 from lm2_jax.runtime.preemption import Preemption
 
@@ -134,7 +134,7 @@ def test_an_evaluation_stopped_by_sigterm_is_resumed(finished, copy, monkeypatch
 def test_a_resume_that_is_refused_leaves_the_workdir_as_it_was(copy, monkeypatch, capsys):
     """Other data are detected late, from the checkpoint, when the config must not be stored yet."""
     before = contents(copy)
-    monkeypatch.setattr(batches, "digest", lambda source: "other")
+    monkeypatch.setattr(batches.BabilongBatches, "digest", lambda source: "other")
     assert main(["train", runs.CONFIG, f"--workdir={copy}", *runs.SMALL,
                  "--config.train.num_steps=99"]) == 2
     assert "was made with other data" in capsys.readouterr().err

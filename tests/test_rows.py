@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from solver import _PATTERNS, TASKS, solve
 
+from lm2_jax.data.babilong.batches import SampleMaker
 from lm2_jax.data.babilong.mixing import Sample
-from lm2_jax.data.batches import SampleMaker, pack
+from lm2_jax.data.batches import pack
 
 DATA = os.environ.get("LM2_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")

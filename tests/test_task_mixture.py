@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.data import batches
 from lm2_jax.data.babi.story_sources import StorySource
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data.babilong import batches, corpus
 
 TASKS = ("qa1", "qa6", "qa9")
 

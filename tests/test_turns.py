@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import Config, DataConfig
-from lm2_jax.data import batches
 from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babi.simulator.tasks import simulate
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data.babilong import batches, corpus
 
 
 def actors(story):

@@ -9,8 +9,9 @@ from rich import box
 from rich.table import Table
 
 from lm2_jax.config import Config
-from lm2_jax.data import batches as pipeline
 from lm2_jax.data.babilong import corpus
+from lm2_jax.data.batches import iterate
+from lm2_jax.data.sources import make_source
 from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch
 
@@ -42,10 +43,10 @@ def run(config: Config, seconds: float, console: Console | None = None) -> list[
                            {"vary_length": False, "dense": False, "deferred": False,
                             "points_per_segment": 0.0})):
         made_of = dataclasses.replace(data, curriculum=((0, segments),), **changes)
-        source = pipeline.BatchSource(pipeline.SampleMaker(made_of, drawn_from, T), config.seed,
-                                      config.train.batch_size, 2**31)
+        source = make_source(made_of, drawn_from, segment_length=T, seed=config.seed,
+                             batch_size=config.train.batch_size, num_steps=2**31)
         for way, batches in (("source", map(source.__getitem__, itertools.count())),
-                             ("iterate", pipeline.iterate(source, 0))):
+                             ("iterate", iterate(source, 0))):
             rates.append(_measure(kind, way, batches, seconds / 4))
     console.print(f"{', '.join(data.tasks)} of {data.babi or 'the simulator'}; background: "
                   f"{data.background}, {len(drawn_from.background.tokens):,} tokens; batches of "

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files
-from lm2_jax.data import batches
+from lm2_jax.data import sources
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.kinds import kinds_of
 from lm2_jax.data.babilong.mixing import Encoder
@@ -28,9 +28,10 @@ def show(config: Config, step: int, rows: int, console: Console | None = None) -
         raise UserError(f"--step is {step}; it must be at least 0")
     console = console or Console()
     drawn_from = corpus.training(config, corpus.make_tokenizer(config.data, config.seed))
-    maker = batches.SampleMaker(config.data, drawn_from, config.model.segment_length)
-    batch = batches.BatchSource(maker, config.seed, config.train.batch_size,
-                                 config.train.num_steps)[step]
+    source = sources.make_source(
+        config.data, drawn_from, segment_length=config.model.segment_length, seed=config.seed,
+        batch_size=config.train.batch_size, num_steps=config.train.num_steps)
+    batch = source[step]
     console.print(Text.assemble(
         *((f"{name}  ", style) for name, style in zip(LEGEND, STYLES, strict=True)),
         ("loss weight 1", "underline"), f" (elsewhere {config.data.loss_on_all:g})  ",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lm2_jax.config import Config, DataConfig, with_vocab_size
-from lm2_jax.data import batches as _batches
 from lm2_jax.data.babilong import corpus as corpora
+from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.corpus import Corpus
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.types import Batch
@@ -42,8 +42,8 @@ def make_source(data: DataConfig, corpus: Corpus, *, segment_length: int, seed: 
       batch_size: rows of the global batch where the curriculum gives none.
       rows: for each size of the global batch the rows that this process needs; None = all.
     """
-    maker = _batches.SampleMaker(data, corpus, segment_length)
-    return _batches.BatchSource(maker, seed, batch_size, num_steps, rows)
+    maker = SampleMaker(data, corpus, segment_length)
+    return BabilongBatches(maker, seed, batch_size, num_steps, rows)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from jax.experimental import multihost_utils
 
 from lm2_jax import partition
 from lm2_jax.config import files
-from lm2_jax.data import batches, feed
-from lm2_jax.data.babilong import corpus
+from lm2_jax.data import feed
+from lm2_jax.data.babilong import batches, corpus
 from lm2_jax.runtime import processes
 
 MESHES = ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 1, 2), (1, 2, 2))
@@ -34,7 +34,7 @@ def main() -> None:
         mesh = partition.make_mesh(dict(zip(partition.MESH_AXES, shape, strict=True)))
         sharding = partition.named(mesh, "act_batch", None)
         rows = {8: feed.local_rows(sharding, 8)}
-        source = batches.BatchSource(maker, config.seed, 8, 50, rows)
+        source = batches.BabilongBatches(maker, config.seed, 8, 50, rows)
         digest = hashlib.sha256()
         for step in (0, 36):
             batch = feed.to_devices(source[step], rows[8], 8, sharding)
