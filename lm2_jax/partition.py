@@ -84,7 +84,7 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
 
     Args:
       shape: size of each axis; one may be -1, which takes the devices that are left.
-      devices: all of them by default; a number makes an abstract mesh of so many.
+      devices: all devices by default; a number n makes an abstract mesh of n devices.
     """
     devices = jax.devices() if devices is None else devices
     count = devices if isinstance(devices, int) else len(devices)

@@ -20,7 +20,7 @@ CONTEXT = 4096  # tokens of a row, rounded up to whole segments
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """What was made in `seconds`, and in `cpu_seconds` of all threads of this process."""
+    """Batches made in `seconds` of wall time, or `cpu_seconds` over all threads of the process."""
 
     samples_of: str
     made_by: str
@@ -32,7 +32,7 @@ class Rate:
 
 
 def run(config: Config, seconds: float, console: Console | None = None) -> list[Rate]:
-    """Measures for about so many seconds, after the background is tokenized; prints a table."""
+    """Measures for about `seconds` after the background is tokenized, and prints a table."""
     console = console or Console()
     data, T = config.data, config.model.segment_length
     segments = -(-CONTEXT // T)

@@ -1,4 +1,4 @@
-"""`lm2 bench eval`: whether rate and memory stay as they are while the context grows."""
+"""`lm2 bench eval`: rate and resident memory of streaming evaluation over the context length."""
 
 import dataclasses
 import re
@@ -27,10 +27,14 @@ _STATUS = Path("/proc/self/status")
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """One sample, read and answered.
+    """The measurement of one sample.
 
     Attributes:
-      resident: MB of this process in memory right after; None where the system does not say.
+      length: its name, as "64k".
+      tokens: of the prompt.
+      seconds: to read the prompt and generate the answer.
+      resident: resident memory of this process afterwards, in MB; None if the system does not
+        report it.
     """
 
     length: str
@@ -45,14 +49,13 @@ class Reading:
 
 
 def run(config: Config, lengths: Sequence[str], console: Console | None = None) -> list[Reading]:
-    """Asks the untrained model one drawn sample of each length, in turn; prints a table.
+    """Evaluates an untrained model on one sample of each length, one row on one device.
 
-    A row by itself on one device. As much as the first sample is read before, so that all is
-    compiled and in memory; only where attention looks back further than that, longer samples
-    compile again.
+    A sample as long as the first one is evaluated before the measurement, so that everything is
+    compiled and allocated. Longer samples are compiled again only if attention looks back further.
 
     Raises:
-      ValueError: no length, or one that is none or has no room for a sample.
+      UserError: if `lengths` is empty, or a length is invalid or too short for a sample.
     """
     if not lengths:
         raise UserError("--lengths names no length; it must be as 64k,1M")

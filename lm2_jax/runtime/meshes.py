@@ -11,7 +11,7 @@ from lm2_jax.config import Config, ModelConfig, TrainConfig
 from lm2_jax.errors import UserError
 
 Devices = Sequence[jax.Device] | int | None
-"""Those given; so many abstract ones; or all that there are."""
+"""The given devices; a number of abstract devices; or None for all devices."""
 
 
 def for_training(config: Config, devices: Devices = None, evaluates: bool = True
@@ -47,10 +47,10 @@ def heads(config: ModelConfig) -> list[int]:
 
 
 def micro_batches(config: TrainConfig, rows: int, mesh: Mesh) -> int:
-    """In how many parts a batch of so many rows is taken; each has rows for every device.
+    """Returns the number of micro-batches of a batch; each has rows for every device.
 
     Raises:
-      ValueError: if the rows do not divide so.
+      UserError: if the rows do not divide over micro-batches and devices.
     """
     ways, count = partition.rows_per_step(mesh), config.accumulate_steps
     if config.rows_per_device:

@@ -24,7 +24,7 @@ class Profile:
         self._running = False
         if steps and steps[0] <= done:
             self._steps = None
-            console.print(f"no trace of steps {steps[0]} to {steps[1]}: the run goes on after step "
+            console.print(f"no trace of steps {steps[0]} to {steps[1]}: the run resumes after step "
                           f"{done}")
 
     def on_step_start(self, step: int) -> None:
