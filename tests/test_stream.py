@@ -2,16 +2,19 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 import reference
 
+from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.eval import stream
 from lm2_jax.eval.stream import Streamer
-from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.params import abstract_params
 
-T, V = 5, 23
+T, V = 5, 24
 NEW = T + 3  # so that every answer crosses the border of a segment
 LENGTHS = (1, T - 1, T, T + 1, 3 * T + 5)
 NEVER = V  # an end mark that no model says
@@ -126,6 +129,25 @@ def test_evaluating_again_compiles_nothing():
     for wipe in (True, False):
         answers(name, ROWS, wipe)
     assert sizes == [f._cache_size() for f in (stream._read, stream._advance, stream._choose)]
+
+
+@pytest.mark.parametrize("name", ["memory in all blocks", "memory and window"])
+def test_a_mesh_that_splits_heads_compiles_once_and_reuses_the_state(name, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK", 2)
+    model, rows = LanguageModel(CONFIGS[name]), [4, 4]
+    mesh = partition.make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4])
+    programs = (stream._read, stream._advance, stream._choose)
+    before = [f._cache_size() for f in programs]
+    with jax.set_mesh(mesh):
+        assert answers(name, rows) == [naive(name, row, False) for row in rows]
+    # Three full segments: two at once, then one.
+    assert [f._cache_size() - size for f, size in zip(programs, before, strict=True)] == [1, 2, 1]
+    with partition.use(mesh):
+        traced = stream.traced(model, abstract_params(model, mesh), 2, 7, mesh)
+        sizes = traced["read 2 segments"].lower().compile().memory_analysis()
+        state = jax.eval_shape(lambda: init_state(model.config, 2, 7))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert whole / 4 <= sizes.alias_size_in_bytes <= whole / 2
 
 
 class Endless:

@@ -10,7 +10,14 @@ from jax.sharding import Mesh
 
 from lm2_jax import partition
 from lm2_jax.model.embedding import unembed, unembedding
-from lm2_jax.model.lm import LanguageModel, init_state, select_rows, with_axes
+from lm2_jax.model.lm import (
+    LanguageModel,
+    constrain_state,
+    init_state,
+    select_rows,
+    with_axes,
+)
+from lm2_jax.model.schedule import scan_segments
 from lm2_jax.types import Params, State
 
 CHUNK = 32  # segments that go to the device at once
@@ -120,16 +127,20 @@ def traced(model: LanguageModel, params: Params, batch_size: int, places: int, m
 # Outside the class, so that every Streamer of a model shares what is compiled.
 
 _first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
-_choose = jax.jit(select_rows)
+
+
+@jax.jit
+def _choose(choose_B, chosen: State, other: State) -> State:
+    return constrain_state(select_rows(choose_B, chosen, other))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT, reset_B):
-    """The state after C segments."""
+    """The state after C segments, sharded as the one that went in, so that it takes its place."""
     def step(state, x):
         return model.apply(params, x[0], state, x[1], reset_B, logits=False).state, None
 
-    return jax.lax.scan(step, state, (tokens_CBT, valid_CBT))[0]
+    return scan_segments(step, state, (tokens_CBT, valid_CBT), remat=False)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,12 +4,19 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.model import memory as memories
 from lm2_jax.model.attention import Attention
 from lm2_jax.model.linear import Linear, RMSNorm
 from lm2_jax.partition import constrain
+
+REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+BLOCK_INPUT = "block_input"  # name of the blocks' inputs for policies of jax.checkpoint
 
 
 class MLP(nn.Module):
@@ -41,8 +48,17 @@ class Block(nn.Module):
     remembers: bool
     deterministic: bool = True
 
+    def __call__(self, x_BSD, state, *shared):
+        if self.config.remat == "none":
+            return self.run(x_BSD, state, *shared)
+        # Where a whole segment is recomputed too, the blocks' inputs are kept: else the backward
+        # pass would compute each block twice again, for the next block's input and for itself.
+        x_BSD, state = checkpoint_name((x_BSD, state), BLOCK_INPUT)
+        run = nn.remat(Block.run, prevent_cse=False, policy=REMAT[self.config.remat])
+        return run(self, x_BSD, state, *shared)
+
     @nn.compact
-    def __call__(self, x_BSD, state, window_BWKH, mask_BSS, valid_BS, rope_2SH):
+    def run(self, x_BSD, state, window_BWKH, mask_BSS, valid_BS, rope_2SH):
         c = self.config
         norm = partial(RMSNorm, c.norm_eps, c.dtype)
         dropout = nn.Dropout(c.dropout, deterministic=self.deterministic)

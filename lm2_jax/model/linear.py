@@ -85,8 +85,9 @@ def einsum_float32(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _einsum_backward(equation, operands, gradient):
-    _, vjp = jax.vjp(functools.partial(jnp.einsum, equation), *operands)
-    return vjp(gradient.astype(operands[0].dtype))
+    (a, b), gradient = operands, gradient.astype(operands[0].dtype)
+    return (*jax.linear_transpose(lambda a: jnp.einsum(equation, a, b), a)(gradient),
+            *jax.linear_transpose(lambda b: jnp.einsum(equation, a, b), b)(gradient))
 
 
 einsum_float32.defvjp(lambda equation, a, b: (einsum_float32(equation, a, b), (a, b)),

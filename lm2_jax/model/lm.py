@@ -7,20 +7,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.model import attention, kernels, rope
 from lm2_jax.model import memory as memories
-from lm2_jax.model.block import Block
+from lm2_jax.model.block import BLOCK_INPUT, Block
 from lm2_jax.model.embedding import lookup, unembed
 from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
 from lm2_jax.partition import constrain
 from lm2_jax.types import Output, Params, State, Window
-
-REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 class LanguageModel(nn.Module):
@@ -118,17 +114,15 @@ class LanguageModel(nn.Module):
                 x_BSD, (after, out) = stack(x_BSD, memory if remembers else None, own_kv, *shared)
                 memory = after if remembers else memory
                 kv_out.append(out)
+        if c.remat != "none":
+            x_BSD = checkpoint_name(x_BSD, BLOCK_INPUT)
         if window:
             key, value = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv_out)
             window = attention.slide(window, key, value, valid_BS)
         return x_BSD, State(memory=memory, window=window)
 
     def _scanned(self, count: int):
-        c = self.config
-        block = Block
-        if c.remat != "none":
-            block = nn.remat(Block, prevent_cse=False, policy=REMAT[c.remat])
-        return nn.scan(block, variable_axes={"params": 0, "intermediates": 0},
+        return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
                        unroll=kernels.unroll(count),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),

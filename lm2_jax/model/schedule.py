@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lm2_jax.model.block import BLOCK_INPUT
 from lm2_jax.model.lm import LanguageModel, constrain_state
 from lm2_jax.types import Array, Output, Params, State
 
@@ -16,10 +17,10 @@ def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
                   remat: bool = True, unroll: int = 1):
     """Runs `step(state, x) -> (state, y)` over the leading axis of xs, the segments.
 
-    The gradient goes back through groups of `bptt_segments` segments (0 = through all): the
-    state is cut where a group begins. With `remat` only the states between segments are kept
-    for the backward pass, and each segment is computed again. `unroll` segments make one step
-    of the loop: all of them (if few) is fastest on a CPU.
+    The gradient goes back through groups of `bptt_segments` segments (0 = through all): the state
+    is cut where a group begins. With `remat` the backward pass computes each segment again, from
+    its state or, if the model recomputes blocks (`model.remat`), from the inputs of its blocks.
+    `unroll` segments make one step of the compiled loop.
 
     Returns:
       (state, ys): the last state, and the ys stacked.
@@ -34,7 +35,9 @@ def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
         return constrain_state(state), y
 
     num_segments = jax.tree.leaves(xs)[0].shape[0]
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=False,
+                              policy=jax.checkpoint_policies.save_only_these_names(BLOCK_INPUT))
     state, ys = jax.lax.scan(body, state, (jnp.arange(num_segments), xs),
                              unroll=min(unroll, num_segments))
     return constrain_state(state), ys

@@ -16,8 +16,9 @@ _COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply|branch_computations|called_computations)="
                      r"(?:\{([^}]*)\}|%?([\w.\-]+))")
 _SHAPE = re.compile(r"\b([a-z]+\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
-_NOT_MODEL_PARTS = re.compile(r"|jit|jvp|step|transpose|while|body|closed_call|checkpoint|cond|"
-                       r"rematted_computation|LanguageModel.*|memory_blocks|blocks")
+_NOT_MODEL_PARTS = re.compile(
+    r"|jit|jvp|_apply|step|transpose|while|body|closed_call|checkpoint|cond|"
+    r"rematted_computation|LanguageModel.*|(memory_)?blocks(\.run)?")
 _LESS = re.compile(r" compare\((?:\S+ )*?%?[\w.\-]+, (?:\S+ )*?%?([\w.\-]+)\), direction=LT")
 
 
