@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import jax
 import pytest
 import runs
@@ -11,6 +12,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Of the first process, for all that it starts.
 os.environ["LM2_TEST_CACHE"] = runs.compiled()
+
+# A slow machine is no failure.
+hypothesis.settings.register_profile("lm2", deadline=None)
+hypothesis.settings.load_profile("lm2")
 
 SLOW = ("test_resume", "test_hosts", "test_checkpoint_faults", "test_mesh", "test_train",
         "test_cli", "test_model_rules")

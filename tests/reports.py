@@ -8,13 +8,13 @@ import json
 import math
 
 import pytest
-from rich.console import Console
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.commands import report as job
 from lm2_jax.config import files, parse_length
 from lm2_jax.eval.results import Row, write_results
 from lm2_jax.report import style
+from lm2_jax.runtime.console import Console
 
 LENGTHS = ("0k", "1k", "4k")
 TEN = tuple(f"qa{number}" for number in range(1, 11))

@@ -73,7 +73,7 @@ def test_a_save_above_the_file_size_limit_stops_the_run(stopped):
     assert status == 1 and "Traceback" not in out
     assert line == (f"lm2 train: checkpoint of step {steps[-1] + EVERY} could not be saved: File "
                     f"too large ({workdir}/checkpoints); the newest checkpoint is of step "
-                    f"{steps[-1]}. Once that is put right, the same command goes on")
+                    f"{steps[-1]}. Once that is fixed, the same command resumes")
     assert kill_train.last_step(workdir) <= steps[-1] + 2 * EVERY
     assert Checkpointer(workdir).newest_valid_step() == (steps[-1], [])
 

@@ -108,7 +108,7 @@ def test_gpus_are_lowered_for(capsys):
 
 @pytest.mark.parametrize("arguments,message", [
     (["--topology=v5e"], "v5e:4x4, v5p:4x4x4, v6e:8x8, cpu:8, gpu:8"),
-    (["--topology=cpu:x"], "as cpu:8"), (["--topology=cpu:512"], "has 8 CPU devices"),
+    (["--topology=cpu:x"], "the form cpu:8"), (["--topology=cpu:512"], "has 8 CPU devices"),
     (["--topology=cpu:4", "--out=x.txt"], "must end in .json or .md"),
     (["--topology=cpu:4", "--config.model.vocab_size=0"], "--config.model.vocab_size=32000"),
     (["--topology=cpu:7"], "does not"),

@@ -24,9 +24,11 @@ def _flat(values, prefix=""):
 def test_committed_results_of_earlier_versions_load(path):
     stored = json.loads(path.read_text("utf-8"))["config"]
     read = to_dict(from_stored(stored))
-    kept = {key: value for key, value in _flat(stored) if key not in legacy.REMOVED}
+    kept = {key: value for key, value in _flat(stored)
+            if key not in legacy.REMOVED and key not in legacy.RENAMED}
     assert kept == {key: value for key, value in _flat(read) if key in kept}
     assert to_dict(from_stored(read)) == read
+    assert read["eval"]["prompt_style"] == "fine_tuned"
 
 
 @pytest.fixture

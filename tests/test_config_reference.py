@@ -19,7 +19,7 @@ def test_every_key_is_documented_in_one_sentence():
     assert sorted([*names, ROPE_SCALING]) == sorted(KEYS)
     assert len(DOCUMENTED) - len(names) == len(dataclasses.fields(RopeScaling))
     for key in DOCUMENTED:
-        assert key.help[0].isupper() or key.help.split(" ")[0] in ("bAbI", "prompted:", "`word`")
+        assert key.help[0].isupper() or key.help.split(" ")[0] in ("bAbI", "instruct:", "`word`")
         assert key.help.endswith(".") and "\n" not in key.help
 
 

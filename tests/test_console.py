@@ -113,7 +113,7 @@ def test_streams_that_are_no_files(monkeypatch):
 
 def test_the_reader_of_a_run_exits(tmp_path):
     """lm2 train ... | head -2"""
-    workdir = tmp_path / "run [lr=5e-3]"
+    workdir = tmp_path / "run lr=5e-3"
     process = runs.start("train", workdir, *RUN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(2):
         process.stdout.readline()

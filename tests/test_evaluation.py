@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from rich.console import Console
 
 from lm2_jax import partition
 from lm2_jax.commands import evaluate as evaluation
@@ -21,6 +20,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.eval import babilong_evaluator
 from lm2_jax.eval.results import read_results
 from lm2_jax.runtime import progress as bar
+from lm2_jax.runtime.console import Console
 
 STORY = "1 Mary went to the garden.\n2 John went to the hallway.\n3 Where is Mary?\tgarden\t1\n"
 OTHERS = ("gates.json", "history.jsonl", "mine.csv", "qa1_4k_mine.csv", "reset/mine.json",

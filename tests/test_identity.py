@@ -13,7 +13,7 @@ import pytest
 from lm2_jax import partition
 from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from lm2_jax.data import tokenizer
-from lm2_jax.data.babi import stories
+from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babilong import corpus
 from lm2_jax.eval import identity
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
@@ -124,7 +124,7 @@ def test_stories_are_those_of_the_file_as_it_is_now(tmp_path):
     path, told = tmp_path / "qa1_single_test.txt", []
     for place in ("garden", "office"):
         path.write_text(f"1 Mary went to the {place}.\n2 Where is Mary? \t{place}\t1\n")
-        source = stories.from_files("qa1", str(tmp_path), "test")
+        source = story_sources.from_files("qa1", str(tmp_path), "test")
         told.append(source.draw(np.random.default_rng(0)).questions[0].answer)
     assert told == ["garden", "office"]
 

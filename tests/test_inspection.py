@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from lm2_jax.bench import data as bench
 from lm2_jax.bench import eval as bench_eval
@@ -16,6 +15,7 @@ from lm2_jax.data.babilong import corpus, mixing
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
 from lm2_jax.eval import stream
+from lm2_jax.runtime.console import Console
 
 T = 48
 

@@ -6,9 +6,9 @@ import time
 
 import jax.numpy as jnp
 import pytest
-from rich.console import Console
 
 from lm2_jax.runtime import phases
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.phases import COMPILE, DATA, EVAL, PHASES, RESTART, SAVE, START, STEP, Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog

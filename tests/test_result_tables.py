@@ -5,9 +5,9 @@ import io
 
 import pytest
 from result_rows import grid, row
-from rich.console import Console
 
 from lm2_jax.report import tables
+from lm2_jax.runtime.console import Console
 
 
 def markdown(rows):
@@ -98,7 +98,7 @@ def test_names_are_shown_as_they_are():
 def test_a_task_without_benchmark_accuracy_has_a_dash_there():
     rows = [row("qa1", accuracy=0.25), row("niah", accuracy=None)]
     found = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")]
-             for line in tables.markdown_table(rows).splitlines()}
+             for line in tables.results(rows).markdown().splitlines()}
     column = found["task"].index("official metric %")
     assert [found[task][column] for task in ("qa1", "niah", "mean")] == ["25.0", "-", "-"]
-    assert "official" not in tables.markdown_table(rows[1:])
+    assert "official" not in tables.results(rows[1:]).markdown()

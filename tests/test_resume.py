@@ -54,7 +54,7 @@ def test_sigterm_saves_and_ends_and_a_second_run_is_refused(finished, tmp_path, 
     run = runs.ended(process)
     assert run.returncode == 0 and not run.stderr, run.stderr
     step = kill_train.last_step(workdir)
-    assert f"SIGTERM: saved at step {step}; the same command goes on" in run.stdout
+    assert f"SIGTERM: saved at step {step}; the same command resumes" in run.stdout
     assert kill_train.checkpoints(workdir)[-1] == step < kill_train.num_steps(KILLS)
     assert not (workdir / "eval" / "results.json").exists()
     # From there it would go on as after a kill.
@@ -165,7 +165,7 @@ def test_changes_are_accepted_with_a_flag_and_their_cost_is_printed(finished, co
     assert run.returncode == 0, run.stderr
     said, = [line for line in run.stdout.splitlines() if line.startswith("accepted after step")]
     assert said.startswith(f"accepted after step {first}: ") and "seed: 0 -> 3" in said
-    assert "train.batch_size: 8 -> 16" in said and "Lost: " in said
+    assert "train.batch_size: 8 -> 16" in said and "What is lost: " in said
     before, = (copy / "config.before.jsonl").read_text().splitlines()
     assert json.loads(before) == json.loads((finished / "config.json").read_text())
     lines = kill_train.lines(copy)

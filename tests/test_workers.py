@@ -155,7 +155,7 @@ def test_workers_survive_sigterm_from_their_first_moment_on():
 
 def test_workers_end_with_a_process_that_is_killed(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import sys, time\nsys.path.insert(0, 'tests')\n"
+    script.write_text("import sys, time\nsys.path[:0] = 'tests', 'tests/tools'\n"
                       "from test_workers import Numbers, dataset, workers\n"
                       "if __name__ == '__main__':\n"
                       "    for x in workers.iterate(Numbers(9999, slow=0.05), dataset, 1):\n"

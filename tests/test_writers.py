@@ -8,11 +8,11 @@ import struct
 import jax
 import pytest
 from disks import file_size_limit
-from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.runtime import progress
+from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.training import clock
 from lm2_jax.training.clock import Clock

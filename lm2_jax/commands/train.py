@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lm2_jax import partition
 from lm2_jax.checkpoint import transplant
 from lm2_jax.checkpoint import workdir as workdirs
-from lm2_jax.checkpoint.checkpointer import Checkpointer
+from lm2_jax.checkpoint.checkpointer import Checkpointer, SaveError
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
 from lm2_jax.data import batches, feed, sources
@@ -98,7 +98,10 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     locks.require_writable(workdir)
     with locks.locked(workdir, "lm2 train"):
         locks.check_shared(workdir)
-        return _train(config, workdir, mesh, console, options, begun)
+        try:
+            return _train(config, workdir, mesh, console, options, begun)
+        except SaveError as error:
+            raise RunError(f"{error}. Once that is fixed, the same command resumes") from error
 
 
 def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options: Options,

@@ -41,11 +41,11 @@ class EvalConfig:
     prompts: str = ""
     """instruct: JSON file {task: {instruction, examples, post_prompt}}; empty takes our own."""
     use_instruction: bool = True
-    """prompted: whether the prompt has the instruction."""
+    """instruct: whether the prompt has the instruction."""
     use_examples: bool = True
-    """prompted: whether the prompt has the examples."""
+    """instruct: whether the prompt has the examples."""
     use_post_prompt: bool = True
-    """prompted: whether the prompt has the required form of the answer."""
+    """instruct: whether the prompt has the required form of the answer."""
     retrieve: int = 0
     """RAG: the model reads only this many sentences of the context, by BM25; 0 reads all of it."""
     retrieve_order: str = "document"
