@@ -12,6 +12,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Of the first process, for all that it starts.
 os.environ["LM2_TEST_CACHE"] = runs.compiled()
+jax.config.update("jax_compilation_cache_dir", runs.compiled())
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # A slow machine is no failure.
 hypothesis.settings.register_profile("lm2", deadline=None)

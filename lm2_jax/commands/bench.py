@@ -6,6 +6,7 @@ from lm2_jax.bench import data
 from lm2_jax.bench import eval as evaluation
 from lm2_jax.commands import arguments
 from lm2_jax.config import files
+from lm2_jax.runtime import compilation_cache
 
 EPILOG = arguments.CONFIG_HELP
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    compilation_cache.enable()
     config = files.load_config(args.config, overrides)
     if args.what == "data":
         data.run(config, args.seconds)

@@ -20,7 +20,7 @@ from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.evaluator import Evaluator, open_journal, results_folder
 from lm2_jax.eval.results import Row
 from lm2_jax.report import plots, provenance, tables
-from lm2_jax.runtime import locks, meshes, processes
+from lm2_jax.runtime import compilation_cache, locks, meshes, processes
 from lm2_jax.runtime.console import Console, print_error
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.progress import Bar
@@ -159,6 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    compilation_cache.enable()
     config = files.load_config(args.config, overrides)
     with arguments.joined_processes(args, "lm2 eval"):
         try:

@@ -16,6 +16,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import gates as report
+from lm2_jax.runtime import compilation_cache
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    compilation_cache.enable()
     show(files.load_config(args.config, overrides), args.workdir, args.step, args.samples,
          args.out)
     return 0

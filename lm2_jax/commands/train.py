@@ -20,11 +20,12 @@ from lm2_jax.config import Config, files
 from lm2_jax.data import batches, feed, sources
 from lm2_jax.data.babilong import corpus as corpora
 from lm2_jax.errors import RunError
+from lm2_jax.eval import identity
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
-from lm2_jax.runtime import locks, meshes, paths, phases, processes
+from lm2_jax.runtime import compilation_cache, locks, meshes, paths, phases, processes
 from lm2_jax.runtime.console import Console, redirect_failed_output_to
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     begun = time.perf_counter()
+    compilation_cache.enable()
     config = files.load_config(args.config, overrides)
     options = Options(profile.parse(args.profile) if args.profile else None,
                       args.accept_changes, args.init_from)
@@ -232,8 +234,13 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     earlier = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
                                      phases.read(time_file), first_step)
     timer = Phases(earlier, begun)
+    num_samples = config.eval.during_training or config.eval.num_samples
+    settings = ""
+    if t.eval_every_steps:  # what the results depend on besides the parameters
+        prompts = identity.prompts_digest(evaluator.prompts(num_samples))
+        settings = f"{prompts[:16]}, at most {config.eval.max_new_tokens} new tokens"
     evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
-                                    config.eval.during_training or config.eval.num_samples, console)
+                                    num_samples, settings, console)
     log = MetricsLog(workdir, config.model, first_step=first_step, num_steps=t.num_steps,
                      console=console)
     watchdog = Watchdog(timer, t.stall_seconds, processes.name(), processes.print_on_primary)

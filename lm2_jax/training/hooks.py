@@ -32,18 +32,22 @@ class Evaluator(Protocol):
 
 
 class PeriodicEvaluation:
-    """Evaluates the carried memory every so many steps; each step once, also across resumes.
+    """Evaluates the carried memory in the middle of a run; each step once, also across resumes.
 
     Args:
       path: of a JSON-lines file of the results.
       first_step: steps that are done; later lines in the file are dropped.
       num_samples: of each task and length.
+      settings: names everything but the parameters that the results depend on. A step that was
+        evaluated with other settings is evaluated again.
     """
 
     def __init__(self, evaluator: Evaluator, path: Path, first_step: int, num_samples: int,
-                 console: Console):
+                 settings: str, console: Console):
         self._evaluator, self._num_samples, self._console = evaluator, num_samples, console
-        self._evaluated = {line["step"] for line in read_lines(path) if line["step"] <= first_step}
+        self._settings = settings
+        self._evaluated = {line["step"] for line in read_lines(path)
+                           if line["step"] <= first_step and line.get("settings") == settings}
         processes.barrier("evaluation history read")  # before the primary process rewrites it
         self._history = JsonLines(path, first_step) if processes.is_primary() else None
 
@@ -56,7 +60,8 @@ class PeriodicEvaluation:
         if self._history:
             self._history.write(*({"step": step, "task": row.task, "length": row.length,
                                    "n": row.n, "exact_match": row.exact_match,
-                                   "constant_answer": row.constant_answer} for row in rows))
+                                   "constant_answer": row.constant_answer,
+                                   "settings": self._settings} for row in rows))
         for row in rows:
             self._console.print(f"step {step}: {row.task} {row.length} exact match "
                                 f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})")
