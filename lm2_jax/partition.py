@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from lm2_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # over which rows are split
 
 RULES = {
     # Parameters: over fsdp along the embedding, over tensor along what heads and mlp split.
@@ -25,7 +27,7 @@ RULES = {
     "layers": None,
     "norm": None,
     # Activations and state: rows over data and fsdp, the rest as the parameters leave it.
-    "act_batch": ("data", "fsdp"),
+    "act_batch": BATCH_AXES,
     "act_segment": None,
     "act_len": None,
     "act_embed": None,
@@ -76,6 +78,14 @@ def _only(axes: set[str], entry: str | tuple[str, ...] | None):
     if isinstance(entry, tuple):
         return tuple(axis for axis in entry if axis in axes) or None
     return entry if entry in axes else None
+
+
+@overload
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh: ...
+
+
+@overload
+def make_mesh(shape: dict[str, int], devices: int) -> AbstractMesh: ...
 
 
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None
@@ -135,7 +145,8 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
             f"no mesh ({fixed}) for {num_devices} devices: data x fsdp must divide the rows of "
             f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
             f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
-    return dict(zip(MESH_AXES, min(found, key=lambda sizes: (sizes[2], sizes[0])), strict=True))
+    best = min(found, key=lambda sizes: (sizes[2], sizes[0]))
+    return dict(zip(MESH_AXES, best, strict=True))
 
 
 def use(mesh: Mesh | AbstractMesh):
@@ -143,7 +154,7 @@ def use(mesh: Mesh | AbstractMesh):
     return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
 
 
-def shardings(abstract_boxed, mesh: Mesh):
+def shardings(abstract_boxed, mesh: Mesh | AbstractMesh):
     """Shardings of a tree of logically partitioned (or plain, then replicated) arrays."""
     def one(leaf):
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
@@ -155,11 +166,11 @@ def shardings(abstract_boxed, mesh: Mesh):
     return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
-def named(mesh: Mesh, *names: str | None) -> NamedSharding:
+def named(mesh: Mesh | AbstractMesh, *names: str | None) -> NamedSharding:
     """The sharding of one array by its axes' logical names."""
     return NamedSharding(mesh, spec(names))
 
 
-def rows_per_step(mesh: Mesh) -> int:
+def rows_per_step(mesh: Mesh | AbstractMesh) -> int:
     """How many ways the batch is split: a global batch must be a multiple of it."""
-    return int(np.prod([mesh.shape[axis] for axis in RULES["act_batch"]]))
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

@@ -102,6 +102,13 @@ def test_a_number_of_the_wrong_form_is_named_with_its_key(key, value):
     assert refusal({key: value}, TINY).startswith(f"{key} is ")
 
 
+def test_a_file_that_is_not_python_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("learning rate 0.1")
+    assert refusal({}, path) == (
+        f"{path} is not a Python file; the name of a config file ends in .py")
+
+
 def test_a_missing_file_names_the_configs_there_are(tmp_path):
     message = refusal({}, tmp_path / "x.py")
     assert "by name: " in message and "quickstart" in message

@@ -6,6 +6,7 @@ import re
 import pytest
 from config_keys import FOLDER, KEYS, TINY
 
+from lm2_jax.cli import main
 from lm2_jax.config import RopeScaling, files, reference, source
 from lm2_jax.config.files import flat, load_config
 
@@ -53,6 +54,12 @@ def test_help_names_type_default_and_meaning():
 def test_the_page_of_all_configs_is_up_to_date():
     assert (FOLDER / "README.md").read_text("utf-8") == reference.page(), (
         "run: python -m lm2_jax.config.reference > configs/README.md")
+
+
+def test_configs_lists_every_config_of_the_package(capsys):
+    assert main(["configs"]) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert listed >= {path.stem for path in FOLDER.glob("*.py")}
 
 
 def test_every_key_is_set_by_a_config_or_has_a_documented_use():

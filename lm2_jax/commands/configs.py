@@ -2,7 +2,7 @@
 
 import argparse
 
-from lm2_jax.config import reference, source
+from lm2_jax.config import reference, shipped
 from lm2_jax.report.table import Table
 from lm2_jax.runtime.console import Console
 
@@ -16,6 +16,6 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     if args.keys:
         print(reference.help_text())
         return 0
-    table = Table(("name", "what it is"), [source.shipped()], text_columns=2)
+    table = Table(("name", "what it is"), [shipped.shipped()], text_columns=2)
     Console().print(table.terminal("--config takes one of these names, or a file"))
     return 0

@@ -8,6 +8,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 from lm2_jax.config import Config, legacy, source
@@ -17,7 +18,7 @@ from lm2_jax.config.source import Unset
 from lm2_jax.errors import UserError
 
 
-def load_config(path: str | Path, overrides: dict[str, object] | None = None) -> Config:
+def load_config(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
     """Loads a config file and applies overrides.
 
     Args:

@@ -1,7 +1,7 @@
 """Keys of earlier versions: stored configs still load, and a user's file is told what changed."""
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lm2_jax.config.checks import KeyRefused
 
@@ -85,7 +85,7 @@ def explain(key: str) -> str | None:
     return None
 
 
-def _pop(values: dict, key: str) -> object:
+def _pop(values: dict, key: str) -> Any:
     *parents, last = key.split(".")
     for parent in parents:
         values = values.get(parent) or {}

@@ -6,6 +6,7 @@
 import ast
 import dataclasses
 import inspect
+import itertools
 import typing
 from collections.abc import Iterator
 from types import NoneType, UnionType
@@ -102,22 +103,25 @@ def sections(cls: type = Config, name: str = "") -> Iterator[Section]:
     keys, inner = [], []
     for field in dataclasses.fields(cls):
         full_name, hint = f"{name}.{field.name}".lstrip("."), _without_none(hints[field.name])
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             inner.append((hint, full_name))
         else:
             keys.append(Key(full_name, _type_name(hint), field.default, helps[field.name]))
-    yield Section(name, inspect.getdoc(cls), tuple(keys))
+    yield Section(name, inspect.getdoc(cls) or "", tuple(keys))
     for hint, full_name in inner:
         yield from sections(hint, full_name)
 
 
 def attribute_docs(cls: type) -> dict[str, str]:
     """{attribute: the string below it, on one line} of a class."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body
-    return {field.target.id: " ".join(below.value.value.split())
-            for field, below in zip(body, body[1:], strict=False)
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)}
+    docs = {}
+    definition, = ast.parse(inspect.getsource(cls)).body
+    for pair in itertools.pairwise(ast.iter_child_nodes(definition)):
+        match pair:
+            case (ast.AnnAssign(target=ast.Name(id=name)),
+                  ast.Expr(value=ast.Constant(value=str(text)))):
+                docs[name] = " ".join(text.split())
+    return docs
 
 
 def help_text() -> str:

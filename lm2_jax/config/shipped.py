@@ -28,5 +28,5 @@ def docstring(path: Path) -> str:
 def command(path: Path) -> str:
     """The command in a config's docstring: its first indented lines."""
     _, _, *lines = docstring(path).splitlines()
-    lines = itertools.takewhile(lambda line: line.startswith("    "), lines)
-    return "\n".join(line.removeprefix("    ") for line in lines)
+    indented = itertools.takewhile(lambda line: line.startswith("    "), lines)
+    return "\n".join(line.removeprefix("    ") for line in indented)

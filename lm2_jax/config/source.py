@@ -53,6 +53,8 @@ def read(path: Path, arguments: tuple[str, ...]) -> dict:
     """What get_config(*arguments) of the file returns, as a nested dict; see `Unset`."""
     try:
         spec = importlib.util.spec_from_file_location("lm2_config_" + path.stem, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} is not a Python file; the name of a config file ends in .py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -115,8 +117,9 @@ def _assignments(node: ast.AST, parts: list[str]) -> Iterator[tuple[list[str], i
         yield from _assignments(node.value, [*parts, node.arg])
     elif isinstance(node, ast.Dict):
         for name, value in zip(node.keys, node.values, strict=True):
-            inner = [*parts, str(name.value)] if isinstance(name, ast.Constant) else parts
-            if inner != parts:
+            inner = parts
+            if isinstance(name, ast.Constant):
+                inner = [*parts, str(name.value)]
                 yield inner, name.lineno
             yield from _assignments(value, inner)
     else:
@@ -127,7 +130,7 @@ def _assignments(node: ast.AST, parts: list[str]) -> Iterator[tuple[list[str], i
 def _line_of_error(error: Exception, path: Path) -> str:
     """":LINE", the innermost line of the file that raised the error; "" if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    places = [(frame.filename, frame.lineno) for frame in frames]
+    places: list[tuple[str | None, int | None]] = [(f.filename, f.lineno) for f in frames]
     if isinstance(error, SyntaxError):
         places.append((error.filename, error.lineno))
     lines = [line for file, line in places if file == str(path.absolute())]

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console as RichConsole
 
@@ -25,8 +25,8 @@ class Console(RichConsole):
 
     def __init__(self, *, file: TextIO | None = None, markup: bool = False,
                  emoji: bool = False, highlight: bool = False, **options):
-        super().__init__(file=file or SafeStream("stdout"), markup=markup, emoji=emoji,
-                         highlight=highlight, **options)
+        stream = file or cast(TextIO, SafeStream("stdout"))  # it has what rich calls
+        super().__init__(file=stream, markup=markup, emoji=emoji, highlight=highlight, **options)
 
     def print(self, *objects, soft_wrap: bool | None = None, **options) -> None:
         if soft_wrap is None:
@@ -50,9 +50,10 @@ class SafeStream:
 
     def write(self, text: str) -> int:
         stream = self._stream()
+        if stream is None:
+            return len(text)
         try:
-            if stream is not None:
-                stream.write(text)
+            stream.write(text)
         except UnicodeEncodeError:
             encoding = stream.encoding or "ascii"
             return self.write(text.encode(encoding, "replace").decode(encoding))
@@ -62,9 +63,10 @@ class SafeStream:
 
     def flush(self) -> None:
         stream = self._stream()
+        if stream is None:
+            return
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except (OSError, ValueError) as error:
             _redirect(stream, self._name, error)
 
@@ -103,7 +105,7 @@ def redirect_failed_output_to(path: str | os.PathLike | None) -> None:
     The setting holds for the process, as stdout and stderr do. None = output is dropped.
     """
     global _fallback
-    _fallback = path and Path(path)
+    _fallback = Path(path) if path else None
 
 
 def _redirect(stream: TextIO, name: str, error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import overload
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
@@ -12,6 +13,15 @@ from lm2_jax.errors import UserError
 
 Devices = Sequence[jax.Device] | int | None
 """The given devices; a number of abstract devices; or None for all devices."""
+
+
+@overload
+def for_training(config: Config, devices: Sequence[jax.Device] | None = None,
+                 evaluates: bool = True) -> Mesh: ...
+
+
+@overload
+def for_training(config: Config, devices: int, evaluates: bool = True) -> AbstractMesh: ...
 
 
 def for_training(config: Config, devices: Devices = None, evaluates: bool = True
@@ -33,6 +43,14 @@ def for_training(config: Config, devices: Devices = None, evaluates: bool = True
     return mesh
 
 
+@overload
+def for_evaluation(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh: ...
+
+
+@overload
+def for_evaluation(config: Config, devices: int) -> AbstractMesh: ...
+
+
 def for_evaluation(config: Config, devices: Devices = None) -> Mesh | AbstractMesh:
     """The same for an evaluation alone."""
     mesh = _mesh(config, [config.eval.batch_size], devices)
@@ -46,7 +64,7 @@ def heads(config: ModelConfig) -> list[int]:
     return [config.num_heads, config.num_kv_heads, *own]
 
 
-def micro_batches(config: TrainConfig, rows: int, mesh: Mesh) -> int:
+def micro_batches(config: TrainConfig, rows: int, mesh: Mesh | AbstractMesh) -> int:
     """Returns the number of micro-batches of a batch; each has rows for every device.
 
     Raises:
@@ -70,7 +88,7 @@ def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | Abstr
     return partition.make_mesh(shape, devices)
 
 
-def _check(rows: int, mesh: Mesh) -> None:
+def _check(rows: int, mesh: Mesh | AbstractMesh) -> None:
     ways = partition.rows_per_step(mesh)
     if rows % ways:
         raise UserError(f"eval.batch_size is {rows} rows; they must divide over the {ways} "

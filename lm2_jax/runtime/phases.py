@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
@@ -136,7 +137,7 @@ def read(path: str | Path) -> dict | None:
     return None
 
 
-def _is_seconds(value: object) -> bool:
+def _is_seconds(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 

@@ -61,11 +61,12 @@ def find_process_info(coordinator: str | None = None, num_processes: int | None 
       UserError: if only some of the three are given, or their values are not possible.
     """
     env = environment
-    given = {"coordinator": coordinator or env.get("LM2_COORDINATOR"),
-             "num-processes": env.get("LM2_NUM_PROCESSES") if num_processes is None
+    address = coordinator or env.get("LM2_COORDINATOR", "")
+    given = {"coordinator": address,
+             "num-processes": env.get("LM2_NUM_PROCESSES", "") if num_processes is None
              else num_processes,
-             "process-id": env.get("LM2_PROCESS_ID") if process_id is None else process_id}
-    missing = [name for name, value in given.items() if value in (None, "")]
+             "process-id": env.get("LM2_PROCESS_ID", "") if process_id is None else process_id}
+    missing = [name for name, value in given.items() if value == ""]
     if len(missing) == len(given):
         return _cluster_process_info(env) if _in_cluster(env) else None
     if missing:
@@ -80,8 +81,8 @@ def find_process_info(coordinator: str | None = None, num_processes: int | None 
     if not 0 <= index < count:
         raise UserError(f"--process-id is {index} of --num-processes {count}; it must be from 0 "
                         f"to {count - 1}")
-    split_address(given["coordinator"])
-    return ProcessInfo(given["coordinator"], count, index)
+    split_address(address)
+    return ProcessInfo(address, count, index)
 
 
 def initialize(info: ProcessInfo | None, connect_timeout: float = CONNECT_TIMEOUT,
@@ -170,7 +171,8 @@ def shutdown() -> None:
     """Ends the run; every process calls this after its last work."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("finish")
-        _rendezvous.close()
+        if _rendezvous:
+            _rendezvous.close()
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
@@ -214,9 +216,12 @@ def print_on_primary(line: str) -> None:
 
 def primary_first(action: Callable[[], T]) -> T:
     """Calls `action` on process 0 and then on the others, which can read what it wrote."""
-    result = action() if is_primary() else None
+    if not is_primary():
+        barrier("primary first")
+        return action()
+    result = action()
     barrier("primary first")
-    return result if is_primary() else action()
+    return result
 
 
 def broadcast_from_primary(value: int) -> int:
@@ -309,7 +314,7 @@ def _cluster_process_info(env: Mapping[str, str]) -> ProcessInfo:
     except (ImportError, AttributeError, TypeError):  # another version of JAX
         found = (None, None, None, None)
     coordinator, count, index, local = found
-    if None in (coordinator, count, index):
+    if coordinator is None or count is None or index is None:
         raise UserError("this environment looks like a cluster (LM2_DISTRIBUTED, SLURM_NTASKS or "
                         "TPU_WORKER_HOSTNAMES), but JAX cannot tell its processes; give "
                         "--coordinator, --num-processes and --process-id, or set LM2_DISTRIBUTED=0 "
