@@ -13,6 +13,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from lm2_jax.errors import UserError
 
+AnyMesh = Mesh | AbstractMesh
+
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # over which rows are split
 
@@ -149,12 +151,12 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
     return dict(zip(MESH_AXES, best, strict=True))
 
 
-def use(mesh: Mesh | AbstractMesh):
+def use(mesh: AnyMesh):
     """A context in which the mesh is the one that `constrain` takes."""
     return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
 
 
-def shardings(abstract_boxed, mesh: Mesh | AbstractMesh):
+def shardings(abstract_boxed, mesh: AnyMesh):
     """Shardings of a tree of logically partitioned (or plain, then replicated) arrays."""
     def one(leaf):
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
@@ -166,11 +168,11 @@ def shardings(abstract_boxed, mesh: Mesh | AbstractMesh):
     return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
-def named(mesh: Mesh | AbstractMesh, *names: str | None) -> NamedSharding:
+def named(mesh: AnyMesh, *names: str | None) -> NamedSharding:
     """The sharding of one array by its axes' logical names."""
     return NamedSharding(mesh, spec(names))
 
 
-def rows_per_step(mesh: Mesh | AbstractMesh) -> int:
+def rows_per_step(mesh: AnyMesh) -> int:
     """How many ways the batch is split: a global batch must be a multiple of it."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

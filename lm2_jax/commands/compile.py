@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from lm2_jax import partition
 from lm2_jax.commands import arguments
@@ -70,14 +69,14 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
     return all(step.fits is not False for step in report.steps)
 
 
-def heaviest_stage(config: Config, mesh: Mesh) -> tuple[int, int, int]:
+def heaviest_stage(config: Config, mesh: partition.AnyMesh) -> tuple[int, int, int]:
     """(segments, rows, micro-batches) of the stage with the most tokens on a device at a time."""
     stages = [(segments, rows, micro_batches(config.train, rows, mesh)) for (_, segments, *_), rows
               in zip(config.data.curriculum, config.batch_sizes(), strict=True)]
     return max(stages, key=lambda stage: (stage[0] * stage[1] // stage[2], stage))
 
 
-def training_step(model: ModelConfig, config: TrainConfig, mesh: Mesh, *, rows: int,
+def training_step(model: ModelConfig, config: TrainConfig, mesh: partition.AnyMesh, *, rows: int,
                   segments: int) -> jax.stages.Traced:
     """The training step of so many rows of so many segments, traced."""
     module = LanguageModel(model)
@@ -87,7 +86,7 @@ def training_step(model: ModelConfig, config: TrainConfig, mesh: Mesh, *, rows: 
     return step.trace(state, _batch(rows, segments, model.segment_length, mesh))
 
 
-def evaluation_steps(config: Config, mesh: Mesh) -> dict[str, jax.stages.Traced]:
+def evaluation_steps(config: Config, mesh: partition.AnyMesh) -> dict[str, jax.stages.Traced]:
     """What the evaluation of the configured lengths runs, traced."""
     c, e = config.model, config.eval
     longest = max(map(parse_length, e.lengths))
@@ -97,7 +96,7 @@ def evaluation_steps(config: Config, mesh: Mesh) -> dict[str, jax.stages.Traced]
     return stream.traced(LanguageModel(c), params, e.batch_size, places, mesh)
 
 
-def _programs(config: Config, mesh: Mesh, steps: Collection[str]):
+def _programs(config: Config, mesh: partition.AnyMesh, steps: Collection[str]):
     """(title, traced) of each program, one at a time."""
     if "train" in steps:
         segments, rows, parts = heaviest_stage(config, mesh)
@@ -109,7 +108,7 @@ def _programs(config: Config, mesh: Mesh, steps: Collection[str]):
             yield f"evaluation, {what}, {config.eval.batch_size} rows", traced
 
 
-def _batch(rows: int, segments: int, segment_length: int, mesh: Mesh) -> Batch:
+def _batch(rows: int, segments: int, segment_length: int, mesh: partition.AnyMesh) -> Batch:
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct((rows, *shape), dtype,
                                     sharding=partition.named(mesh, "act_batch", None))

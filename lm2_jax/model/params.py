@@ -6,7 +6,6 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from lm2_jax import partition
 from lm2_jax.config import ModelConfig
@@ -31,12 +30,12 @@ def init_params(model: LanguageModel, key: jax.Array) -> Params:
     return model.init(key, jnp.zeros((1, 1), jnp.int32), init_state(model.config, 1))
 
 
-def abstract_params(model: LanguageModel, mesh: Mesh) -> Params:
+def abstract_params(model: LanguageModel, mesh: partition.AnyMesh) -> Params:
     """Shapes, dtypes and shardings of the model's variables."""
     return abstract_tree(functools.partial(init_params, model), mesh)
 
 
-def abstract_tree(init: Callable, mesh: Mesh):
+def abstract_tree(init: Callable, mesh: partition.AnyMesh):
     """Shapes, dtypes and shardings of what `init(key)` makes."""
     boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),

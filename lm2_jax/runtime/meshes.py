@@ -64,7 +64,7 @@ def heads(config: ModelConfig) -> list[int]:
     return [config.num_heads, config.num_kv_heads, *own]
 
 
-def micro_batches(config: TrainConfig, rows: int, mesh: Mesh | AbstractMesh) -> int:
+def micro_batches(config: TrainConfig, rows: int, mesh: partition.AnyMesh) -> int:
     """Returns the number of micro-batches of a batch; each has rows for every device.
 
     Raises:
@@ -88,7 +88,7 @@ def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | Abstr
     return partition.make_mesh(shape, devices)
 
 
-def _check(rows: int, mesh: Mesh | AbstractMesh) -> None:
+def _check(rows: int, mesh: partition.AnyMesh) -> None:
     ways = partition.rows_per_step(mesh)
     if rows % ways:
         raise UserError(f"eval.batch_size is {rows} rows; they must divide over the {ways} "

@@ -2,8 +2,8 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -29,7 +29,7 @@ class Topology:
     """
 
     name: str
-    devices: Any
+    devices: Sequence[jax.Device] | int
     kind: str
     memory: int | None = None
     lowering: tuple[str, ...] = ()

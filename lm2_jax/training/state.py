@@ -42,8 +42,8 @@ def create(model: LanguageModel, optimizer: optax.GradientTransformation, seed: 
     return state, shardings
 
 
-def abstract(model: LanguageModel, optimizer: optax.GradientTransformation, mesh: Mesh
-             ) -> TrainState:
+def abstract(model: LanguageModel, optimizer: optax.GradientTransformation,
+             mesh: partition.AnyMesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state that `create` returns."""
     return abstract_tree(functools.partial(_init, model, optimizer), mesh)
 
