@@ -5,14 +5,23 @@ K kv heads, H head_dim, V vocabulary, M memory slots, W attention window, P memo
 Q blocks.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import struct
 
 Array = jax.Array
 Params = Any
 """A nested dict of arrays, as flax.linen makes it."""
+
+
+class Tokens(Protocol):
+    """Token ids: an int32 array, or an object whose slices are such arrays."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 @struct.dataclass

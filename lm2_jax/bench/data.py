@@ -38,18 +38,17 @@ def run(config: Config, seconds: float, console: Console | None = None) -> list[
     segments = -(-CONTEXT // T)
     drawn_from = corpus.training(config, corpus.make_tokenizer(data, config.seed))
     rates = []
-    for kind, changes in (("as configured", {}),
-                          ("a bAbI story a row",
-                           {"vary_length": False, "dense": False, "deferred": False,
-                            "points_per_segment": 0.0})):
-        made_of = dataclasses.replace(data, curriculum=((0, segments),), **changes)
+    a_story = dataclasses.replace(data, vary_length=False, dense=False, deferred=False,
+                                  points_per_segment=0.0)
+    for kind, made_of in (("as configured", data), ("a bAbI story a row", a_story)):
+        made_of = dataclasses.replace(made_of, curriculum=((0, segments),))
         source = make_source(made_of, drawn_from, segment_length=T, seed=config.seed,
                              batch_size=config.train.batch_size, num_steps=2**31)
         for way, batches in (("source", map(source.__getitem__, itertools.count())),
                              ("iterate", iterate(source, 0))):
             rates.append(_measure(kind, way, batches, seconds / 4))
     console.print(f"{', '.join(data.tasks)} of {data.babi or 'the simulator'}; background: "
-                  f"{data.background}, {len(drawn_from.background.tokens):,} tokens; batches of "
+                  f"{data.background}, {len(drawn_from.prose.tokens):,} tokens; batches of "
                   f"{config.train.batch_size} rows of {segments} segments of {T} tokens")
     console.print(_table(rates))
     return rates

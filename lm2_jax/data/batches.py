@@ -33,7 +33,7 @@ def pack(samples: Sequence, starts: Sequence[int], num_segments: int,
     return row
 
 
-def iterate(source, first_step: int, *, num_workers: int = 0) -> Iterator[Batch]:
+def iterate(source: workers.Source, first_step: int, *, num_workers: int = 0) -> Iterator[Batch]:
     """Yields the batches of the steps after `first_step`, made ahead of time.
 
     The position is the step alone, so the number of workers changes no batch.

@@ -65,15 +65,15 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        return self._tokenizer.token_to_id(self.pad)
+        return self._id(self.pad)
 
     @property
     def answer_id(self) -> int:
-        return self._tokenizer.token_to_id(ANSWER)
+        return self._id(ANSWER)
 
     @property
     def end_id(self) -> int:
-        return self._tokenizer.token_to_id(END)
+        return self._id(END)
 
     @property
     def unk_id(self) -> int | None:
@@ -84,14 +84,14 @@ class Tokenizer:
     @cached_property
     def bos_ids(self) -> tuple[int, ...]:
         """The id that a sequence begins with, or nothing."""
-        return () if self.bos is None else (self._tokenizer.token_to_id(self.bos),)
+        return () if self.bos is None else (self._id(self.bos),)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The ids that end an answer: the end mark, and the tokenizer's own ends of a text."""
         added = self._tokenizer.get_added_tokens_decoder()
         ends = {i for i, token in added.items() if token.content in _ENDS_OF_TEXT}
-        named = {self._tokenizer.token_to_id(name) for name in (END, self.eos) if name}
+        named = {self._id(name) for name in (END, self.eos) if name}
         return frozenset(ends | named)
 
     @cached_property
@@ -139,10 +139,17 @@ class Tokenizer:
         with replacing(path) as partial:
             partial.write_text(self._tokenizer.to_str(), "utf-8")
 
-    def _config(self) -> dict[str, str | bool]:
+    def _id(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no token {token!r}")
+        return found
+
+    def _config(self) -> dict[str, str | bool | None]:
         """What tokenizer_config.json says; empty for the tokens that we add ourselves."""
-        config = {"bos_token": self.bos, "add_bos_token": self.bos is not None,
-                  "eos_token": self.eos, "pad_token": self.pad}
+        config: dict[str, str | bool | None] = {
+            "bos_token": self.bos, "add_bos_token": self.bos is not None,
+            "eos_token": self.eos, "pad_token": self.pad}
         return config if (self.bos, self.eos, self.pad) != (None, None, PAD) else {}
 
 
@@ -218,7 +225,7 @@ def _with_special_tokens(tokenizer: tokenizers.Tokenizer, names: Sequence[str]
                          ) -> tokenizers.Tokenizer:
     """The tokenizer with these special tokens, new ones under reserved names as far as possible."""
     known = tokenizer.get_vocab(with_added_tokens=True)
-    reserved = sorted(filter(_RESERVED.fullmatch, known), key=known.get)
+    reserved = sorted(filter(_RESERVED.fullmatch, known), key=known.__getitem__)
     if new := dict(zip(reserved, (n for n in names if n not in known), strict=False)):
         written = json.loads(tokenizer.to_str())
         for token in written["added_tokens"]:

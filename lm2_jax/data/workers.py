@@ -7,10 +7,10 @@ import re
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 import grain
@@ -23,7 +23,15 @@ from lm2_jax.runtime.preemption import Preempted
 SHARED_MEMORY = "/dev/shm"
 
 
-def iterate(source: Sequence, make_dataset: Callable[[Sequence], grain.IterDataset],
+class Source(Protocol):
+    """Elements by number, as grain reads them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def iterate(source: Source, make_dataset: Callable[[Source], grain.IterDataset],
             num_workers: int) -> Iterator[Any]:
     """Yields the elements of a dataset, in order, made by worker processes.
 
@@ -61,8 +69,9 @@ def iterate(source: Sequence, make_dataset: Callable[[Sequence], grain.IterDatas
             raise
         except Preempted:
             # The run saves first: closing waits for the workers, which may hang.
-            threading.Thread(target=iterator.close, daemon=True).start()
-            iterator = None
+            if iterator is not None:
+                threading.Thread(target=iterator.close, daemon=True).start()
+                iterator = None
             raise
         finally:
             if iterator is not None:
@@ -77,8 +86,9 @@ class SourceFile:
     pipe's buffer.
     """
 
-    def __init__(self, source: Sequence, path: Path):
-        self._source, self._path, self._length = source, path, len(source)
+    def __init__(self, source: Source, path: Path):
+        self._source: Source | None = source
+        self._path, self._length = path, len(source)
         path.write_bytes(cloudpickle.dumps(source))
 
     def __len__(self) -> int:
@@ -101,11 +111,10 @@ def _start(iterator: grain.DatasetIterator) -> None:
 
 def _init_worker(index: int, count: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
     def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
 

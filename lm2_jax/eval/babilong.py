@@ -66,7 +66,7 @@ def _cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: in
                                                   spool)
                 for task in e.tasks or config.data.tasks for length in e.lengths}
     return {(source.task, length): [
-        samples.draw(source, length, index, e, prompting, corpus.background,
+        samples.draw(source, length, index, e, prompting, corpus.prose,
                      config.model.segment_length) for index in range(num_samples)]
         for source in corpus.sources for length in e.lengths}
 

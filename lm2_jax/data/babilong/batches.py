@@ -52,7 +52,7 @@ class SampleMaker:
                                 segments <= c.turns_up_to)
             if deferring:
                 sample = deferred.mix(deferred.points_of(story, corpus.encoder), segments,
-                                      self.segment_length, corpus.background, rng, bos)
+                                      self.segment_length, corpus.prose, rng, bos)
                 if sample:
                     return sample
                 continue
@@ -62,7 +62,7 @@ class SampleMaker:
                 last = count - 1 if c.dense else int(rng.integers(count))
                 pieces = mixing.pieces_of(story, corpus.encoder, last, dense=c.dense)
                 bare = c.bare_fraction > 0 and rng.random() < c.bare_fraction
-                return mixing.mix(pieces, 0 if bare else room, corpus.background, rng,
+                return mixing.mix(pieces, 0 if bare else room, corpus.prose, rng,
                                   last_at_end=not c.dense).after(bos).sample()
         raise UserError(f"no story of {', '.join(c.tasks)} in {ATTEMPTS} fits {length} tokens; "
                          "raise model.segment_length or the segments of data.curriculum")
@@ -123,8 +123,8 @@ class BabilongBatches:
             facts.append("rows cut once")  # earlier versions drew the lengths otherwise
         hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         hashed.update("".join(source.content for source in corpus.sources).encode())
-        hashed.update(corpus.background.tokens)
-        hashed.update(corpus.background.starts)
+        hashed.update(corpus.prose.tokens.data)
+        hashed.update(corpus.prose.starts.data)
         return hashed.hexdigest()[:16]
 
     def row(self, step: int, row: int) -> Batch:

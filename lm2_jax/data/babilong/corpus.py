@@ -42,6 +42,13 @@ class Corpus:
     background: TokenizedBackground | None
     encoder: Encoder
 
+    @property
+    def prose(self) -> TokenizedBackground:
+        """The background of a corpus that samples are drawn from."""
+        if self.background is None:
+            raise ValueError("no samples are drawn from this corpus")
+        return self.background
+
 
 def training(config: Config, tokens: Tokenizer) -> Corpus:
     """Training stories and training prose."""

@@ -200,6 +200,12 @@ class Mixture:
     cuts: np.ndarray
     noise: np.ndarray | Passage
 
+    @property
+    def _passage(self) -> Passage:
+        if not isinstance(self.noise, Passage):
+            raise TypeError("only prose that is a passage has sentences")
+        return self.noise
+
     @cached_property
     def _sizes(self) -> np.ndarray:
         return np.array([len(p.tokens) for p in self.pieces])
@@ -239,13 +245,14 @@ class Mixture:
         Prose that is cut to fit does not end its last sentence: as in a text, the piece after it
         is a part of that sentence.
         """
-        borders = self.noise.borders(np.arange(self.noise.sentences_before(len(self.noise)) + 1))
+        noise = self._passage
+        borders = noise.borders(np.arange(noise.sentences_before(len(noise)) + 1))
         pieces = collections.deque(zip(self.cuts.tolist(), self.pieces, strict=True))
         for begin, end in itertools.pairwise(borders.tolist()):
             while pieces and pieces[0][0] <= begin:
                 yield pieces.popleft()[1].tokens
-            sentence = self.noise[begin:end]
-            if pieces and end == len(self.noise) and len(sentence) < len(self.last_prose()[1]):
+            sentence = noise[begin:end]
+            if pieces and end == len(noise) and len(sentence) < len(self.last_prose()[1]):
                 sentence = np.concatenate([sentence, pieces.popleft()[1].tokens])
             yield sentence
         yield from (piece.tokens for _, piece in pieces)
@@ -266,12 +273,13 @@ class Mixture:
         Returns:
           None if the new sentence has no room.
         """
+        noise = self._passage
         first = self.pieces[0].tokens if self.cuts[0] == 0 else \
-            self.noise[:int(self.noise.borders(np.array([1]))[0])]
-        opened, old_room = opening(first), len(self.noise)
+            noise[:int(noise.borders(np.array([1]))[0])]
+        opened, old_room = opening(first), len(noise)
         if np.array_equal(opened, first):
             return self
-        piece, start = Piece(opened, len(opened)), self.noise.start
+        piece, start = Piece(opened, len(opened)), noise.start
         if self.cuts[0] == 0:
             pieces, cuts = [piece, *self.pieces[1:]], self.cuts
         else:  # the sentence is prose: it becomes a piece, and the prose begins with the next one
@@ -282,11 +290,11 @@ class Mixture:
         if room < 0:
             return None
         cuts = np.where(cuts == old_room, room, np.minimum(cuts, room))
-        return Mixture(pieces, cuts, self.noise.background.passage(start, room))
+        return Mixture(pieces, cuts, noise.background.passage(start, room))
 
     def last_prose(self) -> tuple[np.ndarray, np.ndarray]:
         """The last sentence of the prose, which is a passage, as it was cut to fit and whole."""
-        noise = self.noise
+        noise = self._passage
         last = noise.sentences_before(len(noise)) - 1
         begin = int(noise.borders(np.array([last]))[0])
         number = (noise.start + last) % noise.background.num_sentences

@@ -33,7 +33,7 @@ def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict
         for where, sample in rows(path):
             missing = [name for name in COLUMNS if name not in sample] \
                 if isinstance(sample, dict) else COLUMNS
-            if missing:
+            if not isinstance(sample, dict) or missing:
                 there = ", ".join(sample) if isinstance(sample, dict) else repr(sample)[:40]
                 raise UserError(f"{where} has no {', '.join(missing)}, only {there}")
             yield where, sample

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,9 +81,10 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, promp
             facts_end -= len(prefix)
         if fact_tokens > facts_end:
             continue
-        context = mixing.mix(facts, size, background, rng, last_at_end=False, facts_end=facts_end)
-        if not config.retrieve:  # else of the sentences that are retrieved
-            context = context.opened(prompting.opening, size if tokens else 0)
+        mixed = mixing.mix(facts, size, background, rng, last_at_end=False, facts_end=facts_end)
+        # With retrieval, the first of the retrieved sentences is opened instead.
+        context = mixed if config.retrieve else mixed.opened(prompting.opening,
+                                                             size if tokens else 0)
         if context and (not tokens or context.pieces_end <= facts_end) \
                 and _is_a_text(context, encoder):
             return Prompt(source.task, length, Joined((prefix, context, suffix)), question.text,
@@ -124,7 +126,7 @@ def read_file(path: str | Path, prompting: Prompting) -> list[Prompt]:
     if not path.is_file():
         raise UserFileNotFoundError(f"no sample file or folder {path} (eval.samples)")
     named = dict(zip(KEYS, published.cell_of(path) or (), strict=False))
-    prompts = [prompt_of(named | sample if isinstance(sample, Mapping) else sample, where,
+    prompts = [prompt_of({**named, **sample} if isinstance(sample, Mapping) else sample, where,
                          prompting, spool)
                for where, sample in published.rows(path)]
     if not prompts:
@@ -140,32 +142,32 @@ def read_cell(folder: str | Path, task: str, length: str, num_samples: int, prom
             for where, sample in itertools.islice(rows, num_samples)]
 
 
-def prompt_of(sample: Mapping[str, str], where: str, prompting: Prompting,
+def prompt_of(sample: object, where: str, prompting: Prompting,
               spool: Spool | None = None) -> Prompt:
     """Returns the prompt of a sample.
 
     Args:
-      sample: has KEYS.
+      sample: a mapping that has KEYS.
       where: names the sample in messages.
       spool: the file that receives the tokens of the context; None = a file of their own.
     """
-    missing = [key for key in KEYS if not isinstance(sample, Mapping)
-               or not _has_text(sample.get(key))]
+    values: Mapping[str, Any] = sample if isinstance(sample, Mapping) else {}
+    missing = [key for key in KEYS if not _has_text(values.get(key))]
     if missing:
         told = " (the path may tell task and length, as in qa1_4k.jsonl or 4k/qa1.jsonl)"
         raise UserError(f"{where} has no text under {', '.join(missing)}; a sample has "
                          + ", ".join(KEYS) + told * ("task" in missing or "length" in missing))
     for key in ("task", "length"):
-        if not _NAMES[key].fullmatch(sample[key]):
-            raise UserError(f"{where}: {key} is {sample[key]!r}; it must be up to 64 letters, "
+        if not _NAMES[key].fullmatch(values[key]):
+            raise UserError(f"{where}: {key} is {values[key]!r}; it must be up to 64 letters, "
                             "digits, dots, signs and, in a task, underscores, since files are "
                             "named after it")
-    question = sample["question"].strip()
-    context = Text(prompting.context(texts.pieces(sample["input"])), spool)
-    tokens = Joined((prompting.prefix(sample["task"]), context,
-                     prompting.suffix(sample["task"], question)))
-    return Prompt(sample["task"], sample["length"], tokens, question,
-                  _as_written(sample["target"], prompting.encoder, where))
+    question = values["question"].strip()
+    context = Text(prompting.context(texts.pieces(values["input"])), spool)
+    tokens = Joined((prompting.prefix(values["task"]), context,
+                     prompting.suffix(values["task"], question)))
+    return Prompt(values["task"], values["length"], tokens, question,
+                  _as_written(values["target"], prompting.encoder, where))
 
 
 def _has_text(value: object) -> bool:

@@ -1,13 +1,14 @@
 """JSON files, a list or JSON lines, read value by value."""
 
 import gzip
+import io
 import json
 import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ijson
 
@@ -37,7 +38,7 @@ def values(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path} is not a whole gzip file: {error}") from None
 
 
-def _begins_list(file: BinaryIO) -> bool:
+def _begins_list(file: io.BufferedIOBase) -> bool:
     start = file.tell()
     while (byte := file.read(1)).isspace():
         pass
@@ -45,7 +46,7 @@ def _begins_list(file: BinaryIO) -> bool:
     return byte == b"["
 
 
-def _of_list(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
+def _of_list(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         for value in ijson.items(file, "item", buf_size=_CHUNK):
@@ -58,7 +59,7 @@ def _of_list(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
                         + f", after sample {number}" * (number > 0)) from None
 
 
-def _of_lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
+def _of_lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if line.isspace():
             continue
