@@ -147,7 +147,7 @@ class Checkpointer(CheckpointFolder):
                 raise failure from error
             self._report(failure)
             return
-        if not self._config.asynchronous:
+        if not self._saving.asynchronous:
             self._report(self._join())
 
     def poll(self) -> None:
@@ -175,11 +175,17 @@ class Checkpointer(CheckpointFolder):
             self._remove_temporary()
         self._quiet.close()
 
+    @property
+    def _saving(self) -> CheckpointConfig:
+        if self._config is None:
+            raise ValueError("this Checkpointer only reads; give it a config to save")
+        return self._config
+
     def _create_manager(self) -> _Manager:
         if jax.process_index() == 0:
-            self._clear_incomplete_steps(self._config.keep)
+            self._clear_incomplete_steps(self._saving.keep)
         return _Manager(self.directory, options=ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(self._config.keep),
+            preservation_policy=ocp.checkpoint_managers.LatestN(self._saving.keep),
             async_options=ocp.AsyncOptions(
                 barrier_sync_fn=self._barrier, post_finalization_callback=self._verify,
                 # orbax would wait for a folder that cannot be created.
@@ -241,8 +247,9 @@ class Checkpointer(CheckpointFolder):
     def _failed(self, error: Exception) -> SaveError:
         """Removes what the failed save has written, and describes the failure."""
         manager, self._manager = self._manager, None
-        with contextlib.suppress(Exception):
-            manager.close()
+        if manager:
+            with contextlib.suppress(Exception):
+                manager.close()
         gc.collect()  # while quiet
         if jax.process_index() == 0:
             self._remove_temporary()
@@ -259,7 +266,7 @@ class Checkpointer(CheckpointFolder):
         if failure is None:
             return
         self._failure = failure
-        if self._config.on_failure == "stop":
+        if self._saving.on_failure == "stop":
             raise failure
         self._log(f"{failure}; training goes on")
 

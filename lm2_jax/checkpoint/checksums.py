@@ -8,7 +8,7 @@ standard library.
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def find_problem(folder: Path, parts: Iterable[str] | None = None) -> str | None
     return problems[0] + (f", and {others} more file{'s' * (others > 1)}" if others else "")
 
 
-def _text(entries: dict[str, list]) -> str:
+def _text(entries: Mapping[str, list | str]) -> str:
     return json.dumps(entries, indent=0) + "\n"
 
 

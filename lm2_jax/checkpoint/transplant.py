@@ -123,7 +123,8 @@ def _locations(variables: Params) -> dict[str, Location]:
     flat = traverse_util.flatten_dict(variables)
     with_memory = max((leaf.shape[0] for path, leaf in flat.items() if path[1] == STACKS[0]),
                       default=0)
-    first_block, locations = {STACKS[0]: 0, STACKS[1]: with_memory}, {}
+    first_block = {STACKS[0]: 0, STACKS[1]: with_memory}
+    locations: dict[str, Location] = {}
     for path, leaf in flat.items():
         if path[1] not in STACKS:
             locations["/".join(path[1:])] = (path, None)
