@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping
@@ -153,7 +154,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
         if options.init_from:
             params, lines = transplant.weights_from(options.init_from, workdir, state.params,
                                                     shardings.params, mesh)
-            state = state.replace(params=params)
+            state = dataclasses.replace(state, params=params)
             say("\n".join(lines))
     if processes.is_primary():
         workdirs.store_config(config, workdir, keep_old=bool(changes))

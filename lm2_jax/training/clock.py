@@ -24,7 +24,7 @@ def flops_per_token(c: ModelConfig) -> float:
     T, D, H = c.segment_length, c.embed_dim, c.head_dim
     kind = memories.of(c)
     S = T + memories.num_tokens(c)
-    attention = 2 * D * H * (2 * c.num_heads + 2 * c.num_kv_heads)
+    attention: float = 2 * D * H * (2 * c.num_heads + 2 * c.num_kv_heads)
     attention += 4 * c.num_heads * H * (S / 2 + c.attention_window)
     blocks = c.num_layers * (attention + 6 * D * c.mlp_dim) * S / T
     memory = c.memory.num_layers * kind.flops(c) if kind else 0
@@ -46,7 +46,7 @@ class Clock:
         self._flops = flops_per_token(model)
         self._peak = peak_flops(devices)
         self._steps = collections.deque(maxlen=window)
-        self._last = None
+        self._last: float | None = None
 
     def restart(self) -> None:
         """Leaves out the time until the next step, as after a compilation or a save."""

@@ -12,7 +12,7 @@ from lm2_jax.model import kernels
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import scan_segments, split_segments
-from lm2_jax.types import Batch, Params
+from lm2_jax.types import Batch, Output, Params
 
 
 @struct.dataclass
@@ -57,12 +57,13 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     def step(state, x):
         tokens_BT, targets_BT, weight_BT, answer_BT, valid_BT, reset_B, number = x
         rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
-        out = model.apply(params, tokens_BT, state, valid_BT, reset_B,
+        out: Output = model.apply(params, tokens_BT, state, valid_BT, reset_B,
                           deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
         if chunk_tokens:
             loss_BT, right_BT = _in_chunks(out.hidden, unembedding(c, params), targets_BT,
                                            chunk_tokens)
         else:
+            assert out.logits is not None  # logits=True
             loss_BT, right_BT = _token_losses(out.logits, targets_BT)
         hits, answers = count_answers(right_BT, answer_BT)
         row_loss_B = jnp.sum(jnp.where(weight_BT > 0, loss_BT * weight_BT, 0.0), axis=1)

@@ -38,10 +38,10 @@ class MetricsLog:
         if segments != self._segments:  # the first step of this shape was compiled
             self._clock.restart()
         self._segments = segments
-        values = values | {"segments": segments} | self._clock.tick(values["tokens"])
+        speed = self._clock.tick(values["tokens"])
         if self._writer:
-            self._writer.write(step, values | seconds)
-        rate = values["tokens_per_second"]
+            self._writer.write(step, {**values, "segments": segments, **speed, **seconds})
+        rate = speed["tokens_per_second"]
         self._bar.update(step, f"loss {values['loss']:.4f}  answers "
                                f"{values['answer_accuracy']:.3f}  segments {segments}"
                          + (f"  {rate:,.0f} tokens/s" if rate else ""))

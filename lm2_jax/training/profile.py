@@ -34,7 +34,7 @@ class Profile:
 
     def ended(self, step: int, result: Any) -> None:
         """Called after a step is dispatched; waits for `result` of the last one."""
-        if self._running and step == self._steps[1]:
+        if self._running and self._steps and step == self._steps[1]:
             jax.block_until_ready(result)
             self.close()
 

@@ -1,5 +1,6 @@
 """The training step: a pure function, compiled with its shardings; the state is donated."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -65,11 +66,12 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
         "tokens": sums.tokens,
         "row_loss": row_loss,
     }
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    return state, metrics
 
 
-def make_train_step(model: LanguageModel, config: TrainConfig, mesh: Mesh,
-                    state_shardings: TrainState) -> Callable:
+def make_train_step(model: LanguageModel, config: TrainConfig, mesh: partition.AnyMesh,
+                    state_shardings: TrainState) -> jax.stages.Wrapped:
     """Returns `train_step` compiled for the mesh; it donates the state that is passed in."""
     optimizer = optimizers.make(config)
     rows = partition.named(mesh, "act_batch", None)
