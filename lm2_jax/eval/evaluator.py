@@ -20,14 +20,18 @@ class Evaluator(Protocol):
     Attributes:
       name: key of its results; theirs is the folder `results_folder(..., name)`.
       config: of the evaluation; stored beside the results.
-      empty_key: the key of the config that leaves nothing to evaluate; "" if there is something.
-      notes: lines that a user must read before the results.
     """
 
     name: str
     config: Config
-    empty_key: str
-    notes: Sequence[str]
+
+    @property
+    def empty_key(self) -> str:
+        """The key of the config that leaves nothing to evaluate; "" if there is something."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines that a user must read before the results."""
 
     def identity(self, params: Params, step: int) -> Mapping[str, object]:
         """Everything that the results depend on, as JSON values; every process must call this."""

@@ -51,7 +51,7 @@ class _Mean:
     """A running mean of equal arrays, in float64; NaN before the first."""
 
     def __init__(self):
-        self._sum, self._count = 0.0, 0
+        self._sum, self._count = np.zeros(()), 0
 
     def add(self, values: np.ndarray) -> None:
         self._sum, self._count = self._sum + np.asarray(values, np.float64), self._count + 1
@@ -69,7 +69,8 @@ class _Retention:
 
     def restart(self) -> None:
         """The next segment does not follow the last one."""
-        self._length, self._log_sum, self._window_starts = 0, 0.0, {}
+        self._length, self._log_sum = 0, np.zeros(())
+        self._window_starts: dict[int, np.ndarray] = {}
 
     def add(self, log_forget_PMD: np.ndarray) -> None:
         self._length += 1

@@ -24,6 +24,8 @@ def retrieve(prompt: Prompt, query: np.ndarray, count: int, order: str,
       opening: the ids of the first sentence to those in its place.
     """
     prefix, context, suffix = prompt.tokens.parts
+    if isinstance(context, np.ndarray):
+        raise TypeError("only a context that is a Mixture or a Text has sentences")
     sentences = list(context.sentences())
     if len(sentences) > count:
         index = _import_bm25s().BM25()
@@ -48,7 +50,8 @@ def _import_bm25s() -> ModuleType:
     """
     if "bm25s" not in sys.modules:
         lax = sys.modules.get("jax.lax")
-        sys.modules["jax.lax"] = None  # "import jax.lax" raises ImportError
+        # With None, "import jax.lax" raises ImportError; typeshed does not know this value.
+        sys.modules["jax.lax"] = None  # type: ignore[assignment]
         try:
             import bm25s  # noqa: F401
         finally:

@@ -81,7 +81,10 @@ class Cell:
     @property
     def any(self) -> Row:
         """Either row, for what both have: task, length, tokens, segments, n, constant answer."""
-        return self.carried or self.reset
+        row = self.carried or self.reset
+        if row is None:
+            raise ValueError("a cell has at least one row")
+        return row
 
 
 def cells(rows: Iterable[Row]) -> list[Cell]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from lm2_jax import partition
 from lm2_jax.model.embedding import unembed, unembedding
@@ -18,7 +17,7 @@ from lm2_jax.model.lm import (
     with_axes,
 )
 from lm2_jax.model.schedule import scan_segments
-from lm2_jax.types import Params, State
+from lm2_jax.types import Output, Params, State, Tokens
 
 CHUNK = 32  # segments that go to the device at once
 
@@ -37,7 +36,7 @@ class Streamer:
         self.model, self.params = model, params
         self.pad_id, self.stop_ids = pad_id, stop_ids
 
-    def answer(self, prompts: Sequence[np.ndarray], max_new_tokens: int, *, wipe: bool = False,
+    def answer(self, prompts: Sequence[Tokens], max_new_tokens: int, *, wipe: bool = False,
                batch_size: int = 0, progress: Callable[[int], None] = lambda tokens: None
                ) -> list[list[int]]:
         """The tokens generated after each prompt, up to one of `stop_ids` (not included).
@@ -84,7 +83,8 @@ class Streamer:
                 break
         return answers
 
-    def _padded(self, rows: Sequence[Sequence[int]]):
+    def _padded(self, rows: Sequence[np.ndarray | Sequence[int]]
+                ) -> tuple[np.ndarray, np.ndarray]:
         T = self.model.config.segment_length
         tokens = np.full((len(rows), T), self.pad_id, np.int32)
         valid = np.zeros((len(rows), T), bool)
@@ -101,7 +101,8 @@ def places_for(full_segments: int, max_new_tokens: int, segment_length: int) -> 
     return T << (full_segments + -(-max_new_tokens // T)).bit_length()
 
 
-def traced(model: LanguageModel, params: Params, batch_size: int, places: int, mesh: Mesh) -> dict:
+def traced(model: LanguageModel, params: Params, batch_size: int, places: int,
+           mesh: partition.AnyMesh) -> dict[str, jax.stages.Traced]:
     """What a Streamer runs, traced for arrays of these shapes, by what it does.
 
     Args:
@@ -138,7 +139,8 @@ def _choose(choose_B, chosen: State, other: State) -> State:
 def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT, reset_B):
     """The state after C segments, sharded as the one that went in, so that it takes its place."""
     def step(state, x):
-        return model.apply(params, x[0], state, x[1], reset_B, logits=False).state, None
+        out: Output = model.apply(params, x[0], state, x[1], reset_B, logits=False)
+        return out.state, None
 
     return scan_segments(step, state, (tokens_CBT, valid_CBT), remat=False)[0]
 
@@ -146,7 +148,8 @@ def _advance(model: LanguageModel, params: Params, state: State, tokens_CBT, val
 @functools.partial(jax.jit, static_argnums=0)
 def _read(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT, reset_B):
     """The next state, and the most likely token after the last valid one of each row."""
-    out = model.apply(params, tokens_BT, state, valid_BT, reset_B, logits=False)
+    out: Output = model.apply(params, tokens_BT, state, valid_BT, reset_B, logits=False)
+    assert out.hidden is not None  # logits=False
     last_B = jnp.maximum(jnp.sum(valid_BT, axis=1) - 1, 0)
     x_B1D = jnp.take_along_axis(out.hidden, last_B[:, None, None], axis=1)
     logits_B1V = unembed(x_B1D, unembedding(model.config, params))
