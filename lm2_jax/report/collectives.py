@@ -148,15 +148,17 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
     known = re.search(r'known_trip_count[^\d]*(\d+)', line)
     if known:
         return int(known[1])
-    condition = computations.get(re.search(r"condition=%?([\w.\-]+)", line)[1], [])
+    named = re.search(r"condition=%?([\w.\-]+)", line)
+    condition = computations.get(named[1], []) if named else []
     bound = _LESS.search("\n".join(condition))
-    for other in condition if bound else ():
-        constant = re.search(rf"%?{re.escape(bound[1])} = s32\[\]\S* constant\((\d+)\)", other)
+    for other in condition:
+        constant = bound and re.search(
+            rf"%?{re.escape(bound[1])} = s32\[\]\S* constant\((\d+)\)", other)
         if constant:
             return int(constant[1])
     return 1
 
 
 def _shape_bytes(dtype: str, dims: str) -> int:
-    bits = BITS.get(dtype) if dtype in BITS else int(re.sub(r"\D", "", dtype) or 8)
+    bits = BITS[dtype] if dtype in BITS else int(re.sub(r"\D", "", dtype) or 8)
     return bits * math.prod(int(n) for n in dims.split(",") if n) // 8

@@ -5,10 +5,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
 
 from lm2_jax.report import curves, paper, style
 from lm2_jax.report.capabilities import axes_of
@@ -72,7 +74,7 @@ def plot_radar(comparison: Comparison, path: str | os.PathLike) -> Path:
                        f"radar needs {MIN_AXES}")
     angles = np.linspace(0, 2 * math.pi, len(capabilities), endpoint=False).tolist()
     figure = Figure(figsize=(8.4, 5.8), layout="constrained")
-    axes = figure.add_subplot(projection="polar")
+    axes = cast(PolarAxes, figure.add_subplot(projection="polar"))
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
     lines = [(comparison.rates(group), style.series(i) | dict(label=_seeds(group)))
@@ -118,8 +120,8 @@ def _draw_paper(axes: Axes, lengths: dict[str, float], tasks: Sequence[str]) -> 
     for series, marker in zip(paper.beside(tasks), _PAPER_MARKERS, strict=False):
         points = [(at, series.rates[length]) for length, at in lengths.items()
                   if length in series.rates]
-        look = dict(color="0.55", linewidth=0.8, linestyle=":", marker=marker, markersize=5,
-                    markerfacecolor="white", zorder=1.5)
+        look: dict[str, Any] = dict(color="0.55", linewidth=0.8, linestyle=":", marker=marker,
+                                    markersize=5, markerfacecolor="white", zorder=1.5)
         if points:
             axes.plot(*zip(*points, strict=True), label=series.name, **look)
             drawn = (f"\ndotted: the paper's own results ({paper.SOURCE}), {series.average}; not "

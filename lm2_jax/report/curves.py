@@ -1,6 +1,6 @@
 """Draws the curves of several models over context length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -20,7 +20,7 @@ class Point:
     n: int
 
 
-def draw(axes: Axes, curves: dict[str, Sequence[Point]], lengths: Sequence[float]) -> None:
+def draw(axes: Axes, curves: Mapping[str, Sequence[Point]], lengths: Sequence[float]) -> None:
     """Draws the mean of the seeds at each length, curves set apart so that no points overlap.
 
     One seed has Wilson's 95 % interval as a bar; of several seeds each is a dot.

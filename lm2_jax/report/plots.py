@@ -126,7 +126,7 @@ def plot_training(steps: Sequence[int], losses: Sequence[float], accuracies: Seq
     figure = Figure(figsize=(7.2, 1.2 + 2.4 * len(shown)), layout="constrained")
     title = "Loss and answer accuracy vs training step"
     figure.suptitle(f"{title}: {style.literal(name)}" if name else title)
-    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0].tolist()
     for axes, i in zip(panels, shown, strict=True):
         known = ~np.isnan(values[:, i])
         _draw_smoothed(axes, x[known], values[known, i], [first for first, _ in stages])
@@ -167,7 +167,7 @@ def _draw_smoothed(axes: Axes, x: np.ndarray, values: np.ndarray, borders: list[
         axes.plot(x, values, color=style.series(0)["color"], marker="." if len(x) == 1 else None)
         return
     axes.plot(x, values, color="0.75", linewidth=0.8, label="as measured")
-    label = f"moving mean over {2 * half + 1} steps"
+    label: str | None = f"moving mean over {2 * half + 1} steps"
     for part in np.split(np.arange(len(x)), np.searchsorted(x, borders)):
         axes.plot(x[part], smooth(values[part], half), color=style.series(0)["color"],
                   linewidth=1.6, label=label)

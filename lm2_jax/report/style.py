@@ -6,6 +6,7 @@ Figures are drawn without pyplot, so that matplotlib's global state is neither r
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,10 +20,11 @@ _DPI = 150
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 4)))
 _MARKERS = "os^DvP*"
-CONSTANT = dict(color="0.3", linestyle=(0, (3, 1, 1, 1)), marker="x", linewidth=1.2)
+CONSTANT: dict[str, Any] = dict(color="0.3", linestyle=(0, (3, 1, 1, 1)), marker="x",
+                                linewidth=1.2)
 
 
-def series(index: int) -> dict:
+def series(index: int) -> dict[str, Any]:
     """The colour, line style and marker of the series with this number."""
     return dict(color=_COLORS[index % len(_COLORS)], linestyle=_LINES[index % len(_LINES)],
                 marker=_MARKERS[index % len(_MARKERS)], linewidth=1.8, zorder=3)

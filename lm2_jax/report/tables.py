@@ -77,13 +77,13 @@ def _unscorable(grid: Sequence[Cell]) -> str:
 
 def _mean(rows: Sequence[Row | None], field: str) -> str:
     """The mean of a rate in per cent; "-" if it is missing in any cell."""
-    rates = [row and getattr(row, field) for row in rows]
-    return percent(None if None in rates else fmean(rates))
+    rates = [getattr(row, field) for row in rows if row]
+    return percent(None if len(rates) < len(rows) or None in rates else fmean(rates))
 
 
 def _with_interval(group: Sequence[Cell]) -> str:
-    rows = [cell.carried for cell in group]
-    if not all(rows):
+    rows = [cell.carried for cell in group if cell.carried]
+    if len(rows) < len(group):
         return "-"
     n, match = sum(row.n for row in rows), fmean(row.exact_match for row in rows)
     low, high = wilson(match * n, n)
