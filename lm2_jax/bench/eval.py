@@ -105,7 +105,8 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
 def _resident() -> float | None:
     if not _STATUS.exists():
         return None
-    return int(re.search(r"VmRSS:\s+(\d+) kB", _STATUS.read_text())[1]) * 1024 / 1e6
+    found = re.search(r"VmRSS:\s+(\d+) kB", _STATUS.read_text())
+    return int(found[1]) * 1024 / 1e6 if found else None
 
 
 def _table(readings: list[Reading]) -> Table:
@@ -115,9 +116,9 @@ def _table(readings: list[Reading]) -> Table:
                  "to the\nfirst"):
         table.add_column(name, justify="right")
     for one in readings:
-        known = one.resident is not None
+        now, first = one.resident, readings[0].resident
         table.add_row(one.length, f"{one.tokens:,}", f"{one.seconds:.2f}", f"{one.rate:,.0f}",
                       f"{one.rate / readings[0].rate:.3f}",
-                      f"{one.resident:,.1f}" if known else "unknown",
-                      f"{one.resident / readings[0].resident:.3f}" if known else "")
+                      "unknown" if now is None else f"{now:,.1f}",
+                      f"{now / first:.3f}" if now and first else "")
     return table
