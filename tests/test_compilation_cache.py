@@ -32,7 +32,7 @@ def clean():
 
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path):
     folder = run(tmp_path)
-    assert folder.startswith(str(tmp_path / "cache" / "lm2_jax" / "xla"))
+    assert folder.startswith(str(tmp_path / "cache" / "lm2_jax" / "compiled"))
     assert list((tmp_path / "cache").rglob("jit_*"))
     assert run(tmp_path) == folder
 

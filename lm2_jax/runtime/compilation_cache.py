@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,18 +16,19 @@ def enable() -> None:
     JAX_ENABLE_COMPILATION_CACHE=0 switches the cache off. A folder that cannot be written costs a
     warning of JAX, no more.
     """
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(default_folder()))
+    config: Any = jax.config  # which gets its options as attributes at run time
+    if config.jax_compilation_cache_dir is None and config.jax_enable_compilation_cache:
+        config.update("jax_compilation_cache_dir", str(default_folder()))
 
 
 def default_folder() -> Path:
-    """Returns $XDG_CACHE_HOME/lm2_jax/xla/CPU, by default below ~/.cache.
+    """Returns $XDG_CACHE_HOME/lm2_jax/compiled/CPU, by default below ~/.cache.
 
     CPU stands for the processor: a program that was compiled for another one, whose home folder
     is the same, may not run here.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return home / "lm2_jax" / "xla" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    return home / "lm2_jax" / "compiled" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
 
 
 def _processor() -> str:
