@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,7 @@ class LanguageModel(nn.Module):
 
     @nn.nowrap
     def apply(self, variables: Params, *args, rngs=None, deterministic: bool = True,
-              logits: bool = True, **kwargs):
+              logits: bool = True, **kwargs) -> Any:
         """Returns `__call__` applied to the variables, compiled.
 
         Calls with other options of flax's `apply` (`mutable`, `method`, ...) are passed to flax and
@@ -158,8 +159,8 @@ class LanguageModel(nn.Module):
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _apply(model: LanguageModel, variables: Params, args, kwargs, rngs, deterministic: bool,
            logits: bool) -> Output:
-    return nn.Module.apply(model, variables, *args, rngs=rngs, deterministic=deterministic,
-                           logits=logits, **kwargs)
+    return cast(Output, nn.Module.apply(model, variables, *args, rngs=rngs, logits=logits,
+                                        deterministic=deterministic, **kwargs))
 
 
 def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
