@@ -53,7 +53,7 @@ def test_attention_and_its_gradient_are_those_of_xla(kernel, rows, T, W, heads):
     if rows == "ragged":  # holes, as where samples of several lengths are packed
         valid &= rng.random((B, T)) < 0.7
     window = Window(None, None, jnp.asarray(rng.random((B, W)) < 0.8)) if W else None
-    mask = attention.visible(window, jnp.asarray(valid))
+    mask = attention.causal_mask(window, jnp.asarray(valid))
     counts = (mask.any(axis=2) & valid)[..., None, None]  # others get values of no meaning
 
     def value(implementation, dtype):

@@ -88,7 +88,8 @@ def test_the_data_folder_may_be_named_itself(tmp_path):
     assert len(list(published.read(folder, "qa1", "1k"))) == 6
 
 
-OTHER = st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text(), max_size=2)
+OTHER = (st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+         | st.lists(st.text(), max_size=2))
 SAMPLES = st.lists(st.fixed_dictionaries({name: st.text() for name in published.COLUMNS},
                                          optional={"more": OTHER}), max_size=8)
 

@@ -1,7 +1,8 @@
-"""`lm2 compile`: the steps of a config compiled for devices that need not be there."""
+"""`lm2 compile`: compiles the programs of a config for devices that need not be present."""
 
 import argparse
 import dataclasses
+import itertools
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +14,7 @@ from lm2_jax import partition
 from lm2_jax.commands import arguments
 from lm2_jax.config import Config, ModelConfig, TrainConfig, files
 from lm2_jax.config.evaluation import parse_length
+from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.errors import UserError
 from lm2_jax.eval import stream
 from lm2_jax.model.lm import LanguageModel
@@ -31,33 +33,27 @@ STEPS = ("train", "eval")
 
 def compile_steps(config: Config, name: str, topology: str, steps: Collection[str] = STEPS,
                   out: str | Path | None = None, console: Console | None = None) -> bool:
-    """Compiles the training step and what the evaluation runs; prints, and writes, the report.
+    """Compiles the training step and the programs of the evaluation; prints a report.
 
-    No array of the model's size is made. Of the training step the heaviest stage of the curriculum
-    is compiled: the most tokens of one device at a time.
+    No array of the model's size is allocated. The training step is that of the curriculum stage
+    with the most tokens per device and micro-batch.
 
     Args:
       name: of the config, for the report.
-      topology: as `topologies.find` takes it.
-      out: a .json file, or a .md file of all reports that lie beside it; None = neither.
+      topology: a name that `topologies.find` takes, as "v5e:4x4".
+      out: a .json file for the report, or a .md file for a table of all reports in its folder;
+        None writes no file.
 
     Returns:
-      Whether everything fits into the memory of a device, as far as that is known.
+      Whether every program fits into the memory of a device; True where that is unknown.
+
+    Raises:
+      UserError: if the vocabulary size, the topology or `out` is not usable.
     """
     console = console or Console()
-    if not config.model.vocab_size:
-        raise UserError("model.vocab_size is 0 (the tokenizer's); to compile without one give it, "
-                         "as --config.model.vocab_size=32000")
     if out is not None and Path(out).suffix not in (".json", ".md"):
         raise UserError(f"--out is {str(out)!r}; it must end in .json or .md")
-    found = topologies.find(topology)
-    mesh = meshes.for_training(config, found.devices)
-    report = compilation.Report(
-        config=name, topology=topology, chip=found.kind, memory=found.memory,
-        mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(
-            abstract_params(LanguageModel(config.model), mesh))))
-    console.print(compilation.heading(report))
+    report, found, mesh = _begin(config, name, topology, console)
     with partition.use(mesh):
         for title, traced in _programs(config, mesh, steps):
             step = _compiled(title, traced, found)
@@ -69,8 +65,65 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
     return all(step.fits is not False for step in report.steps)
 
 
+def compile_variants(config: Config, name: str, topology: str, out: str | Path | None = None,
+                     console: Console | None = None) -> bool:
+    """Compiles the training step for every rematerialisation setting; prints one table.
+
+    The settings are the combinations of `model.remat` and `train.remat_segments`. The arguments
+    are those of `compile_steps`, except that `out` is a .md file, to which the table is written.
+
+    Returns:
+      Whether the config's own setting fits into the memory of a device; True where that is unknown.
+
+    Raises:
+      UserError: if the vocabulary size, the topology or `out` is not usable.
+    """
+    console = console or Console()
+    if out is not None and Path(out).suffix != ".md":
+        raise UserError(f"--out is {str(out)!r}; with --variants it must end in .md")
+    report, found, mesh = _begin(config, name, topology, console)
+    segments, rows, parts = heaviest_stage(config, mesh)
+    own = config.model.remat, config.train.remat_segments
+    variants = []
+    with partition.use(mesh):
+        for remat, remat_segments in itertools.product(REMAT_POLICIES, (False, True)):
+            title = f"model.remat={remat} train.remat_segments={remat_segments}"
+            model = dataclasses.replace(config.model, remat=remat)
+            train = dataclasses.replace(config.train, remat_segments=remat_segments)
+            step = _compiled(title, training_step(model, train, mesh, rows=rows,
+                                                  segments=segments), found)
+            console.print(f"{title}: compiled in {step.seconds:.0f} s")
+            variants.append(compilation.Variant(remat, remat_segments,
+                                                (remat, remat_segments) == own, step))
+    table = compilation.variants_table(variants)
+    title = _training_title(config, segments, rows, parts)
+    console.print(table.terminal(title))
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(f"{compilation.heading(report)}; jax {report.jax}; {title}\n\n"
+                             f"{table.markdown()}", "utf-8")
+        console.print(str(out))
+    return all(variant.step.fits is not False for variant in variants if variant.chosen)
+
+
+def _begin(config: Config, name: str, topology: str, console: Console):
+    """Returns an empty report, the topology and the mesh, and prints the heading."""
+    if not config.model.vocab_size:
+        raise UserError("model.vocab_size is 0 (the tokenizer's); to compile without one give it, "
+                         "as --config.model.vocab_size=32000")
+    found = topologies.find(topology)
+    mesh = meshes.for_training(config, found.devices)
+    report = compilation.Report(
+        config=name, topology=topology, chip=found.kind, memory=found.memory,
+        mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(
+            abstract_params(LanguageModel(config.model), mesh))))
+    console.print(compilation.heading(report))
+    return report, found, mesh
+
+
 def heaviest_stage(config: Config, mesh: partition.AnyMesh) -> tuple[int, int, int]:
-    """(segments, rows, micro-batches) of the stage with the most tokens on a device at a time."""
+    """(segments, rows, micro-batches) of the stage with the most tokens per micro-batch."""
     stages = [(segments, rows, micro_batches(config.train, rows, mesh)) for (_, segments, *_), rows
               in zip(config.data.curriculum, config.batch_sizes(), strict=True)]
     return max(stages, key=lambda stage: (stage[0] * stage[1] // stage[2], stage))
@@ -78,7 +131,7 @@ def heaviest_stage(config: Config, mesh: partition.AnyMesh) -> tuple[int, int, i
 
 def training_step(model: ModelConfig, config: TrainConfig, mesh: partition.AnyMesh, *, rows: int,
                   segments: int) -> jax.stages.Traced:
-    """The training step of so many rows of so many segments, traced."""
+    """Traces the training step of a batch with `rows` rows of `segments` segments."""
     module = LanguageModel(model)
     state = train_state.abstract(module, optimizer.make(config), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -87,7 +140,7 @@ def training_step(model: ModelConfig, config: TrainConfig, mesh: partition.AnyMe
 
 
 def evaluation_steps(config: Config, mesh: partition.AnyMesh) -> dict[str, jax.stages.Traced]:
-    """What the evaluation of the configured lengths runs, traced."""
+    """Traces the programs that the evaluation runs at its longest length, by name."""
     c, e = config.model, config.eval
     longest = max(map(parse_length, e.lengths))
     places = stream.places_for(max(longest - 1, 0) // c.segment_length, e.max_new_tokens,
@@ -97,18 +150,23 @@ def evaluation_steps(config: Config, mesh: partition.AnyMesh) -> dict[str, jax.s
 
 
 def _programs(config: Config, mesh: partition.AnyMesh, steps: Collection[str]):
-    """(title, traced) of each program, one at a time."""
+    """Yields (title, traced program), tracing one at a time to save memory."""
     if "train" in steps:
         segments, rows, parts = heaviest_stage(config, mesh)
-        title = (f"training step, {segments} segments of {config.model.segment_length} tokens, "
-                 f"{rows} rows in {parts} micro-batches")
-        yield title, training_step(config.model, config.train, mesh, rows=rows, segments=segments)
+        yield (_training_title(config, segments, rows, parts),
+               training_step(config.model, config.train, mesh, rows=rows, segments=segments))
     if "eval" in steps:
         for what, traced in evaluation_steps(config, mesh).items():
             yield f"evaluation, {what}, {config.eval.batch_size} rows", traced
 
 
+def _training_title(config: Config, segments: int, rows: int, parts: int) -> str:
+    return (f"training step, {segments} segments of {config.model.segment_length} tokens, "
+            f"{rows} rows in {parts} micro-batches")
+
+
 def _batch(rows: int, segments: int, segment_length: int, mesh: partition.AnyMesh) -> Batch:
+    """An abstract batch, its rows split over the batch axes of the mesh."""
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct((rows, *shape), dtype,
                                     sharding=partition.named(mesh, "act_batch", None))
@@ -120,22 +178,23 @@ def _batch(rows: int, segments: int, segment_length: int, mesh: partition.AnyMes
 
 
 def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.Step:
-    begun = time.perf_counter()
+    """Compiles a traced program, or lowers it if there is no compiler for the topology."""
+    start = time.perf_counter()
     step = compilation.Step(title=title, matrix_flops=flops.of_traced(traced))
     if topology.lowering:
         traced.lower(lowering_platforms=topology.lowering).as_text()
-        return dataclasses.replace(step, seconds=time.perf_counter() - begun)
+        return dataclasses.replace(step, seconds=time.perf_counter() - start)
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        wanted = compilation.out_of_memory(str(error))
-        if wanted is None:
+        message = compilation.out_of_memory(str(error))
+        if message is None:
             raise
-        return dataclasses.replace(step, seconds=time.perf_counter() - begun, fits=False,
-                                   error=wanted)
+        return dataclasses.replace(step, seconds=time.perf_counter() - start, fits=False,
+                                   error=message)
     sizes = compilation.memory(program.memory_analysis())
     return dataclasses.replace(
-        step, seconds=time.perf_counter() - begun, bytes=sizes,
+        step, seconds=time.perf_counter() - start, bytes=sizes,
         fits=None if topology.memory is None else sizes["peak"] <= topology.memory,
         collectives=[row._asdict() for row in collectives.find(program.as_text())])
 
@@ -149,11 +208,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
     parser.add_argument("--step", default="both", choices=(*STEPS, "both"),
                         help="what to compile (%(default)s)")
+    parser.add_argument("--variants", action="store_true",
+                        help="compare the training step for every model.remat and "
+                             "train.remat_segments, in one table")
     parser.add_argument("--out", metavar="FILE",
-                        help="report: .json, or .md with the table of all reports beside it")
+                        help="report: .json, or .md with a table of all reports in its folder; "
+                             "with --variants, .md with the table")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    fits = compile_steps(files.load_config(args.config, overrides), args.config, args.topology,
-                         STEPS if args.step == "both" else (args.step,), args.out)
-    return 0 if fits else 1
+    if args.variants and args.step == "eval":
+        raise UserError("--variants compares the training step: leave out --step=eval")
+    config = files.load_config(args.config, overrides)
+    if args.variants:
+        return 0 if compile_variants(config, args.config, args.topology, args.out) else 1
+    steps = STEPS if args.step == "both" else (args.step,)
+    return 0 if compile_steps(config, args.config, args.topology, steps, args.out) else 1

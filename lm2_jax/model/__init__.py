@@ -1,1 +1,1 @@
-"""The decoder, its memories and the schedules that run it over segments."""
+"""The decoder, its memory modules, and the schedules that apply it to sequences of segments."""

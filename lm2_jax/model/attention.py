@@ -1,4 +1,4 @@
-"""Causal self-attention of a segment, with keys and values carried over if configured."""
+"""Causal self-attention within a segment, with an optional window of cached keys and values."""
 
 from functools import partial
 
@@ -14,19 +14,24 @@ from lm2_jax.types import Window
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; tokens see the window and the segment up to themselves."""
+    """Grouped-query attention over the cached window and the segment; the caller gives the mask."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, a_BTD, window_BWKH, mask_BTS, rope_2SH):
-        """Returns what is added to the stream, [B, T, D], and this segment's keys and values.
+        """Computes attention of T queries over S = W + T keys.
 
         Args:
-          a_BTD: the normalised input.
-          window_BWKH: (keys, values) of the W tokens before the segment; W may be 0.
-          mask_BTS: bool, S = W + T: what each token may see.
-          rope_2SH: rotation of the positions 0..S-1, of which the segment has the last T.
+          a_BTD: normalised input, in the compute dtype.
+          window_BWKH: (keys, values) of the W tokens before the segment, not rotated; W may be 0.
+          mask_BTS: bool, True where a query attends to a key.
+          rope_2SH: float32 [2, S, H/2], cos and sin of the positions of all keys; those of the
+            queries are the last T.
+
+        Returns:
+          (output [B, T, D], (keys, values) [B, S, K, H] of window and segment, not rotated), in
+          the compute dtype.
         """
         c = self.config
         D, N, K, H = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
@@ -51,8 +56,12 @@ class Attention(nn.Module):
         return out_BTD, (k_BSKH, v_BSKH)
 
 
-def visible(window: Window | None, valid_BT: jax.Array) -> jax.Array:
-    """[B, T, W + T] bool: the valid tokens of the window, and of the segment up to oneself."""
+def causal_mask(window: Window | None, valid_BT: jax.Array) -> jax.Array:
+    """Returns the attention mask, bool [B, T, W + T] (W = 0 without a window).
+
+    A token attends to the valid tokens of the window, and to the valid tokens of the segment up to
+    and including itself.
+    """
     B, T = valid_BT.shape
     causal_TT = jnp.tril(jnp.ones((T, T), bool))
     mask_BTT = jnp.broadcast_to(causal_TT, (B, T, T)) & valid_BT[:, None, :]
@@ -62,23 +71,33 @@ def visible(window: Window | None, valid_BT: jax.Array) -> jax.Array:
     return jnp.concatenate([window_BTW, mask_BTT], axis=2)
 
 
-def newest(valid_BS: jax.Array, size: int) -> jax.Array:
-    """[B, size] places of the last `size` valid tokens in order, the invalid ones before them."""
+def last_valid(valid_BS: jax.Array, size: int) -> jax.Array:
+    """Returns the indices of the last `size` valid tokens of each row, int32 [B, size].
+
+    They are in order. If a row has fewer valid tokens, indices of invalid ones precede them.
+    """
     return jnp.argsort(valid_BS, axis=1, stable=True)[:, valid_BS.shape[1] - size:]
 
 
-def slide(window: Window, key_QBSKH, value_QBSKH, valid_BT: jax.Array) -> Window:
-    """The window after a segment: the newest valid tokens of window and segment together.
+def update_window(window: Window, key_QBSKH: jax.Array, value_QBSKH: jax.Array,
+                  valid_BT: jax.Array) -> Window:
+    """Returns the window with the last W valid tokens of the old window and the segment.
 
-    Places without a token hold zeros, so that padding leaves no trace.
+    Args:
+      window: the window before the segment, of W tokens.
+      key_QBSKH: keys of all blocks for window and segment, S = W + T.
+      value_QBSKH: values of all blocks for window and segment.
+      valid_BT: bool, the valid tokens of the segment.
+
+    Entries without a token are zero, so the result does not depend on the content of padding.
     """
     W = window.valid_BW.shape[1]
     valid_BS = jnp.concatenate([window.valid_BW, valid_BT], axis=1)
-    place_BW = newest(valid_BS, W)
-    valid_BW = jnp.take_along_axis(valid_BS, place_BW, axis=1)
+    index_BW = last_valid(valid_BS, W)
+    valid_BW = jnp.take_along_axis(valid_BS, index_BW, axis=1)
 
-    def taken(x_QBSKH: jax.Array) -> jax.Array:
-        x_QBWKH = jnp.take_along_axis(x_QBSKH, place_BW[None, :, :, None, None], axis=2)
+    def select(x_QBSKH: jax.Array) -> jax.Array:
+        x_QBWKH = jnp.take_along_axis(x_QBSKH, index_BW[None, :, :, None, None], axis=2)
         return jnp.where(valid_BW[None, :, :, None, None], x_QBWKH, 0)
 
-    return Window(key_QBWKH=taken(key_QBSKH), value_QBWKH=taken(value_QBSKH), valid_BW=valid_BW)
+    return Window(key_QBWKH=select(key_QBSKH), value_QBWKH=select(value_QBSKH), valid_BW=valid_BW)

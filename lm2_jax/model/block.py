@@ -1,4 +1,4 @@
-"""A decoder block: attention and memory side by side, then the mlp."""
+"""A decoder block: attention with an optional memory in parallel, followed by the MLP."""
 
 from functools import partial
 
@@ -16,63 +16,90 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-BLOCK_INPUT = "block_input"  # name of the blocks' inputs for policies of jax.checkpoint
+BLOCK_INPUT = "block_input"  # checkpoint name of the block inputs, for remat policies
 
 
 class MLP(nn.Module):
-    """SwiGLU: (silu(x W_gate) * (x W_up)) W_down."""
+    """SwiGLU, (silu(x W_gate) * (x W_up)) W_down, from [B, T, D] to [B, T, D]."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c = self.config
-        wide = partial(Linear, "BTD,DF->BTF", (c.embed_dim, c.mlp_dim), ("embed", "mlp"),
+        up = partial(Linear, "BTD,DF->BTF", (c.embed_dim, c.mlp_dim), ("embed", "mlp"),
                        dtype=c.dtype)
-        gate_BTF = nn.silu(wide(name="gate_proj")(x_BTD))
-        h_BTF = gate_BTF * wide(name="up_proj")(x_BTD)
+        gate_BTF = nn.silu(up(name="gate_proj")(x_BTD))
+        h_BTF = gate_BTF * up(name="up_proj")(x_BTD)
         h_BTF = constrain(h_BTF, "act_batch", "act_len", "act_mlp")
         return Linear("BTF,FD->BTD", (c.mlp_dim, c.embed_dim), ("mlp", "embed"),
                       scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype, name="down_proj")(h_BTF)
 
 
 class Block(nn.Module):
-    """One block; `remembers` says whether a memory stands beside it.
+    """One block, the body of a scan over layers.
 
-    The carry is the stream x [B, S, D]: the segment, and memory tokens if the kind has them. The
-    block's part of the memory's state and the window's keys and values come back changed. All
-    tokens read the memory as it stood when the segment began.
+    With a memory (its hooks are those of `BlockMemory`), a = attention_norm(x):
+
+        x     <- pre_block(x, state)
+        x     <- x + dropout(attention(a) + read(a, state))
+        state <- write(x, state)
+        x     <- x + dropout(mlp(mlp_norm(x)))
+        state <- post_block(x, state)
+
+    Every token reads the state from before the segment: `read` precedes `write`, and the state
+    that a block returns is passed in again with the next segment.
+
+    Attributes:
+      config: of the model.
+      has_memory: whether the block has a memory.
+      deterministic: False applies dropout.
     """
 
     config: ModelConfig
-    remembers: bool
+    has_memory: bool
     deterministic: bool = True
 
     def __call__(self, x_BSD, state, *shared):
+        """Applies `run`, rematerialised as `model.remat` says."""
         if self.config.remat == "none":
             return self.run(x_BSD, state, *shared)
-        # Where a whole segment is recomputed too, the blocks' inputs are kept: else the backward
-        # pass would compute each block twice again, for the next block's input and for itself.
+        # If segments are rematerialised too, `scan_segments` saves the named block inputs. Without
+        # them the backward pass would recompute each block twice: once for the input of the next
+        # block and once for its own gradient.
         x_BSD, state = checkpoint_name((x_BSD, state), BLOCK_INPUT)
         run = nn.remat(Block.run, prevent_cse=False, policy=REMAT[self.config.remat])
         return run(self, x_BSD, state, *shared)
 
     @nn.compact
     def run(self, x_BSD, state, window_BWKH, mask_BSS, valid_BS, rope_2SH):
+        """Applies the block to a segment of S tokens, memory tokens included.
+
+        Args:
+          x_BSD: residual stream, in the compute dtype.
+          state: this block's slice of the memory state; None without a memory.
+          window_BWKH: (keys, values) of this block for the W tokens before the segment.
+          mask_BSS: bool [B, S, W + S], True where a token attends to a key.
+          valid_BS: bool, False for padding.
+          rope_2SH: cos and sin, float32 [2, W + S, H/2].
+
+        Returns:
+          (x_BSD, (state, (keys, values) [B, W + S, K, H])).
+        """
         c = self.config
         norm = partial(RMSNorm, c.norm_eps, c.dtype)
         dropout = nn.Dropout(c.dropout, deterministic=self.deterministic)
-        kind = memories.of(c) if self.remembers else None
+        kind = memories.kind_of(c) if self.has_memory else None
         memory = kind.block(c, name="memory") if kind and kind.block else None
         x_BSD = constrain(x_BSD, "act_batch", "act_len", "act_embed")
         if memory:
             x_BSD = memory.pre_block(x_BSD, state)
         a_BSD = norm(name="attention_norm")(x_BSD)
-        added_BSD, window_BSKH = Attention(c, name="attention")(
+        out_BSD, window_BSKH = Attention(c, name="attention")(
             a_BSD, window_BWKH, mask_BSS, rope_2SH)
         if memory:
-            added_BSD += memory.read(a_BSD, state)
-        x_BSD += dropout(added_BSD)
+            out_BSD += memory.read(a_BSD, state)
+        x_BSD += dropout(out_BSD)
         if memory:
             state = memory.write(x_BSD, state, valid_BS)
         x_BSD += dropout(MLP(c, name="mlp")(norm(name="mlp_norm")(x_BSD)))

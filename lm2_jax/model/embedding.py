@@ -1,20 +1,25 @@
-"""Token embeddings: the lookup, and the matrix that makes logits of hidden states."""
+"""Token embeddings: the lookup, and the product with the unembedding matrix."""
 
 import jax
 import jax.numpy as jnp
 
 from lm2_jax.config import ModelConfig
-from lm2_jax.model.linear import gathered
+from lm2_jax.model.linear import unshard
 from lm2_jax.partition import constrain
 from lm2_jax.types import Params
 
 
 @jax.custom_vjp
 def lookup(params_VD: jax.Array, embedding_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-    """The tokens' rows of `embedding_VD`, the parameters in the compute dtype; [B, T, D].
+    """Returns the embeddings of tokens, [B, T, D] in the compute dtype.
 
-    The gradient goes to the float32 parameters and is summed over the tokens in float32: in
-    bfloat16 a sum of equal numbers stops growing after 256 of them.
+    Args:
+      params_VD: the embedding parameters, float32; they receive the gradient.
+      embedding_VD: the same matrix in the compute dtype; it receives no gradient.
+      tokens_BT: int32.
+
+    The gradient is summed over the tokens in float32: in bfloat16 a sum of equal numbers stops
+    growing after 256 of them.
     """
     return embedding_VD[tokens_BT]
 
@@ -33,15 +38,18 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def unembedding(config: ModelConfig, variables: Params) -> jax.Array:
-    """The matrix of `unembed`, [V, D] in the compute dtype."""
+    """Returns the matrix that `unembed` takes, [V, D] in the compute dtype.
+
+    It is the embedding if `tie_embeddings` is set, else the transposed kernel of `lm_head`.
+    """
     params = variables["params"]
     if config.tie_embeddings:
-        return gathered(params["embedding"].astype(config.dtype), ("vocab", "embed"))
+        return unshard(params["embedding"].astype(config.dtype), ("vocab", "embed"))
     kernel_DV = params["lm_head"]["kernel"].astype(config.dtype)
-    return gathered(kernel_DV, ("embed", "vocab")).T
+    return unshard(kernel_DV, ("embed", "vocab")).T
 
 
 def unembed(x_BTD: jax.Array, matrix_VD: jax.Array) -> jax.Array:
-    """The logits of hidden states, [B, T, V] float32."""
+    """Returns the logits x E^T, [B, T, V] float32; the product is taken in the compute dtype."""
     logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, matrix_VD).astype(jnp.float32)
     return constrain(logits_BTV, "act_batch", "act_len", "act_vocab")

@@ -1,4 +1,4 @@
-"""What depends on the backend: attention kernels, and how far loops are unrolled."""
+"""Backend-dependent choices: the attention kernel and the unrolling of scans."""
 
 from typing import Literal, cast
 
@@ -8,31 +8,38 @@ CPU_UNROLL = 8
 
 
 def unroll(length: int) -> int:
-    """How many steps of a scan over blocks or segments make one step of the compiled loop.
+    """Returns the `unroll` argument for a `lax.scan` of `length` blocks or segments.
 
-    Up to CPU_UNROLL on one CPU device, where loops hinder the compiler; 1 on accelerators, and on
-    a mesh of several CPU devices, which stand in for accelerators. In a mesh the mesh decides, so
+    On a single CPU device it is min(length, CPU_UNROLL), because loops hinder XLA's CPU
+    compiler. It is 1 on accelerators, and on meshes of several CPU devices, which are used to
+    test the programs of accelerators. The devices of the current mesh decide, if there is one, so
     that a program can be traced on a CPU for other devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         on_cpu = jax.default_backend() == "cpu"
     else:
-        device = getattr(mesh, "abstract_device", None)  # None: of no known kind
+        device = getattr(mesh, "abstract_device", None)  # None if its kind is unknown
         on_cpu = mesh.size == 1 and device is not None and device.platform == "cpu"
     return min(CPU_UNROLL, length) if on_cpu else 1
 
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array,
               implementation: str = "xla") -> jax.Array:
-    """Grouped-query attention, softmax(q k^T / sqrt(H)) v where the mask is True.
+    """Grouped-query attention, softmax(q k^T / sqrt(H)) v over the keys where the mask is True.
 
     Args:
-      mask_BTS: bool; a token whose row is all False gets a finite value of no meaning.
-      implementation: "xla" anywhere, "cudnn" on NVIDIA GPUs in bfloat16 or float16.
+      q_BTNH: rotated queries of N heads.
+      k_BSKH: rotated keys of K heads; K divides N.
+      v_BSKH: values.
+      mask_BTS: bool. The output of a token whose mask is all False is finite but unspecified.
+      implementation: "xla" for every backend; "cudnn" for NVIDIA GPUs, in bfloat16 or float16.
 
     Returns:
       [B, T, N, H] in the dtype of q.
+
+    Raises:
+      ValueError: if "cudnn" is asked for on another backend.
     """
     if implementation == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(f"model.attention_implementation is 'cudnn' on {jax.default_backend()}; "

@@ -1,4 +1,4 @@
-"""Linear maps written as einsums, and the norm: the leaves of every block."""
+"""Linear layers written as einsums, RMSNorm, and the sharding of parameters."""
 
 import functools
 import math
@@ -15,25 +15,27 @@ class Linear(nn.Module):
     """y = einsum(equation, x, kernel) + bias, computed as one matrix product.
 
     Attributes:
-      equation: such as "BTD,DNH->BTNH": the second operand is the kernel, whose first axes
-        are summed with the last of x.
-      shape: the kernel's shape.
-      axes: logical names of the kernel's axes.
-      bias_axes: logical names of the bias, over the last axes of y; None = no bias.
-      bias: initial value of the bias.
+      equation: as "BTD,DNH->BTNH". The second operand is the kernel; the sum is over its first
+        axes, which are the last axes of x.
+      shape: shape of the kernel.
+      axes: logical axis names of the kernel.
+      bias_axes: logical axis names of the bias, which is added along the last axes of y; None
+        for no bias.
+      bias_init: initial value of the bias.
       scale: initial standard deviation of the kernel, in units of 1 / sqrt(fan in).
-      init: initializer of the kernel, (key, shape, dtype) -> array; None = normal with `scale`.
-      dtype: dtype of the operands; parameters are float32.
-      out_dtype: dtype of the product, of the bias and of y; "" = dtype.
+      kernel_init: initializer of the kernel, (key, shape, dtype) -> array; None for a normal
+        distribution with `scale`.
+      dtype: compute dtype of both operands; the parameters are float32.
+      out_dtype: dtype of the product, the bias and y; "" for `dtype`.
     """
 
     equation: str
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     bias_axes: tuple[str, ...] | None = None
-    bias: float = 0.0
+    bias_init: float = 0.0
     scale: float = 1.0
-    init: Callable | None = None
+    kernel_init: Callable | None = None
     dtype: str = "float32"
     out_dtype: str = ""
 
@@ -42,10 +44,10 @@ class Linear(nn.Module):
         operands, result = self.equation.split("->")
         summed = sum(letter not in result for letter in operands.split(",")[1])
         fan_in, out = math.prod(self.shape[:summed]), self.shape[summed:]
-        init = self.init or nn.initializers.normal(self.scale / math.sqrt(fan_in))
+        init = self.kernel_init or nn.initializers.normal(self.scale / math.sqrt(fan_in))
         kernel = self.param("kernel", partitioned(init, self.axes), self.shape, jnp.float32)
-        kernel = gathered(kernel.astype(self.dtype), self.axes)
-        # As an einsum of all axes, the kernel's gradient takes 1.5 times as long on a CPU.
+        kernel = unshard(kernel.astype(self.dtype), self.axes)
+        # An einsum over all axes would make the kernel's gradient 1.5 times as slow on a CPU.
         x_2d, kernel_2d = x.astype(self.dtype).reshape(-1, fan_in), kernel.reshape(fan_in, -1)
         out_dtype = self.out_dtype or self.dtype
         y = x_2d @ kernel_2d if out_dtype == self.dtype else (
@@ -53,14 +55,19 @@ class Linear(nn.Module):
         y = y.reshape(*x.shape[:x.ndim - summed], *out)
         if self.bias_axes is None:
             return y
-        init = nn.initializers.constant(self.bias)
-        bias = self.param("bias", partitioned(init, self.bias_axes),
+        bias_init = nn.initializers.constant(self.bias_init)
+        bias = self.param("bias", partitioned(bias_init, self.bias_axes),
                           y.shape[-len(self.bias_axes):], jnp.float32)
         return y + jnp.broadcast_to(bias.astype(out_dtype), y.shape)
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean(x^2) + eps) * scale, over the last axis; computed in float32."""
+    """y = x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in float32.
+
+    Attributes:
+      eps: added to the mean square.
+      dtype: dtype of y; the parameter `scale` is float32.
+    """
 
     eps: float = 1e-5
     dtype: str = "float32"
@@ -76,10 +83,10 @@ class RMSNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum_float32(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum(equation, a, b) with a float32 result; the gradients have the operands' dtype.
+    """Returns einsum(equation, a, b) in float32; the gradients have the dtype of the operands.
 
-    The incoming gradient is cast to that dtype, so that the backward products run as fast as the
-    forward one. For float32 operands this is einsum.
+    The backward pass casts the incoming gradient to the dtype of `a`, so that its products are as
+    fast as the forward one. For float32 operands this is `jnp.einsum`.
     """
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
@@ -95,20 +102,25 @@ einsum_float32.defvjp(lambda equation, a, b: (einsum_float32(equation, a, b), (a
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gathered(kernel: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The kernel as it is computed with: whole along the embedding.
+def unshard(kernel: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Constrains a parameter to be replicated along its "embed" axis, for use in a product.
 
-    Parameters lie in parts over fsdp only at rest, since the rows of the batch lie over it too.
-    Left to itself, the compiler of jax 0.10.2 makes wrong products on a mesh of three axes. The
-    gradient is wanted in those parts again: summed over the rows, it need not be whole anywhere.
+    Parameters are stored sharded along "embed" over the fsdp mesh axis, over which the batch is
+    split too, so each device needs the whole axis to compute its rows. The constraint is explicit
+    because the partitioner of jax 0.10.2 otherwise computes wrong products on meshes with three
+    axes. The gradient is constrained to the stored sharding, so that no device holds all of it.
+
+    Args:
+      kernel: the parameter, in the compute dtype.
+      axes: its logical axis names.
     """
     return constrain(kernel, *(None if axis == "embed" else axis for axis in axes))
 
 
-gathered.defvjp(lambda kernel, axes: (gathered(kernel, axes), None),
-                lambda axes, _, gradient: (constrain(gradient, *axes),))
+unshard.defvjp(lambda kernel, axes: (unshard(kernel, axes), None),
+               lambda axes, _, gradient: (constrain(gradient, *axes),))
 
 
 def partitioned(init: Callable, axes: tuple[str, ...]) -> Callable:
-    """The initializer, its result boxed with the logical names of its axes."""
+    """Wraps an initializer so that its array is boxed with logical axis names."""
     return nn.with_logical_partitioning(init, axes)

@@ -1,7 +1,8 @@
-"""The language model: one segment in, logits and the next state out."""
+"""The language model: reads one segment, returns logits and the next state."""
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from lm2_jax.model import attention, kernels, rope
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import BLOCK_INPUT, Block
 from lm2_jax.model.embedding import lookup, unembed
-from lm2_jax.model.linear import Linear, RMSNorm, gathered, partitioned
+from lm2_jax.model.linear import Linear, RMSNorm, partitioned, unshard
 from lm2_jax.partition import constrain
 from lm2_jax.types import Output, Params, State, Window
 
@@ -22,7 +23,7 @@ from lm2_jax.types import Output, Params, State, Window
 class LanguageModel(nn.Module):
     """A Llama-3 decoder whose first blocks have a memory (LM2, arXiv 2502.06049).
 
-    `apply` is flax's, compiled once for each model and shapes of its arguments:
+    `apply` is that of flax, compiled once per model and argument shapes:
 
         model, state = LanguageModel(config), init_state(config, batch_size)
         out = model.apply(variables, tokens_BT, state)
@@ -34,8 +35,12 @@ class LanguageModel(nn.Module):
 
     @nn.nowrap
     def apply(self, variables: Params, *args, rngs=None, deterministic: bool = True,
-              logits: bool = True, **kwargs):
-        """What `__call__` returns; with options of flax (`mutable`, `method`) as flax does it."""
+              logits: bool = True, **kwargs) -> Any:
+        """Returns `__call__` applied to the variables, compiled.
+
+        Calls with other options of flax's `apply` (`mutable`, `method`, ...) are passed to flax and
+        not compiled. The arguments are those of `__call__`.
+        """
         if len(args) > 4 or kwargs.keys() - {"tokens_BT", "state", "valid_BT", "reset_B"}:
             kwargs |= {} if len(args) > 4 or "method" in kwargs else dict(
                 deterministic=deterministic, logits=logits)
@@ -49,16 +54,22 @@ class LanguageModel(nn.Module):
         """Reads one segment.
 
         Args:
-          tokens_BT: int32, T from 1 to segment_length.
-          state: from `init_state` or the segment before.
-          valid_BT: bool, False for padding, which nothing sees and which writes nothing.
-          reset_B: bool, rows that begin a new sequence here: their state is the initial one.
-          deterministic: False in training with dropout (needs the rng "dropout").
-          logits: False for the hidden states in their place, of which `unembed` makes them: all
-            logits of a segment take T * V floats a row.
+          tokens_BT: int32, with T from 1 to segment_length.
+          state: from `init_state`, or the state that the previous segment returned.
+          valid_BT: bool, False for padding, which is neither attended to nor written to the
+            memory; None if all tokens are valid.
+          reset_B: bool, rows that begin a new sequence with this segment: their state is replaced
+            by the initial one. None resets nothing.
+          deterministic: False applies dropout, which needs the rng "dropout".
+          logits: False returns the final hidden states instead, which take less memory (D instead
+            of V numbers per token); `unembed` computes the logits from them.
 
         Returns:
-          Output(logits [B, T, V] float32, state), or Output(None, state, hidden [B, T, D]).
+          Output(logits [B, T, V] float32, state), or Output(None, state, hidden [B, T, D] in the
+          compute dtype) if `logits` is False.
+
+        Raises:
+          ValueError: if a shape or dtype does not match the model.
         """
         c = self.config
         check_shapes(c, tokens_BT, state, valid_BT, reset_B)
@@ -70,19 +81,20 @@ class LanguageModel(nn.Module):
         init = nn.initializers.normal(c.embed_dim**-0.5)
         params_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
                                (c.vocab_size, c.embed_dim), jnp.float32)
-        embedding_VD = gathered(params_VD.astype(c.dtype), ("vocab", "embed"))
+        embedding_VD = unshard(params_VD.astype(c.dtype), ("vocab", "embed"))
         x_BTD = lookup(params_VD, jax.lax.stop_gradient(embedding_VD), tokens_BT)
-        kind = memories.of(c)
-        ends = kind and kind.tokens and kind.tokens(c, name="memory_tokens")
+        kind = memories.kind_of(c)
+        memory_tokens = (kind.tokens(c, name="memory_tokens") if kind and kind.tokens else None)
         x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
-        if ends:
-            x_BSD, valid_BS = ends.wrap(x_BTD, valid_BT, state.memory)
-            positions = ends.positions(T)
+        if memory_tokens:
+            x_BSD, valid_BS = memory_tokens.wrap(x_BTD, valid_BT, state.memory)
+            positions = memory_tokens.positions(T)
         x_BSD, state = self._blocks(x_BSD, state, valid_BS, positions, deterministic)
         x_BTD = x_BSD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BSD)
-        if ends:
-            x_BTD = ends.unwrap(x_BSD)
-            state = state.replace(memory=ends.next_state(x_BSD, state.memory, valid_BT))
+        if memory_tokens:
+            x_BTD = memory_tokens.unwrap(x_BSD)
+            state = State(memory=memory_tokens.next_state(x_BSD, state.memory, valid_BT),
+                          window=state.window)
         if not logits:
             return Output(logits=None, state=constrain_state(state), hidden=x_BTD)
         if c.tie_embeddings:
@@ -93,35 +105,49 @@ class LanguageModel(nn.Module):
             logits_BTV = constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
         return Output(logits=logits_BTV, state=constrain_state(state))
 
-    def _blocks(self, x_BSD, state: State, valid_BS, positions, deterministic: bool):
-        """The stack: the blocks with a memory beside them, then those without, each scanned."""
+    def _blocks(self, x_BSD: jax.Array, state: State, valid_BS: jax.Array, positions: np.ndarray,
+                deterministic: bool) -> tuple[jax.Array, State]:
+        """Applies all blocks: a scan over those with a memory, then one over those without.
+
+        Args:
+          x_BSD: residual stream, memory tokens included.
+          state: before the segment.
+          valid_BS: bool, False for padding.
+          positions: int [S], positions of the tokens in the segment.
+          deterministic: False applies dropout.
+
+        Returns:
+          (x_BSD after the last block, state as the blocks and the window leave it).
+        """
         c = self.config
-        kind = memories.of(c)
+        kind = memories.kind_of(c)
         P, Q = c.memory.num_layers if kind and kind.block else 0, c.num_layers
         window = state.window
         kv = (window.key_QBWKH, window.value_QBWKH) if window else (
             jnp.zeros((Q, x_BSD.shape[0], 0, c.num_kv_heads, c.head_dim), c.dtype),) * 2
         W = kv[0].shape[2]
         freq = rope.frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        places = np.concatenate([np.arange(W), W + positions])
-        shared = attention.visible(window, valid_BS), valid_BS, rope.table(places, freq)
+        kv_positions = np.concatenate([np.arange(W), W + positions])
+        shared = attention.causal_mask(window, valid_BS), valid_BS, rope.table(kv_positions, freq)
         memory, kv_out = state.memory, []
-        for name, remembers, count, start in (("memory_blocks", True, P, 0),
-                                              ("blocks", False, Q - P, P)):
+        for name, has_memory, count, start in (("memory_blocks", True, P, 0),
+                                               ("blocks", False, Q - P, P)):
             if count:
-                own_kv = jax.tree.map(lambda a, s=start, n=count: a[s:s + n], kv)
-                stack = self._scanned(count)(c, remembers, deterministic, name=name)
-                x_BSD, (after, out) = stack(x_BSD, memory if remembers else None, own_kv, *shared)
-                memory = after if remembers else memory
-                kv_out.append(out)
+                stack_kv = jax.tree.map(lambda a, s=start, n=count: a[s:s + n], kv)
+                stack = self._scanned(count)(c, has_memory, deterministic, name=name)
+                x_BSD, (new_memory, new_kv) = stack(x_BSD, memory if has_memory else None,
+                                                    stack_kv, *shared)
+                memory = new_memory if has_memory else memory
+                kv_out.append(new_kv)
         if c.remat != "none":
             x_BSD = checkpoint_name(x_BSD, BLOCK_INPUT)
         if window:
             key, value = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv_out)
-            window = attention.slide(window, key, value, valid_BS)
+            window = attention.update_window(window, key, value, valid_BS)
         return x_BSD, State(memory=memory, window=window)
 
     def _scanned(self, count: int):
+        """`Block` scanned over `count` layers, its parameters stacked on a first axis."""
         return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
                        unroll=kernels.unroll(count),
@@ -129,39 +155,43 @@ class LanguageModel(nn.Module):
                        metadata_params={nn.PARTITION_NAME: "layers"})
 
 
-# Without jit, flax's scan over the blocks would be compiled by every call.
+# Outside of jit, every call would compile flax's scan over the blocks again.
 @functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _apply(model: LanguageModel, variables: Params, args, kwargs, rngs, deterministic: bool,
            logits: bool) -> Output:
-    return nn.Module.apply(model, variables, *args, rngs=rngs, deterministic=deterministic,
-                           logits=logits, **kwargs)
+    return cast(Output, nn.Module.apply(model, variables, *args, rngs=rngs, logits=logits,
+                                        deterministic=deterministic, **kwargs))
 
 
 def init_state(config: ModelConfig, batch_size: int, window: int | None = None) -> State:
-    """The state before the first token.
+    """Returns the state before the first token.
 
     Args:
-      window: places for the keys and values of earlier tokens, where no sequence has more than so
-        many; None = attention_window. Fewer places cost less and change nothing.
+      config: of the model.
+      batch_size: number of rows.
+      window: number of earlier tokens whose keys and values the state can hold, at most
+        `attention_window`; None = `attention_window`. A smaller window saves memory, and gives the
+        same results where no more than that many tokens precede any segment.
     """
     c, B = config, batch_size
-    kind, kept = memories.of(c), None
+    kind, kv_window = memories.kind_of(c), None
     W = c.attention_window if window is None else min(window, c.attention_window)
     if c.attention_window:
-        # Two arrays, not one twice: a buffer can be donated only once.
+        # Keys and values have separate buffers: a buffer can be donated only once.
         key, value = (jnp.zeros((c.num_layers, B, W, c.num_kv_heads, c.head_dim), c.dtype)
                       for _ in range(2))
-        kept = Window(key_QBWKH=key, value_QBWKH=value, valid_BW=jnp.zeros((B, W), bool))
-    return constrain_state(State(memory=kind and kind.init_state(c, B), window=kept))
+        kv_window = Window(key_QBWKH=key, value_QBWKH=value, valid_BW=jnp.zeros((B, W), bool))
+    memory = kind.init_state(c, B) if kind else None
+    return constrain_state(State(memory=memory, window=kv_window))
 
 
 def constrain_state(state: State) -> State:
-    """The state with its rows over the mesh's batch axes."""
+    """Constrains the state to be split over its rows, as the batch is."""
     return with_axes(constrain, state)
 
 
 def with_axes(apply: Callable, state: State) -> State:
-    """`apply(array, *names)` of every array in the state, with its axes' logical names."""
+    """Returns the state with each array replaced by `apply(array, *logical_axis_names)`."""
     memory = jax.tree.map(
         lambda a: apply(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
     window = state.window
@@ -174,40 +204,40 @@ def with_axes(apply: Callable, state: State) -> State:
 
 
 def reset_rows(config: ModelConfig, state: State, reset_B: jax.Array) -> State:
-    """The state with the rows that `reset_B` names put back to the initial one."""
-    return select_rows(reset_B, init_state(config, reset_B.shape[0], places(state)), state)
+    """Returns the state with the initial state in the rows where `reset_B`, bool, is True."""
+    return select_rows(reset_B, init_state(config, reset_B.shape[0], window_size(state)), state)
 
 
-def places(state: State) -> int | None:
-    """How many earlier tokens the state has places for; None without a window."""
-    return state.window and state.window.valid_BW.shape[1]
+def window_size(state: State) -> int | None:
+    """Returns the number of tokens W that the state's window can hold; None without a window."""
+    return None if state.window is None else state.window.valid_BW.shape[1]
 
 
 def select_rows(choose_B: jax.Array, chosen: State, other: State) -> State:
-    """The rows of `chosen` where `choose_B` is True, else those of `other`."""
-    def one(path, a, b):
+    """Returns the rows of `chosen` where `choose_B`, bool, is True, else those of `other`."""
+    def select(path, a, b):
         axis = 0 if path[-1] == jax.tree_util.GetAttrKey("valid_BW") else 1
         shape = [1] * a.ndim
         shape[axis] = choose_B.shape[0]
         return jnp.where(choose_B.reshape(shape), a, b)
 
-    return jax.tree_util.tree_map_with_path(one, chosen, other)
+    return jax.tree_util.tree_map_with_path(select, chosen, other)
 
 
 def check_shapes(config: ModelConfig, tokens_BT, state: State, valid_BT, reset_B) -> None:
-    """Raises a ValueError in one line for input that does not fit the model."""
+    """Raises a ValueError if a shape or dtype does not match the model."""
     if not config.vocab_size:
-        raise ValueError("model.vocab_size is 0; set it to the tokenizer's")
+        raise ValueError("model.vocab_size is 0; set it to that of the tokenizer")
     if tokens_BT.ndim != 2 or not 1 <= tokens_BT.shape[1] <= config.segment_length:
         raise ValueError(f"tokens have shape {tokens_BT.shape}; a segment is [B, T] with T from "
                          f"1 to segment_length = {config.segment_length} (a whole sequence: "
                          "apply_segments)")
     B, T = tokens_BT.shape
-    wanted = jax.tree.map(lambda a: a.shape, jax.eval_shape(
-        lambda: init_state(config, B, places(state) if isinstance(state, State) else None)))
+    expected = jax.tree.map(lambda a: a.shape, jax.eval_shape(
+        lambda: init_state(config, B, window_size(state) if isinstance(state, State) else None)))
     given = jax.tree.map(lambda a: a.shape, state)
-    if wanted != given:
-        raise ValueError(f"the state has shapes {given}; this model and {B} rows need {wanted} "
+    if expected != given:
+        raise ValueError(f"the state has shapes {given}; this model and {B} rows need {expected} "
                          "(init_state(config, batch_size))")
     for name, array, shape in (("valid_BT", valid_BT, (B, T)), ("reset_B", reset_B, (B,))):
         if array is not None and (array.shape != shape or array.dtype != bool):

@@ -1,4 +1,4 @@
-"""The model's variables: made, or described without being made."""
+"""The model's variables: initialised, or as abstract arrays."""
 
 import functools
 from collections.abc import Callable
@@ -26,17 +26,21 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def init_params(model: LanguageModel, key: jax.Array) -> Params:
-    """New variables, each in a box (`nn.LogicallyPartitioned`) with the names of its axes."""
+    """Returns new variables, each boxed (`nn.LogicallyPartitioned`) with its logical axis names."""
     return model.init(key, jnp.zeros((1, 1), jnp.int32), init_state(model.config, 1))
 
 
 def abstract_params(model: LanguageModel, mesh: partition.AnyMesh) -> Params:
-    """Shapes, dtypes and shardings of the model's variables."""
+    """Returns the variables of the model as `jax.ShapeDtypeStruct`s with shardings."""
     return abstract_tree(functools.partial(init_params, model), mesh)
 
 
 def abstract_tree(init: Callable, mesh: partition.AnyMesh):
-    """Shapes, dtypes and shardings of what `init(key)` makes."""
+    """Returns the result of `init(key)` as unboxed `jax.ShapeDtypeStruct`s with shardings.
+
+    Args:
+      init: (key) -> tree of arrays, boxed with logical axis names or not.
+    """
     boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                         nn.unbox(boxed), partition.shardings(boxed, mesh))

@@ -1,4 +1,4 @@
-"""Schedules: how the segments of a sequence go through the model."""
+"""Schedules: how the segments of a sequence are run through the model."""
 
 import functools
 from collections.abc import Callable
@@ -15,22 +15,27 @@ SCHEDULES = ("sequential",)
 
 def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
                   remat: bool = True, unroll: int = 1):
-    """Runs `step(state, x) -> (state, y)` over the leading axis of xs, the segments.
+    """Scans `step(state, x) -> (state, y)` over segments, the leading axis of xs.
 
-    The gradient goes back through groups of `bptt_segments` segments (0 = through all): the state
-    is cut where a group begins. With `remat` the backward pass computes each segment again, from
-    its state or, if the model recomputes blocks (`model.remat`), from the inputs of its blocks.
-    `unroll` segments make one step of the compiled loop.
+    Args:
+      step: reads one segment.
+      state: before the first segment.
+      xs: tree of arrays [S, ...].
+      bptt_segments: number of segments per group of truncated backpropagation through time. The
+        state gets a `stop_gradient` at the start of each group; 0 backpropagates through all.
+      remat: whether the backward pass recomputes each segment. It starts from the state before the
+        segment and, if the model rematerialises blocks (`model.remat`), the saved block inputs.
+      unroll: number of segments per iteration of the compiled loop.
 
     Returns:
-      (state, ys): the last state, and the ys stacked.
+      (state after the last segment, ys stacked along a leading axis).
     """
     def body(state, indexed):
         index, x = indexed
         if bptt_segments:
-            begins = index % bptt_segments == 0
+            starts_group = index % bptt_segments == 0
             state = jax.tree.map(
-                lambda a: jnp.where(begins, jax.lax.stop_gradient(a), a), state)
+                lambda a: jnp.where(starts_group, jax.lax.stop_gradient(a), a), state)
         state, y = step(state, x)
         return constrain_state(state), y
 
@@ -44,7 +49,7 @@ def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
 
 
 def split_segments(x_BL: Array, segment_length: int, fill=0) -> Array:
-    """[B, L] as [S, B, T], the last segment filled up."""
+    """Reshapes [B, L] to [S, B, T], padding the last segment with `fill`."""
     B, L = x_BL.shape
     S = -(-L // segment_length)
     x_BL = jnp.pad(x_BL, ((0, 0), (0, S * segment_length - L)), constant_values=fill)
@@ -58,28 +63,31 @@ def apply_segments(model: LanguageModel, variables: Params, tokens_BL: Array, st
                    rngs: dict[str, Array] | None = None) -> Output:
     """Reads a sequence of any length, segment by segment.
 
-    It is compiled once for each model and shapes, and can be called inside `jax.jit`, `jax.grad`
-    and `jax.vmap`:
+    It is compiled once per model and argument shapes, and can be called inside `jax.jit`,
+    `jax.grad` and `jax.vmap`:
 
         variables, state = init(config, jax.random.key(0)), init_state(config, len(tokens_BL))
         out = apply_segments(LanguageModel(config), variables, tokens_BL, state)
 
     Args:
-      tokens_BL: int32; the last segment is padded if it is not full, which changes nothing.
-      state: from `init_state`, or the state that an earlier call returned after full segments.
-      valid_BL: bool, False for padding.
-      reset_BS: bool, rows that begin a new sequence at a segment; S = ceil(L / segment_length).
+      tokens_BL: int32. A partial last segment is padded, which does not change the results.
+      state: from `init_state`, or returned by an earlier call that read whole segments.
+      valid_BL: bool, False for padding; None if all tokens are valid.
+      reset_BS: bool, True where a row begins a new sequence with a segment, so that its state is
+        reset to the initial one; S = ceil(L / segment_length). None resets nothing.
       schedule: "sequential".
-      bptt_segments: number of segments that a gradient goes back through; 0 = all.
+      bptt_segments: number of segments per group of truncated backpropagation through time;
+        0 = all.
       deterministic: False applies dropout, which needs `rngs`.
-      logits: False returns the hidden states instead, of which `unembed` makes the logits.
-      rngs: {"dropout": key}; each segment folds its number into the key.
+      logits: False returns the final hidden states, from which `unembed` computes the logits.
+      rngs: {"dropout": key}; the index of the segment is folded into the key.
 
     Returns:
-      Output(logits [B, L, V] float32, state), or Output(None, state, hidden [B, L, D]).
+      Output(logits [B, L, V] float32, state), or Output(None, state, hidden [B, L, D]) if
+      `logits` is False.
 
     Raises:
-      ValueError: if shapes do not fit each other or the model.
+      ValueError: if a shape does not match the others or the model.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
@@ -101,9 +109,9 @@ def _apply_segments(model: LanguageModel, bptt_segments: int, deterministic: boo
     (B, L), T = tokens_BL.shape, model.config.segment_length
 
     def step(state, x):
-        number, tokens_BT, valid_BT, reset_B = x
-        own = {name: jax.random.fold_in(key, number) for name, key in rngs.items()}
-        out = model.apply(variables, tokens_BT, state, valid_BT, reset_B, rngs=own,
+        index, tokens_BT, valid_BT, reset_B = x
+        segment_rngs = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
+        out = model.apply(variables, tokens_BT, state, valid_BT, reset_B, rngs=segment_rngs,
                           deterministic=deterministic, logits=logits)
         return out.state, out.logits if logits else out.hidden
 

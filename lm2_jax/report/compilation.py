@@ -18,14 +18,17 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Step:
-    """One program.
+    """One compiled program.
 
     Attributes:
-      matrix_flops: FLOPs of its matrix products, on all devices together.
-      bytes: on one device, by use; empty if it was only lowered, or did not compile.
-      fits: whether it fits into the memory of a device; None if that is not known.
-      collectives: `Collectives._asdict` of each kind and size.
-      error: the compiler's message if it ran out of memory.
+      title: what the program does, for tables.
+      matrix_flops: FLOPs of its matrix products, summed over all devices.
+      seconds: duration of the compilation (or lowering).
+      bytes: memory of one device by use, as `memory` returns it; empty if the program was only
+        lowered or did not compile.
+      fits: whether the program fits into the memory of a device; None if that is not known.
+      collectives: `Collectives._asdict()` for each kind and size of collective.
+      error: sizes in the compiler's message if it ran out of memory, else "".
     """
 
     title: str
@@ -39,7 +42,18 @@ class Step:
 
 @dataclass
 class Report:
-    """All programs of a config on one topology; `memory` is the bytes of one chip."""
+    """All programs of a config on one topology.
+
+    Attributes:
+      config: path or name of the config.
+      topology: as "v5e:4x4".
+      chip: kind of device, as JAX names it.
+      memory: bytes of one device; None if unknown.
+      mesh: size of each mesh axis.
+      jax: version.
+      parameters: number of the model's parameters.
+      steps: the programs.
+    """
 
     config: str
     topology: str
@@ -51,10 +65,28 @@ class Report:
     steps: list[Step] = field(default_factory=list)
 
 
-def memory(analysis) -> dict[str, int]:
-    """Bytes on one device, of `compiled.memory_analysis()`.
+@dataclass(frozen=True)
+class Variant:
+    """The training step under one rematerialisation setting.
 
-    "peak" is the sum of all, with outputs that reuse a donated argument counted once.
+    Attributes:
+      remat: `model.remat`.
+      remat_segments: `train.remat_segments`.
+      chosen: whether this is the setting of the config.
+      step: the compiled training step.
+    """
+
+    remat: str
+    remat_segments: bool
+    chosen: bool
+    step: Step
+
+
+def memory(analysis) -> dict[str, int]:
+    """Returns the bytes on one device by use, from `compiled.memory_analysis()`.
+
+    "reused" is the size of the outputs that take the buffers of donated arguments; "peak" is the
+    sum of all other uses, with these outputs counted once.
     """
     m = analysis
     sizes = dict(arguments=m.argument_size_in_bytes, outputs=m.output_size_in_bytes,
@@ -64,14 +96,21 @@ def memory(analysis) -> dict[str, int]:
 
 
 def out_of_memory(message: str) -> str | None:
-    """The compiler's figures, if its error says that a program does not fit; else None."""
-    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", message)
+    """Returns the sizes in the compiler's out-of-memory message; None for any other message.
+
+    They have the form "20.53G of 15.75G". An out-of-memory message without sizes is returned as
+    "RESOURCE_EXHAUSTED".
+    """
+    size = r"\(?([\d.]+\w?)\)?"
+    found = (re.search(f"Used {size} of {size} hbm", message)
+             or re.search(f"temporaries {size} exceeds available HBM {size}", message))
     if found:
-        return found[0]
+        return f"{found[1]} of {found[2]}"
     return "RESOURCE_EXHAUSTED" if "RESOURCE_EXHAUSTED" in message else None
 
 
 def heading(report: Report) -> str:
+    """Returns one line with the config, the topology, the parameters and the mesh."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items())
     room = f", {report.memory / GIB:.0f} GiB each" if report.memory else ""
     return (f"{report.config} on {report.topology}: {report.parameters / 1e9:.3f} B parameters, "
@@ -79,14 +118,30 @@ def heading(report: Report) -> str:
 
 
 def step_table(report: Report, step: Step) -> RichTable:
-    """One program, for the terminal."""
+    """Returns the figures of one program as a table for the terminal."""
     return Table([], [_rows(report, step)], text_columns=2).terminal(step.title)
+
+
+def variants_table(variants: Sequence[Variant]) -> Table:
+    """Returns a table with a row for each variant, the config's own marked with *."""
+    def row(variant: Variant) -> list[str]:
+        step = variant.step
+        gathered = _totals(step).get("all-gather", {}).get("bytes_per_run", 0)
+        return ["*" if variant.chosen else "", variant.remat, str(variant.remat_segments),
+                _yes_no(step.fits), step.error or _size(step.bytes.get("peak")),
+                f"{step.matrix_flops:.3e}", _size(gathered) if step.bytes else "-"]
+
+    return Table(["", "remat", "remat_segments", "fits", "peak", "FLOPs", "all-gathers"],
+                 [[row(variant) for variant in variants]], text_columns=4,
+                 note="* marks the setting of the config (model.remat, train.remat_segments). "
+                      "Bytes are per device and step, FLOPs those of the matrix products on all "
+                      "devices, including recomputation.")
 
 
 def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
     rows = [(f"{name}, a device", _size(size)) for name, size in step.bytes.items()]
     if step.error:
-        rows.append(("the compiler", step.error))
+        rows.append(("out of memory, a device", step.error))
     if report.memory:
         rows.append((f"fits {_size(report.memory)}", _yes_no(step.fits)))
     if not step.bytes and not step.error:
@@ -111,7 +166,7 @@ def write(report: Report, path: Path) -> None:
 
 
 def read_all(folder: Path) -> list[Report]:
-    """The reports in a folder, the fewest devices first."""
+    """Returns the reports of a folder, sorted by the number of devices."""
     reports = []
     for path in sorted(folder.glob("*.json")):
         values = json.loads(path.read_text("utf-8"))
@@ -120,12 +175,13 @@ def read_all(folder: Path) -> list[Report]:
 
 
 def markdown(reports: Sequence[Report]) -> str:
-    """A table of programs, and one of their collectives."""
+    """Returns a page with a table of the programs and a table of their collectives."""
     programs = Table(
         ["topology", "mesh", "program", "arguments", "temporaries", "peak", "of", "fits", "FLOPs"],
         [[[*_where(report), step.title,
            *(_size(step.bytes.get(name)) for name in ("arguments", "temporaries", "peak")),
-           _size(report.memory), step.error or _yes_no(step.fits), f"{step.matrix_flops:.3e}"]
+           _size(report.memory), _yes_no(step.fits) + (f" ({step.error})" if step.error else ""),
+           f"{step.matrix_flops:.3e}"]
           for report in reports for step in report.steps]], text_columns=3)
     collectives = Table(
         ["topology", "mesh", "program", "collective", "in the program", "a run", "bytes a run"],

@@ -22,8 +22,8 @@ def flops_per_token(c: ModelConfig) -> float:
     Attention is halved for causality; recomputation does not count.
     """
     T, D, H = c.segment_length, c.embed_dim, c.head_dim
-    kind = memories.of(c)
-    S = T + memories.num_tokens(c)
+    kind = memories.kind_of(c)
+    S = T + memories.num_memory_tokens(c)
     attention: float = 2 * D * H * (2 * c.num_heads + 2 * c.num_kv_heads)
     attention += 4 * c.num_heads * H * (S / 2 + c.attention_window)
     blocks = c.num_layers * (attention + 6 * D * c.mlp_dim) * S / T

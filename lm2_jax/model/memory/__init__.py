@@ -1,4 +1,4 @@
-"""The memories by name: the only place that knows which kinds there are."""
+"""The registry of memories: a new one is added to `KINDS` and to the config's `MEMORY_KINDS`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,16 +9,15 @@ from lm2_jax.model.memory.base import BlockMemory, MemoryTokens
 
 
 class Kind(NamedTuple):
-    """A memory: what stands beside each of its blocks, what at the ends of a segment, or both.
+    """A memory: a module in each block, a module that adds memory tokens, or both.
 
     Attributes:
-      init_state: (config, B) -> what it carries before the first token: a pytree whose leaves
-        have the rows on their second axis, and the blocks on the first if `block` is there.
-      flops: config -> FLOPs of the forward pass a token and block, without its share in running
+      init_state: (config, B) -> state before the first token: a pytree of arrays [P, B, ...] for P
+        blocks if there is a `block`, else [1, B, ...]. No two leaves may share a buffer.
+      flops: config -> FLOPs of the forward pass per token and block, without those of running
         memory tokens through the blocks.
-      block: module of one block; it is given its own part of the state.
-      tokens: module that puts memory tokens round a segment; it is given the whole state where
-        there is no `block`.
+      block: class of the module in a block. Its hooks get the state of their block, [B, ...].
+      tokens: class of the module that adds memory tokens to a segment. It gets the whole state.
     """
 
     init_state: Callable[[ModelConfig, int], Any]
@@ -35,13 +34,14 @@ KINDS = {
 }
 
 
-def of(config: ModelConfig) -> Kind | None:
-    """The memory of a model; None for a plain Llama."""
+def kind_of(config: ModelConfig) -> Kind | None:
+    """Returns the memory of a model; None if it has none."""
     return KINDS[config.memory.kind] if config.memory.num_layers else None
 
 
-def num_tokens(config: ModelConfig) -> int:
-    """How many memory tokens stand round a segment."""
-    kind = of(config)
-    ends = (kind.tokens.before + kind.tokens.after) if kind and kind.tokens else 0
-    return ends * config.memory.num_slots
+def num_memory_tokens(config: ModelConfig) -> int:
+    """Returns the number of memory tokens that are added to a segment."""
+    kind = kind_of(config)
+    if kind is None or kind.tokens is None:
+        return 0
+    return (kind.tokens.before + kind.tokens.after) * config.memory.num_slots

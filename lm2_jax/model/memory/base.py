@@ -1,4 +1,41 @@
-"""What every memory is: hooks of a block, and tokens at the ends of a segment."""
+"""The interface of a memory: hooks inside a block, and memory tokens around a segment.
+
+A memory has a state, a pytree of arrays that the model takes as an argument and returns with every
+segment. It is written as a `BlockMemory`, which has a state for each block, as a `MemoryTokens`,
+or as both, together with two functions:
+
+    init_state(config, batch_size) -> state       [P, B, ...] for P blocks, [1, B, ...] for tokens
+    flops(config) -> forward FLOPs per token and block
+
+All four are registered as a `Kind` in `lm2_jax/model/memory/__init__.py`. Shapes: B rows, T tokens
+of the segment, M memory tokens (or slots), S tokens in a block (T, plus M for each set of memory
+tokens), D embed_dim. Activations have the compute dtype `config.dtype`. Parameters are float32.
+Keep the state float32 too, and sum into it in float32: it is updated once per segment, thousands
+of times in a long sequence.
+
+The model guarantees the order of the calls; a memory must satisfy these rules, each of which is
+tested in `tests/test_model_rules.py` or the file named:
+
+1. Causality. The output for token t depends on tokens up to t of this segment and on the state
+   from before the segment. `pre_block` and `read` therefore treat each token separately. `write`,
+   `post_block` and `next_state` may combine all tokens, because only the next segment sees their
+   result.
+2. Explicit state. Nothing is carried in flax variables, attributes or globals: reading a sequence
+   in one call or segment by segment gives the same logits and the same state.
+3. Reset by row. The axes of every leaf begin with (blocks, rows), so that the model can reset
+   single rows to `init_state`; no row depends on another one.
+4. Padding. A token that is not valid (`valid_BS` False) does not change the state, whatever its
+   content. In a row without a valid token in the segment, the state stays bit for bit the same.
+   Memory tokens are always valid, so this must be decided by the tokens of the segment.
+5. Off means Llama. With `memory.num_layers` = 0 no parameter and no operation of a memory is left
+   (`tests/test_llama.py`).
+6. Gradients. They flow through the state from segment to segment. Where they are cut is decided by
+   `train.bptt_segments` alone: a memory that stops a gradient says so in its docstring
+   (`tests/test_model_gradient.py`).
+7. Partial placement. A `BlockMemory` works in the first P blocks for every P up to the number of
+   layers (`tests/test_model_reference.py`). A memory that needs all blocks is checked in
+   `lm2_jax/config/model.py`.
+"""
 
 from typing import Any
 
@@ -12,36 +49,77 @@ from lm2_jax.model.linear import partitioned
 
 
 class BlockMemory(nn.Module):
-    """The memory of one block, called in this order; a kind overrides what it needs.
+    """The memory of one block. `Block` calls the hooks in this order:
 
-    All tokens read the state as it stood when the segment began; what `write` and `post_block`
-    return is seen by the next one.
+        x     <- pre_block(x, state)
+        x     <- x + attention(norm(x)) + read(norm(x), state)
+        state <- write(x, state, valid)
+        x     <- x + mlp(norm(x))
+        state <- post_block(x, state, valid)
+
+    Every hook has a default that does nothing; a memory overrides the ones that it needs and
+    creates its parameters in `setup`. `state` is this block's slice of the state, a pytree of
+    arrays [B, ...], and a new one must have the same shapes and dtypes. `pre_block` and `read`
+    always get the state from before the segment.
+
+    Attributes:
+      config: of the model.
     """
 
     config: ModelConfig
 
     def pre_block(self, x_BSD: jax.Array, state: Any) -> jax.Array:
-        """The stream as the block shall see it."""
+        """Returns the input of the block, [B, S, D] in the compute dtype.
+
+        Args:
+          x_BSD: residual stream before the block.
+          state: from before the segment.
+        """
         return x_BSD
 
     def read(self, a_BSD: jax.Array, state: Any) -> jax.Array | float:
-        """What is added to the stream beside attention, of the same normalised input."""
+        """Returns what is added to the output of attention, [B, S, D] in the compute dtype.
+
+        Args:
+          a_BSD: normalised input, the same that attention gets.
+          state: from before the segment.
+        """
         return 0.0
 
     def write(self, x_BSD: jax.Array, state: Any, valid_BS: jax.Array) -> Any:
-        """The state after attention."""
+        """Returns the state after attention.
+
+        Args:
+          x_BSD: residual stream after attention and `read` have been added.
+          state: from before the segment.
+          valid_BS: bool, False for padding.
+        """
         return state
 
     def post_block(self, x_BSD: jax.Array, state: Any, valid_BS: jax.Array) -> Any:
-        """The state after the block."""
+        """Returns the state after the block, with which the next segment is read.
+
+        Args:
+          x_BSD: residual stream after the block.
+          state: as `write` returned it.
+          valid_BS: bool, False for padding.
+        """
         return state
 
 
 class MemoryTokens(nn.Module):
-    """`num_slots` learnt vectors that stand before a segment, behind it, or both.
+    """Adds M = `num_slots` learnt vectors to a segment as tokens: before it, after it, or both.
+
+    They go through all blocks like tokens of the segment, under the same causal mask: every token
+    attends to those before the segment, and those after it attend to the whole segment.
+    `LanguageModel` calls `wrap` and `positions`, then the blocks and the final norm, then `unwrap`
+    and `next_state`. `state` is the whole state, a pytree of arrays [1, B, ...], or [P, B, ...] if
+    the kind has a `BlockMemory` too.
 
     Attributes:
-      before, after: whether memory tokens stand there.
+      config: of the model.
+      before: whether memory tokens precede the segment; a constant of the class.
+      after: whether memory tokens follow the segment; a constant of the class.
     """
 
     config: ModelConfig
@@ -55,33 +133,52 @@ class MemoryTokens(nn.Module):
                                        (c.memory.num_slots, c.embed_dim), jnp.float32)
 
     def vectors(self, state: Any, batch_size: int) -> jax.Array:
-        """What stands there, [B, M, D] float32."""
+        """Returns the embeddings of the memory tokens, [B, M, D] float32."""
         return jnp.broadcast_to(self.embedding_MD[None], (batch_size, *self.embedding_MD.shape))
 
     def wrap(self, x_BTD: jax.Array, valid_BT: jax.Array, state: Any
-                 ) -> tuple[jax.Array, jax.Array]:
-        """The segment with its memory tokens, [B, S, D], and which of S hold a token."""
+             ) -> tuple[jax.Array, jax.Array]:
+        """Adds the memory tokens to a segment.
+
+        Args:
+          x_BTD: embeddings of the segment's tokens.
+          valid_BT: bool, False for padding.
+          state: from before the segment.
+
+        Returns:
+          (embeddings [B, S, D] in the dtype of x, bool [B, S], True for valid tokens and all
+          memory tokens).
+        """
         tokens_BMD = self.vectors(state, x_BTD.shape[0]).astype(x_BTD.dtype)
         valid_BM = jnp.ones(tokens_BMD.shape[:2], bool)
-        return (jnp.concatenate(self._around(x_BTD, tokens_BMD), axis=1),
-                jnp.concatenate(self._around(valid_BT, valid_BM), axis=1))
+        return (jnp.concatenate(self._surround(x_BTD, tokens_BMD), axis=1),
+                jnp.concatenate(self._surround(valid_BT, valid_BM), axis=1))
 
     def positions(self, num_tokens: int) -> np.ndarray:
-        """int [S]: where each stands; those behind stand at the same places however short the
-        segment is."""
+        """Returns the positions of a segment of `num_tokens` with its memory tokens, int [S].
+
+        Memory tokens after the segment have the positions that follow a full segment, so that a
+        short segment gives the same results as a padded one.
+        """
         M, T = self.config.memory.num_slots, self.config.segment_length
         first = M if self.before else 0
         return np.concatenate([np.arange(first + num_tokens),
                                first + T + np.arange(M if self.after else 0)])
 
     def unwrap(self, x_BSD: jax.Array) -> jax.Array:
-        """The segment's own part, [B, T, D]."""
+        """Removes the memory tokens: returns the tokens of the segment, [B, T, D]."""
         M = self.config.memory.num_slots
         return x_BSD[:, M if self.before else 0:x_BSD.shape[1] - (M if self.after else 0)]
 
     def next_state(self, hidden_BSD: jax.Array, state: Any, valid_BT: jax.Array) -> Any:
-        """The state after the segment; `hidden` is the last norm's output."""
+        """Returns the state with which the next segment is read.
+
+        Args:
+          hidden_BSD: output of the final norm, memory tokens included.
+          state: as the blocks returned it.
+          valid_BT: bool, the valid tokens of the segment, without memory tokens.
+        """
         return state
 
-    def _around(self, middle: jax.Array, end: jax.Array) -> list[jax.Array]:
-        return [end] * self.before + [middle] + [end] * self.after
+    def _surround(self, segment: jax.Array, tokens: jax.Array) -> list[jax.Array]:
+        return [tokens] * self.before + [segment] + [tokens] * self.after

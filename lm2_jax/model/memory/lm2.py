@@ -1,10 +1,13 @@
 """The memory of a block (LM2, arXiv 2502.06049, sections 2.1 and 2.2).
 
 The paper's formulas fit together only when a segment has as many tokens as the bank has slots.
-Here the write reads the segment from the slots (S below), so that E_mem exists in slot space
-whatever T and M are, and it is tied to the read: the same affinities of token and slot, the
-softmax over tokens in the place of over slots.
+Here the write is a cross-attention with slots as queries and tokens as keys (S below), so that
+E_mem has a row for each slot, whatever T and M are. It is tied to the read: both use the same
+affinities of tokens and slots, the read with a softmax over slots, the write with a softmax over
+tokens.
 """
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -15,48 +18,51 @@ from lm2_jax.model.linear import Linear, RMSNorm, einsum_float32
 from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
 
-MASKED = -1e30
-KEY_INIT_SCALE = 2.0  # W_k at the start, as a multiple of W_q
+MASKED = -1e30  # affinity of masked tokens and slots, finite so that gradients are
+KEY_INIT_SCALE = 2.0  # W_k is initialised to this multiple of W_q
 
 
 class LM2Memory(BlockMemory):
-    """A bank of slots that tokens read through an output gate and write through two gates.
+    """A bank of M slots, [B, M, D], read through an output gate, written through two gates.
 
-    The bank and all that is summed into it (gates, S, tanh(S)) is float32 in every compute dtype:
-    in bfloat16 a forget gate above 0.998 is 1, and such a slot never forgets.
+    The bank, S and the input and forget gates are float32 in every compute dtype: in bfloat16 a
+    forget gate above 0.998 rounds to 1, so that the slot never forgets.
     """
 
     def setup(self):
         c, m = self.config, self.config.memory
         D, N = c.embed_dim, m.num_heads
-        heads = dict(equation="BTD,DNH->BTNH", shape=(D, N, D // N), dtype=c.dtype,
-                     axes=("embed", "heads", "head_dim"))
-        gate = dict(equation="BTD,DE->BTE", shape=(D, D), dtype=c.dtype, out_dtype="float32",
-                    axes=("embed", "mlp"), bias_axes=("norm",))
+        heads = partial(Linear, "BTD,DNH->BTNH", (D, N, D // N), ("embed", "heads", "head_dim"),
+                        dtype=c.dtype)
+        gate = partial(Linear, "BTD,DE->BTE", (D, D), ("embed", "mlp"), bias_axes=("norm",),
+                       dtype=c.dtype, out_dtype="float32")
         self.slot_norm = RMSNorm(c.norm_eps, c.dtype)
         self.write_norm = RMSNorm(c.norm_eps, c.dtype)
-        self.q_proj = Linear(**heads)
-        self.k_proj = Linear(**heads, init=self._as_queries)
-        self.v_proj = Linear(**heads)
+        self.q_proj = heads()
+        self.k_proj = heads(kernel_init=self._init_keys)
+        self.v_proj = heads()
         self.o_proj = Linear("BTNH,NHD->BTD", (N, D // N, D), ("heads", "head_dim", "embed"),
                              scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype)
-        self.output_gate = Linear(**gate, bias=m.output_gate_bias)
-        self.write_proj = Linear(**heads)
-        self.input_gate = Linear(**gate, bias=0.0)
-        self.forget_gate = Linear(**gate, bias=m.forget_gate_bias)
+        self.output_gate = gate(bias_init=m.output_gate_bias)
+        self.write_proj = heads()
+        self.input_gate = gate(bias_init=0.0)
+        self.forget_gate = gate(bias_init=m.forget_gate_bias)
 
     def read(self, a_BTD: jax.Array, bank_BMD: jax.Array) -> jax.Array:
-        """g * E, the gated read that is added to the stream, [B, T, D].
+        """Returns the gated read g * E, [B, T, D] in the compute dtype.
 
-        A = softmax(a W_q (n W_k)^T / sqrt(H)), E = (A (n W_v)) W_o,
-        g = sigmoid(E W_out + b_out), with n = norm(bank).
+        With n = norm(bank),
+
+            A = softmax(a W_q (n W_k)^T / sqrt(H))     over slots, or the top_k slots
+            E = (A (n W_v)) W_o
+            g = sigmoid(E W_out + b_out)
         """
         n_BMD = self.slot_norm(bank_BMD)
         q_BTNH, k_BMNH, v_BMNH = self.q_proj(a_BTD), self.k_proj(n_BMD), self.v_proj(n_BMD)
         affinity_BNTM = self._affinity(q_BTNH, k_BMNH)
         if self.config.memory.top_k:
-            least = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
-            affinity_BNTM = jnp.where(affinity_BNTM >= least, affinity_BNTM, MASKED)
+            threshold = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
+            affinity_BNTM = jnp.where(affinity_BNTM >= threshold, affinity_BNTM, MASKED)
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.config.dtype)
         E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
         g_BTD = nn.sigmoid(self.output_gate(E_BTD))
@@ -64,11 +70,15 @@ class LM2Memory(BlockMemory):
         return (g_BTD * E_BTD.astype(jnp.float32)).astype(E_BTD.dtype)
 
     def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-        """The bank after the segment, i * tanh(S) + f * bank, float32 [B, M, D].
+        """Returns the next bank, i * tanh(S) + f * bank, float32 [B, M, D].
 
-        h = norm(x), S = softmax over tokens of (n W_k)(h W_q)^T / sqrt(H), times (h W_s);
-        i = sigmoid(S W_in + b_in), f = sigmoid(S W_forget + b_forget).
-        Masked tokens have no part; a row without a valid token keeps its bank.
+        With h = norm(x) and n = norm(bank),
+
+            S = softmax((n W_k) (h W_q)^T / sqrt(H)) (h W_s)     over the valid tokens
+            i = sigmoid(S W_in + b_in)
+            f = sigmoid(S W_forget + b_forget)
+
+        The bank of a row without a valid token is returned unchanged.
         """
         h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
         affinity_BNTM = self._affinity(self.q_proj(h_BTD), self.k_proj(n_BMD))
@@ -83,31 +93,35 @@ class LM2Memory(BlockMemory):
         new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
         return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
 
-    def _as_queries(self, key, shape, dtype) -> jax.Array:
-        """W_k at the start, a multiple of W_q: a token then finds the slots that hold what is
-        like it from the first step on, before training has found a way to bind the two."""
+    def _init_keys(self, key, shape, dtype) -> jax.Array:
+        """Initialises W_k to a multiple of W_q, so that from the first step on a token attends to
+        slots whose content resembles it."""
         kernel = nn.unbox(self.q_proj.get_variable("params", "kernel"))
         return KEY_INIT_SCALE * kernel
 
     def _affinity(self, q_BTNH, k_BMNH):
-        """q k^T / sqrt(H), float32 [B, N, T, M]."""
+        """Returns q k^T / sqrt(H), float32 [B, N, T, M]."""
         affinity = einsum_float32("BTNH,BMNH->BNTM", q_BTNH, k_BMNH)
         return affinity * q_BTNH.shape[-1] ** -0.5
 
 
 def identity_bank(num_slots: int, embed_dim: int) -> jax.Array:
-    """The bank at the start of a sequence, [M, D]: row r of the identity, repeating for M > D."""
+    """Returns the initial bank, float32 [M, D]: slot r is row r mod D of the identity matrix."""
     return jnp.eye(embed_dim, dtype=jnp.float32)[jnp.arange(num_slots) % embed_dim]
 
 
 def init_state(config: ModelConfig, batch_size: int) -> jax.Array:
-    """Identity banks, float32 [P, B, M, D]."""
+    """Returns the initial banks of P blocks, float32 [P, B, M, D]."""
     bank_MD = identity_bank(config.memory.num_slots, config.embed_dim)
     return jnp.broadcast_to(bank_MD, (config.memory.num_layers, batch_size, *bank_MD.shape))
 
 
 def flops(config: ModelConfig) -> float:
-    """Forward FLOPs a token and block. Per token: q twice (read, write), o, output gate, values of
-    the write; per slot: k twice, v, input and forget gate; the two affinities, their products."""
+    """Returns the forward FLOPs per token and block.
+
+    Per token these are q (for read and write), o, the output gate and the write's values; per slot
+    k (for read and write), v, the input and the forget gate; per pair of token and slot the two
+    affinities and the products with their values.
+    """
     T, D, M = config.segment_length, config.embed_dim, config.memory.num_slots
     return 2 * D * D * (5 + 5 * M / T) + 8 * D * M
