@@ -12,7 +12,7 @@ from lm2_jax.config import EvalConfig
 from lm2_jax.data import tokenizer
 from lm2_jax.data.babi.files import Question
 from lm2_jax.data.babilong import prompting
-from lm2_jax.data.babilong.mixing import Encoder
+from lm2_jax.data.babilong.encoder import Encoder
 from lm2_jax.data.babilong.samples import read_file
 
 WORDS = "Where is Mary moved to the kitchen ? . went John Daniel Sandra".split()

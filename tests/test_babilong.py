@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from lm2_jax.data import tokenizer
 from lm2_jax.data.babi.simulator.tasks import TASKS, simulate
 from lm2_jax.data.babi.story import Question
-from lm2_jax.data.babilong.mixing import Encoder, Piece, fitting, mix, pieces_of, sentence_ids
+from lm2_jax.data.babilong.encoder import Encoder, Piece, sentence_ids
+from lm2_jax.data.babilong.mixing import fitting, mix, pieces_of
 from lm2_jax.data.text.background import TokenizedBackground
 
 FIRST = 10**6  # tokens of pieces are above, tokens of prose below

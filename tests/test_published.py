@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.config import Config, DataConfig, EvalConfig
-from lm2_jax.data.babilong import corpus, mixing, prompting, published
+from lm2_jax.data.babilong import corpus, prompting, published
+from lm2_jax.data.babilong.encoder import Encoder
 from lm2_jax.data.babilong.samples import read_file
 from lm2_jax.data.text import json_file
 from lm2_jax.eval.babilong import cells
@@ -135,7 +136,7 @@ def test_only_what_is_asked_for_is_read(tmp_path, layout):
 def test_a_single_file_tells_its_task_and_length_by_its_path(tmp_path, layout):
     where, *_ = LAYOUTS[layout]
     path = copy_of(tmp_path, layout, count=6) / where("qa10", "1M", 0)
-    way = prompting.make(EvalConfig(), mixing.Encoder(tokenizer()))
+    way = prompting.make(EvalConfig(), Encoder(tokenizer()))
     prompts = read_file(path, way)
     assert {(prompt.task, prompt.length) for prompt in prompts} == {("qa10", "1M")}
     text = " ".join(sample("qa10", "1M", 0)["input"].split())

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.config import EvalConfig
-from lm2_jax.data.babilong.mixing import Joined, Mixture, Piece, Text
+from lm2_jax.data.babilong.encoder import Piece
+from lm2_jax.data.babilong.mixing import Joined, Mixture, Text
 from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.eval import babilong, rag

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from solver import _PATTERNS, TASKS, solve
 
 from lm2_jax.data.babilong.batches import SampleMaker
-from lm2_jax.data.babilong.mixing import Sample
+from lm2_jax.data.babilong.encoder import Sample
 from lm2_jax.data.batches import pack
 
 DATA = os.environ.get("LM2_TEST_DATA")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lm2_jax.config import DataConfig, EvalConfig
 from lm2_jax.data.babilong import corpus, prompting
-from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
+from lm2_jax.data.babilong.encoder import Encoder, sentence_ids
 from lm2_jax.data.babilong.samples import read_file
 from lm2_jax.data.text import background, json_file
 from lm2_jax.data.text import pieces as texts

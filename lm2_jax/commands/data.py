@@ -10,8 +10,8 @@ from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files
 from lm2_jax.data import sources
 from lm2_jax.data.babilong import corpus
+from lm2_jax.data.babilong.encoder import Encoder
 from lm2_jax.data.babilong.kinds import kinds_of
-from lm2_jax.data.babilong.mixing import Encoder
 from lm2_jax.errors import UserError
 from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch

@@ -9,8 +9,8 @@ import numpy as np
 
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
+from lm2_jax.data.babilong.encoder import Encoder
 from lm2_jax.data.babilong.kinds import QUESTION, kinds_of
-from lm2_jax.data.babilong.mixing import Encoder
 from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.errors import UserError
 from lm2_jax.eval import gates

@@ -11,7 +11,7 @@ import numpy as np
 from lm2_jax.config import DataConfig
 from lm2_jax.data.babilong import deferred, mixing
 from lm2_jax.data.babilong.corpus import Corpus
-from lm2_jax.data.babilong.mixing import Sample
+from lm2_jax.data.babilong.encoder import Sample
 from lm2_jax.data.batches import pack
 from lm2_jax.errors import UserError
 from lm2_jax.types import Batch

@@ -14,7 +14,7 @@ from lm2_jax.data.babi import files as babi
 from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babi.story_sources import StorySource
-from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
+from lm2_jax.data.babilong.encoder import Encoder, sentence_ids
 from lm2_jax.data.text import background
 from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.data.tokenizer import Tokenizer

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lm2_jax.data.babi.story import Story
-from lm2_jax.data.babilong.mixing import Encoder, Mixture, Piece, Sample
+from lm2_jax.data.babilong.encoder import Encoder, Piece, Sample
+from lm2_jax.data.babilong.mixing import Mixture
 from lm2_jax.data.text.background import TokenizedBackground
 
 MAX_POINTS_PER_SEGMENT = 2

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lm2_jax.data.babilong.mixing import Encoder, Piece
+from lm2_jax.data.babilong.encoder import Encoder, Piece
 
 PROSE, FACT, QUESTION, ANSWER = range(4)
 

@@ -17,7 +17,7 @@ import numpy as np
 from lm2_jax.config import EvalConfig
 from lm2_jax.config.evaluation import PROMPT_BUDGET
 from lm2_jax.data.babilong import prompts
-from lm2_jax.data.babilong.mixing import Encoder, sentence_ids
+from lm2_jax.data.babilong.encoder import Encoder, sentence_ids
 from lm2_jax.data.babilong.prompts import TaskPrompt
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.background import sentences_of

@@ -13,7 +13,8 @@ from lm2_jax.config import EvalConfig, parse_length
 from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong import mixing, published
-from lm2_jax.data.babilong.mixing import Encoder, Joined, Mixture
+from lm2_jax.data.babilong.encoder import Encoder
+from lm2_jax.data.babilong.mixing import Joined, Mixture
 from lm2_jax.data.babilong.prompting import Prompting
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.background import TokenizedBackground
