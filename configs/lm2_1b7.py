@@ -9,7 +9,9 @@ devices, and each device takes one row at a time. This prints the memory that a 
 
     lm2 compile --config=lm2_1b7 --topology=v5e:4x4
 
-Reports for four TPU topologies are in configs/results/lm2_1b7_compile.
+Rematerialisation (model.remat, train.remat_segments) is set to the fastest that fits into the
+16 GiB of a v5e:4x4 chip; with --variants the command compares all settings, since larger topologies
+may fit a faster one. Reports for four TPU topologies are in configs/results/lm2_1b7_compile.
 """
 
 from ml_collections import ConfigDict
