@@ -108,7 +108,8 @@ def test_a_note_is_read_again(tmp_path, clock):
 @pytest.mark.parametrize("text", [
     "", "\0" * 30, "{", "[]", "{}", '{"step": 1}', '{"step": "1", "seconds": {}}',
     '{"step": 1, "seconds": {"step": "x"}}', '{"step": 1, "seconds": {"other": 1.0}}',
-    '{"step": 1, "seconds": [1]}', '{"step": 1, "seconds": {"step": NaN}}'])
+    '{"step": 1, "seconds": [1]}', '{"step": 1, "seconds": {"step": NaN}}',
+    '{"step": 1, "seconds": {"step": Infinity}}', '{"step": 1, "seconds": {"step": -1.0}}'])
 def test_a_damaged_time_file_is_reported(tmp_path, text, capsys):
     path = tmp_path / "time.json"
     path.write_text(text)

@@ -104,13 +104,18 @@ def test_other_programs_at_the_port_are_ignored():
             threading.Thread(target=one.close).start()
 
 
-def sent(port, text):
+def sent(port, text, kept=None):
+    """Sends a text; the connection is closed, or added to `kept`."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            connection.sendall(text)
-        return True
+        connection = socket.create_connection(("127.0.0.1", port), timeout=1.0)
     except OSError:
         return False
+    connection.sendall(text)
+    if kept is None:
+        connection.close()
+    else:
+        kept.append(connection)
+    return True
 
 
 def test_a_port_that_is_taken_is_one_line():
@@ -167,9 +172,12 @@ def test_lines_that_arrive_before_the_watch_starts_are_handled():
         hello = {"process": 1, "of": 2, "host": "a", "pid": 5}
         text = "".join(json.dumps(message) + "\n" for message in (
             hello, {"message": "one"}, {"message": "two"}, {"end": ""}))
-        until(lambda: sent(port, text.encode()))
+        connections = []
+        until(lambda: sent(port, text.encode(), connections))
+        # The connection stays open: its end must not be what makes the last line seen.
         first.result()._watcher.join(10)
-    assert events == ["one", "two"]
+        assert events == ["one", "two"]
+        connections[-1].close()
 
 
 PLAIN = """
@@ -343,7 +351,7 @@ def test_a_preemption_service_that_is_off_is_named():
     try:
         jax.config.update("jax_enable_preemption_service", False)
         with pytest.raises(UserError, match="JAX_ENABLE_PREEMPTION_SERVICE"):
-            processes.initialize(ProcessInfo("127.0.0.1:1", 2, 0))
+            processes.initialize(ProcessInfo("127.0.0.1:1", 2, 0), connect_timeout=1)
     finally:
         jax.config.update("jax_enable_preemption_service", True)
 

@@ -108,6 +108,19 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     assert "data.num_workers=2" in last and 'if __name__ == "__main__":' in last
 
 
+def test_a_script_that_iterates_without_a_main_guard_is_told_so(tmp_path):
+    """Also where no workdir is locked."""
+    (tmp_path / "script.py").write_text(
+        "import sys\nsys.path[:0] = 'tests', 'tests/tools'\n"
+        "from test_workers import Numbers, dataset, workers\n"
+        "print(sum(workers.iterate(Numbers(9), dataset, 1)))\n")
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], text=True, capture_output=True,
+                         timeout=120, cwd=runs.ROOT,
+                         env=os.environ | {"PYTHONPATH": str(runs.ROOT)})
+    assert run.returncode == 1
+    assert "a data worker process has run the main script again" in run.stderr
+
+
 @pytest.mark.parametrize("number,wanted", [
     (signal.SIGKILL, r"was ended by SIGKILL \(perhaps for want of memory\)"),
     (signal.SIGBUS, "/dev/shm, .* is too small; enlarge it .* or set data.num_workers=0")])

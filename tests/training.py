@@ -68,7 +68,7 @@ def compiled(config, model, mesh):
     abstract = train_state.abstract(LanguageModel(model), optimizer.make(config), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=shardings)
-    return (make_train_step(LanguageModel(model), config, mesh, shardings),
+    return (make_train_step(LanguageModel(model), optimizer.make(config), config, mesh, shardings),
             lambda: copy(jax.device_put(state, shardings)))
 
 

@@ -132,10 +132,10 @@ def heaviest_stage(config: Config, mesh: partition.AnyMesh) -> tuple[int, int, i
 def training_step(model: ModelConfig, config: TrainConfig, mesh: partition.AnyMesh, *, rows: int,
                   segments: int) -> jax.stages.Traced:
     """Traces the training step of a batch with `rows` rows of `segments` segments."""
-    module = LanguageModel(model)
-    state = train_state.abstract(module, optimizer.make(config), mesh)
+    module, tx = LanguageModel(model), optimizer.make(config)
+    state = train_state.abstract(module, tx, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(module, config, mesh, shardings)
+    step = make_train_step(module, tx, config, mesh, shardings)
     return step.trace(state, _batch(rows, segments, model.segment_length, mesh))
 
 

@@ -34,7 +34,7 @@ from lm2_jax.runtime.watchdog import Watchdog
 from lm2_jax.training import loop, optimizer, profile
 from lm2_jax.training import state as train_state
 from lm2_jax.training.curriculum import Curriculum, Stage
-from lm2_jax.training.hooks import TIME_FILE, PeriodicEvaluation, TrainingHooks
+from lm2_jax.training.hooks import PeriodicEvaluation, TrainingHooks
 from lm2_jax.training.metrics_log import MetricsLog
 from lm2_jax.training.profile import Profile
 from lm2_jax.training.stages import HeldOutAccuracy, StageEvaluator
@@ -175,7 +175,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
             to_the_end.callback(hooks.watchdog.close)
             until_trained.callback(hooks.close)
             until_trained.enter_context(jax.set_mesh(mesh))
-            train_step = make_train_step(model, config.train, mesh, shardings)
+            train_step = make_train_step(model, tx, config.train, mesh, shardings)
             while step < num_steps and not hooks.preempted:
                 staged = source.with_curriculum(curriculum.stages)
                 made = batches.iterate(staged, step, num_workers=config.data.num_workers)
@@ -231,7 +231,7 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
            evaluator: BabilongEvaluator, checkpointer: Checkpointer, curriculum: Curriculum,
            meta: dict, console: Console, options: Options, preemption: Preemption, begun: float
            ) -> TrainingHooks:
-    t, time_file = config.train, workdir / TIME_FILE
+    t, time_file = config.train, workdir / phases.FILE
     earlier = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
                                      phases.read(time_file), first_step)
     timer = Phases(earlier, begun)

@@ -14,6 +14,7 @@ from lm2_jax.runtime.files import replacing
 
 START, COMPILE, DATA, STEP, SAVE, EVAL, RESTART = PHASES = (
     "start", "compile", "data", "step", "save", "eval", "restart")
+FILE = "time.json"  # in a workdir: wall time by phase, after the last step and save
 PREFIX = "seconds_"  # of the keys in metrics.jsonl
 OLD_NAMES = {"lost": RESTART}  # in files of earlier versions
 

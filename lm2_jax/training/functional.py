@@ -43,7 +43,7 @@ def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[Train
     """
     model, tx, _, mesh = _parts(config)
     abstract = train_state.abstract(model, tx, mesh)
-    compiled = step.make_train_step(model, config.train, mesh,
+    compiled = step.make_train_step(model, tx, config.train, mesh,
                                     jax.tree.map(lambda leaf: leaf.sharding, abstract))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:

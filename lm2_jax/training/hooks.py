@@ -19,8 +19,6 @@ from lm2_jax.training.state import TrainState
 from lm2_jax.training.writers import JsonLines, read_lines
 from lm2_jax.types import Params
 
-TIME_FILE = "time.json"  # in a workdir: wall time by phase, after the last step and save
-
 
 class Evaluator(Protocol):
     """Evaluates parameters in the middle of a run."""

@@ -70,10 +70,10 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     return state, metrics
 
 
-def make_train_step(model: LanguageModel, config: TrainConfig, mesh: partition.AnyMesh,
+def make_train_step(model: LanguageModel, optimizer: optax.GradientTransformation,
+                    config: TrainConfig, mesh: partition.AnyMesh,
                     state_shardings: TrainState) -> jax.stages.Wrapped:
     """Returns `train_step` compiled for the mesh; it donates the state that is passed in."""
-    optimizer = optimizers.make(config)
     rows = partition.named(mesh, "act_batch", None)
 
     def step(state: TrainState, batch: Batch):
