@@ -1,4 +1,4 @@
-"""LM2 learns to answer from its memory, in ten minutes on two CPU cores.
+"""LM2 learns to answer from its memory, in three to ten minutes on two CPU cores.
 
     lm2 train --config=quickstart --workdir=runs/quickstart
 
