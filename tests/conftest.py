@@ -1,6 +1,7 @@
 """Tests run on eight virtual CPU devices, those of `pytest -m gpu` on a GPU; slow files first."""
 
 import os
+import signal
 
 import hypothesis
 import jax
@@ -14,6 +15,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ["LM2_TEST_CACHE"] = runs.compiled()
 jax.config.update("jax_compilation_cache_dir", runs.compiled())
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# In the background of a shell script SIGINT is ignored, and bash cannot trap what was ignored.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no failure.
 hypothesis.settings.register_profile("lm2", deadline=None)

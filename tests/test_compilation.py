@@ -57,6 +57,7 @@ def test_report_of_virtual_cpus(tmp_path, capsys):
         assert f"| cpu:4 | 2 x 2 x 1 | {step['title']} |" in table and step["title"] in shown
 
 
+@pytest.mark.slow
 def test_variants_of_rematerialisation_are_one_table(tmp_path, capsys):
     out = tmp_path / "variants.md"
     assert cli.main([*SMALL, "--topology=cpu:8", "--variants", f"--out={out}"]) == 0

@@ -22,6 +22,8 @@ from lm2_jax.eval.results import read_results
 from lm2_jax.runtime import progress as bar
 from lm2_jax.runtime.console import Console
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STORY = "1 Mary went to the garden.\n2 John went to the hallway.\n3 Where is Mary?\tgarden\t1\n"
 OTHERS = ("gates.json", "history.jsonl", "mine.csv", "qa1_4k_mine.csv", "reset/mine.json",
           "qa1_4k_instruction_no_examples_no_post_prompt_no_chat_template_yes.csv")

@@ -21,6 +21,8 @@ from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.report import gates as report
 from lm2_jax.report import style
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 T, M, D, P = 4, 3, 8, 2
 CONFIG = ModelConfig(vocab_size=11, embed_dim=D, num_layers=3, num_heads=2, num_kv_heads=2,
                      mlp_dim=8, segment_length=T,

@@ -178,8 +178,10 @@ def loses(workdir, victim, moment, step):
     os.kill(pid, signal.SIGKILL)
     run = runs.ended(process)
     assert run.returncode != 0 and time.monotonic() - began < SECONDS
-    assert re.search(rf"\[{1 - victim}\] lm2 train: process {victim} of 2 \(.*\): ended "
-                     "unexpectedly. This process stops too; the same command resumes", run.stderr)
+    named = re.search(rf"\[{1 - victim}\] lm2 train: process {victim} of 2 \(.*\): ended "
+                      "unexpectedly. This process stops too; the same command resumes", run.stderr)
+    # Where the coordinator itself is gone, JAX may end the others before they can name it.
+    assert named or victim == 0 and "coordination service" in run.stderr
     return max(kill_train.checkpoints(workdir))
 
 

@@ -16,6 +16,8 @@ from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.params import init, init_params
 from lm2_jax.model.schedule import apply_segments
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 B, L = 2, 10
 CONFIG = ModelConfig(vocab_size=19, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                      mlp_dim=24, segment_length=4,

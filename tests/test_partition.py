@@ -17,6 +17,8 @@ from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
 from lm2_jax.training import state as train_state
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CONFIG = ModelConfig(vocab_size=20, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2,
                      mlp_dim=24, segment_length=5, attention_window=3, tie_embeddings=False,
                      memory=MemoryConfig(num_slots=4, num_heads=2, num_layers=2))

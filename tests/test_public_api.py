@@ -12,6 +12,8 @@ import runs
 
 import lm2_jax as lm2
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TINY = runs.ROOT / "configs" / "tiny.py"
 
 

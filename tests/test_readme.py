@@ -5,8 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from lm2_jax.config import shipped
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,6 +21,8 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 META = {"source_digest": "a" * 64, "tokenizer_digest": "b" * 64}
 
 

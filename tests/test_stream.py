@@ -14,6 +14,8 @@ from lm2_jax.eval.stream import Streamer
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.params import abstract_params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 T, V = 5, 24
 NEW = T + 3  # so that every answer crosses the border of a segment
 LENGTHS = (1, T - 1, T, T + 1, 3 * T + 5)
