@@ -55,9 +55,9 @@ def spec(names: Sequence[str | None]) -> PartitionSpec:
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrains the sharding of `x` by the logical names of its axes.
 
-    Without a mesh, or on a mesh that lacks one of MESH_AXES, this returns `x` as it is. So it does
-    for mesh axes that the compiler does not manage: inside shard_map and pmap (manual axes), and
-    on a mesh with explicit axes.
+    Returns `x` as it is without a mesh, on a mesh that lacks one of MESH_AXES, and where the
+    compiler does not manage all of them: inside shard_map and pmap (manual axes), on a mesh with
+    explicit axes.
     """
     if len(names) != x.ndim:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
@@ -68,18 +68,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         except (RuntimeError, ValueError):  # no mesh, or one of other axes by `with mesh:`
             return x
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    managed = {axis for axis in MESH_AXES if types.get(axis) == AxisType.Auto}
-    if not managed or not types.keys() >= set(MESH_AXES):
+    if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(
-        *(_only(managed, entry) for entry in resolved)))
-
-
-def _only(axes: set[str], entry: str | tuple[str, ...] | None):
-    """The entry of a PartitionSpec, without the mesh axes that are not among `axes`."""
-    if isinstance(entry, tuple):
-        return tuple(axis for axis in entry if axis in axes) or None
-    return entry if entry in axes else None
+    return jax.lax.with_sharding_constraint(x, resolved)
 
 
 @overload
