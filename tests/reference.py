@@ -130,15 +130,23 @@ def memory_write(p, h_TD, bank_MD, valid_T, eps):
         return bank_MD
     n_MD = norm(bank_MD, p["slot_norm"], eps)
     num_heads, H = p["q_proj"]["kernel"].shape[1:]
-    heads = []
+    heads, opens = [], []
     for head in range(num_heads):
         k_MH = n_MD @ p["k_proj"]["kernel"][:, head]
         affinity_MT = k_MH @ (h_TD @ p["q_proj"]["kernel"][:, head]).T / np.sqrt(H)
         heads.append(softmax(affinity_MT, axis=1) @ (h_TD @ p["write_proj"]["kernel"][:, head]))
+        if "route_bias" in p:
+            rho_M = np.log(np.exp(affinity_MT).mean(axis=1)) - p["route_bias"][head]
+            u_M = np.minimum(np.maximum(1.2 * sigmoid(rho_M) - 0.1, 0), 1)
+            opens += [u_M] * H
     S_MD = np.concatenate(heads, axis=1)
     i, f = (sigmoid(S_MD @ p[name]["kernel"] + p[name]["bias"])
             for name in ("input_gate", "forget_gate"))
-    return i * np.tanh(S_MD) + f * bank_MD
+    new_MD = i * np.tanh(S_MD) + f * bank_MD
+    if opens:
+        u_MD = np.stack(opens, axis=1)
+        new_MD = u_MD * new_MD + (1 - u_MD) * bank_MD
+    return new_MD
 
 
 def block(p, config, x_TD, bank_MD, window, valid_T):

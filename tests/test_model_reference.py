@@ -18,8 +18,9 @@ SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                       original_max_position=16)
 
 
-def make_config(slots=4, layers=1, memory_heads=2, top_k=0, **changes):
-    memory = MemoryConfig(num_slots=slots, num_heads=memory_heads, num_layers=layers, top_k=top_k)
+def make_config(slots=4, layers=1, memory_heads=2, top_k=0, write="paper", **changes):
+    memory = MemoryConfig(num_slots=slots, num_heads=memory_heads, num_layers=layers, top_k=top_k,
+                          write=write)
     small = dict(vocab_size=23, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                  mlp_dim=24, segment_length=6, memory=memory)
     return ModelConfig(**{**small, **changes})
@@ -30,6 +31,7 @@ MODELS = {
     "more slots than tokens": make_config(slots=9, segment_length=5),
     "more slots than channels": make_config(slots=19, num_layers=3, memory_heads=4),
     "no memory": make_config(layers=0, num_kv_heads=4),
+    "routed write": make_config(slots=5, layers=2, write="routed"),
     "top 2 of 5": make_config(slots=5, layers=2, top_k=2),
     "scaled rope, untied": make_config(rope_scaling=SCALING, tie_embeddings=False),
     "window, head_dim of its own": make_config(attention_window=4, rope_scaling=SCALING,
@@ -46,8 +48,9 @@ def check(actual, wanted):
 
 @pytest.fixture(scope="module")
 def memory_of():
-    def make(D, num_slots, num_heads, top_k=0):
-        config = make_config(slots=num_slots, memory_heads=num_heads, top_k=top_k, embed_dim=D)
+    def make(D, num_slots, num_heads, top_k=0, write="paper"):
+        config = make_config(slots=num_slots, memory_heads=num_heads, top_k=top_k, embed_dim=D,
+                             write=write)
         variables = reference.params(config, seed=num_slots)
         own = jax.tree.map(lambda a: a[0], variables["params"]["memory_blocks"]["memory"])
         return LM2Memory(config), {"params": own}
@@ -74,9 +77,10 @@ def test_read(memory_of, D, T, M, heads, top_k):
 
 
 @pytest.mark.parametrize("D,T,M,heads", SHAPES)
-def test_write(memory_of, D, T, M, heads):
+@pytest.mark.parametrize("kind", ["paper", "routed"])
+def test_write(memory_of, D, T, M, heads, kind):
     rng = np.random.default_rng(T)
-    memory, variables = memory_of(D, M, heads)
+    memory, variables = memory_of(D, M, heads, write=kind)
     x_BTD, bank_BMD = (rng.normal(size=(3, n, D)).astype(np.float32) for n in (T, M))
     valid_BT = np.stack([np.ones(T, bool), np.arange(T) % 2 == 0, np.zeros(T, bool)])
     write = jax.jit(lambda *x: memory.apply(variables, *x, method="write"))
@@ -88,6 +92,22 @@ def test_write(memory_of, D, T, M, heads):
             own, h_TD, bank_BMD[row].astype(np.float64), valid_BT[row],
             1e-5))
     assert np.abs(np.asarray(actual)[:2] - bank_BMD[:2]).max() > 0.1
+
+
+@pytest.mark.parametrize("bias", [100.0, -100.0])
+def test_a_routed_write_closes_and_opens_exactly(memory_of, bias):
+    """Closed it leaves the bank bit for bit as it is, open it is the paper's write."""
+    rng = np.random.default_rng(0)
+    routed, variables = memory_of(16, 5, 2, write="routed")
+    paper, _ = memory_of(16, 5, 2)
+    params = variables["params"] | {"route_bias": jnp.full(2, bias)}
+    x_BTD, bank_BMD = (rng.normal(size=(3, n, 16)).astype(np.float32) for n in (7, 5))
+    valid_BT = np.ones((3, 7), bool)
+    found = routed.apply({"params": params}, x_BTD, bank_BMD, valid_BT, method="write")
+    wanted = bank_BMD if bias > 0 else paper.apply(
+        {"params": {name: leaf for name, leaf in params.items() if name != "route_bias"}},
+        x_BTD, bank_BMD, valid_BT, method="write")
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("num_slots", [1, 5, 8, 19])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from lm2_jax.config.checks import at_least, one_of, require
 
 MEMORY_KINDS = ("lm2", "rmt", "armt")
+MEMORY_WRITES = ("paper", "routed")
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
@@ -22,6 +23,9 @@ class MemoryConfig:
     """Number of blocks that have a memory, counted from the first; 0 makes a plain Llama."""
     num_heads: int = 4
     """Attention heads of the memory's read and write (lm2)."""
+    write: str = "paper"
+    """How a segment is written (lm2): paper, or routed, which leaves a slot exactly as it is where
+    no token of the segment matches it."""
     top_k: int = 0
     """Each token reads only its k best-matching slots (lm2); 0 lets it read all of them."""
     forget_gate_bias: float = 3.0
@@ -33,6 +37,7 @@ class MemoryConfig:
 
     def __post_init__(self):
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
+        one_of(self, "model.memory", "write", MEMORY_WRITES)
         at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim")
         at_least(self, "model.memory", 0, "num_layers", "top_k")
         require(self.top_k <= self.num_slots, "model.memory.top_k", self.top_k,

@@ -41,6 +41,11 @@ class TrainConfig:
     """Segments that backpropagation through time goes back; 0 is all of them."""
     remat_segments: bool = True
     """Whether the backward pass recomputes each segment, to save memory."""
+    write_cost: float = 0.0
+    """Cost of an open slot (routed write), per row, block and segment, in nats; it is added to the
+    summed loss, so that slots stay closed to text that need not be remembered."""
+    write_cost_from: int = 0
+    """First step at which write_cost counts."""
     eval_every_steps: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
     stall_seconds: float = 600.0
@@ -57,7 +62,7 @@ class TrainConfig:
                 self.advance_accuracy, "in [0, 1]")
         at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
                  "eval_every_steps", "final_learning_rate", "stall_seconds",
-                 "rows_per_device", "loss_chunk_tokens")
+                 "rows_per_device", "loss_chunk_tokens", "write_cost", "write_cost_from")
         require(self.accumulate_steps == 1 or not self.rows_per_device, "train.accumulate_steps",
                 self.accumulate_steps, "1 where train.rows_per_device is set")
         for name in ("learning_rate", "clip_norm"):

@@ -26,6 +26,8 @@ class LossSums:
       answers: all of them.
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
+      writes: how far the slots were open to a segment (routed write), the mean over slots, summed
+        over rows, blocks and segments.
     """
 
     loss: jax.Array
@@ -34,6 +36,7 @@ class LossSums:
     answers: jax.Array
     tokens: jax.Array
     row_loss_B: jax.Array
+    writes: jax.Array
 
 
 def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array, *,
@@ -57,8 +60,8 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     def step(state, x):
         tokens_BT, targets_BT, weight_BT, answer_BT, valid_BT, reset_B, number = x
         rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
-        out: Output = model.apply(params, tokens_BT, state, valid_BT, reset_B,
-                          deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
+        out, writes = _apply(model, params, tokens_BT, state, valid_BT, reset_B,
+                             deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
         if chunk_tokens:
             loss_BT, right_BT = _in_chunks(out.hidden, unembedding(c, params), targets_BT,
                                            chunk_tokens)
@@ -70,13 +73,24 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
         return out.state, LossSums(
             loss=jnp.sum(row_loss_B), row_loss_B=row_loss_B,
             weight=jnp.sum(weight_BT), hits=hits, answers=answers,
-            tokens=jnp.sum(valid_BT))
+            tokens=jnp.sum(valid_BT), writes=writes)
 
     state = init_state(c, batch.tokens_BL.shape[0], window=(S - 1) * c.segment_length)
     xs = (*segments, batch.reset_BS.T, jnp.arange(S))
     _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
                             unroll=kernels.unroll(S))
     return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
+
+
+def _apply(model: LanguageModel, *args, **options) -> tuple[Output, jax.Array]:
+    """Applies the model; returns its output and how far the routed writes of a segment were open,
+    the mean over slots and heads, summed over rows and blocks."""
+    memory = model.config.memory
+    if not memory.num_layers or memory.kind != "lm2" or memory.write != "routed":
+        return model.apply(*args, **options), jnp.zeros(())
+    out, sown = model.apply(*args, mutable="intermediates", **options)
+    open_PBNM, = sown["intermediates"]["memory_blocks"]["memory"]["open"]
+    return out, jnp.sum(jnp.mean(open_PBNM, axis=(2, 3)))
 
 
 def _token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -34,7 +34,8 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
                          bptt_segments=config.bptt_segments,
                          remat_segments=config.remat_segments,
                          chunk_tokens=config.loss_chunk_tokens)
-        return sums.loss, sums
+        cost = jnp.where(state.step >= config.write_cost_from, config.write_cost, 0.0)
+        return sums.loss + cost * sums.writes, sums
 
     grad = jax.grad(loss, has_aux=True)
     if num_parts == 1:
@@ -64,6 +65,7 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
         "param_norm": optax.tree.norm(params),
         "learning_rate": optimizers.learning_rate(config)(state.step),
         "tokens": sums.tokens,
+        **({"writes": sums.writes} if model.config.memory.write == "routed" else {}),
         "row_loss": row_loss,
     }
     state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)

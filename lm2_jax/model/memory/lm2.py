@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lm2_jax.config import ModelConfig
-from lm2_jax.model.linear import Linear, RMSNorm, einsum_float32
+from lm2_jax.model.linear import Linear, RMSNorm, einsum_float32, partitioned
 from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
 
@@ -47,6 +47,9 @@ class LM2Memory(BlockMemory):
         self.write_proj = heads()
         self.input_gate = gate(bias_init=0.0)
         self.forget_gate = gate(bias_init=m.forget_gate_bias)
+        if m.write == "routed":
+            self.route_bias_N = self.param("route_bias", partitioned(nn.initializers.zeros,
+                                                                     ("heads",)), (N,), jnp.float32)
 
     def read(self, a_BTD: jax.Array, bank_BMD: jax.Array) -> jax.Array:
         """Returns the gated read g * E, [B, T, D] in the compute dtype.
@@ -70,7 +73,10 @@ class LM2Memory(BlockMemory):
         return (g_BTD * E_BTD.astype(jnp.float32)).astype(E_BTD.dtype)
 
     def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-        """Returns the next bank, i * tanh(S) + f * bank, float32 [B, M, D].
+        """Returns the next bank, float32 [B, M, D].
+
+            paper     i * tanh(S) + f * bank
+            routed    u * (i * tanh(S) + f * bank) + (1 - u) * bank
 
         With h = norm(x) and n = norm(bank),
 
@@ -78,7 +84,7 @@ class LM2Memory(BlockMemory):
             i = sigmoid(S W_in + b_in)
             f = sigmoid(S W_forget + b_forget)
 
-        The bank of a row without a valid token is returned unchanged.
+        and u as `_route` returns it. The bank of a row without a valid token is returned unchanged.
         """
         h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
         affinity_BNTM = self._affinity(self.q_proj(h_BTD), self.k_proj(n_BMD))
@@ -90,8 +96,32 @@ class LM2Memory(BlockMemory):
         self.sow("intermediates", "input", i_BMD)
         self.sow("intermediates", "forget", f_BMD)
         new_BMD = i_BMD * jnp.tanh(S_BMD) + f_BMD * bank_BMD
+        if self.config.memory.write == "routed":
+            u_BMD = self._route(affinity_BNTM, valid_BT)
+            new_BMD = u_BMD * new_BMD + (1 - u_BMD) * bank_BMD
         new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
         return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
+
+    def _route(self, affinity_BNTM: jax.Array, valid_BT: jax.Array) -> jax.Array:
+        """Returns u, how far each slot is open to the segment, float32 [B, M, D] in [0, 1].
+
+        For each slot and head (u is the same for all dimensions of a head),
+
+            rho = logmeanexp of the affinity over the valid tokens - b
+            u   = clip(1.2 sigmoid(rho) - 0.1, 0, 1)
+
+        u is exactly 0 below rho = -2.4, where no token matches the slot, and exactly 1 above 2.4.
+        So any number of segments can leave a slot bit for bit as it is, which no sigmoid allows.
+        """
+        num_valid_B = jnp.maximum(jnp.sum(valid_BT, axis=1), 1).astype(jnp.float32)
+        log_mean_BNM = (jax.nn.logsumexp(affinity_BNTM, axis=2)
+                        - jnp.log(num_valid_B)[:, None, None])
+        rho_BNM = log_mean_BNM - self.route_bias_N[None, :, None]
+        u_BNM = jnp.clip(1.2 * nn.sigmoid(rho_BNM) - 0.1, 0.0, 1.0)
+        u_BNM = jnp.where(valid_BT.any(axis=1)[:, None, None], u_BNM, 0.0)
+        self.sow("intermediates", "open", u_BNM)
+        head_dim = self.config.embed_dim // self.config.memory.num_heads
+        return jnp.repeat(u_BNM.swapaxes(1, 2), head_dim, axis=2)
 
     def _init_keys(self, key, shape, dtype) -> jax.Array:
         """Initialises W_k to a multiple of W_q, so that from the first step on a token attends to
