@@ -42,6 +42,8 @@ right.
 Results of these configs are in [results](results/README.md).
 """
 USES = (
+    ("A write that can leave slots exactly as they are, with a late cost of open slots",
+     "model.memory.write=routed train.write_cost=0.1 train.write_cost_from=1800"),
     ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),
     ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
     ("Regularisation", "model.dropout=0.1"),
