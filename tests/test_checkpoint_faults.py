@@ -15,6 +15,8 @@ import lm2_jax
 from lm2_jax.checkpoint.checkpointer import PARTS, Checkpointer
 from lm2_jax.cli import main
 
+pytestmark = pytest.mark.processes
+
 EVERY, BAD = 2, 9  # steps between two saves; checkpoints that are damaged
 OFTEN = f"--config.checkpoint.every_steps={EVERY}", "--config.checkpoint.keep=30"
 KINDS = {"missing": "is missing", "truncated": "bytes instead of", "flipped": "has changed bytes"}

@@ -14,6 +14,8 @@ from rich.table import Table
 from lm2_jax.runtime import console
 from lm2_jax.runtime.console import Console, SafeStream, print_error
 
+pytestmark = pytest.mark.processes
+
 RUN = ("--config.train.num_steps=20", "--config.train.eval_every_steps=5",
        "--config.train.advance_accuracy=0", "--config.data.curriculum=((0,1),)",
        "--config.eval.lengths=96", "--config.eval.num_samples=4")

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import runs
 
+pytestmark = pytest.mark.processes
+
 STEPS = ("--config.train.num_steps=16", "--config.train.advance_accuracy=0",
          "--config.data.curriculum=((0,1),)", "--config.train.eval_every_steps=8",
          "--config.data.background_sentences=300", "--config.eval.lengths=96",

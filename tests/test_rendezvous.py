@@ -22,6 +22,8 @@ from lm2_jax.runtime import processes
 from lm2_jax.runtime.processes import ProcessInfo, find_process_info
 from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError, split_address
 
+pytestmark = pytest.mark.processes
+
 
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:

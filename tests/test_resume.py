@@ -19,6 +19,8 @@ from lm2_jax.data.babilong import batches
 from lm2_jax.eval.journal import Journal
 from lm2_jax.runtime.preemption import Preemption
 
+pytestmark = pytest.mark.processes
+
 KILLS, EVERY = 3, 4  # EVERY: steps between two saves (runs.SMALL)
 
 

@@ -13,6 +13,8 @@ from states import MESHES, bits, random_bits
 from lm2_jax.checkpoint.checkpointer import Checkpointer, SaveError
 from lm2_jax.config import CheckpointConfig
 
+pytestmark = pytest.mark.processes
+
 
 def large(seed):
     params, training = random_bits(seed, MESHES[0])

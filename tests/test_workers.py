@@ -18,6 +18,8 @@ from lm2_jax.data import workers
 from lm2_jax.errors import UserError
 from lm2_jax.runtime.preemption import Preempted, Preemption
 
+pytestmark = pytest.mark.processes
+
 SHORT = ("--config.train.num_steps=400", "--config.train.eval_every_steps=0",
          "--config.data.curriculum=((0,1),)", "--config.train.advance_accuracy=0",
          "--config.eval.num_samples=4", "--config.eval.lengths=96", "--config.data.num_workers=1",
