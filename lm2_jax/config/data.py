@@ -31,6 +31,8 @@ class DataConfig:
     other persons have moved."""
     points_per_segment: float = 0.0
     """Simulator: places with questions per segment; 0 makes stories as long as those of bAbI."""
+    max_points_per_segment: int = 2
+    """Most of these places in one segment, where data.deferred is set."""
     questions_per_point: int = 1
     """Simulator: questions at each of these places, where data.deferred is set."""
     dense: bool = True
@@ -57,7 +59,8 @@ class DataConfig:
                 self.task_weights, "a number above 0 for each of data.tasks, or ()")
         at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
                  "num_workers", "turns_up_to")
-        at_least(self, "data", 1, "questions_per_point", "background_sentences")
+        at_least(self, "data", 1, "questions_per_point", "max_points_per_segment",
+                 "background_sentences")
         at_least(self, "data", 8, "tokenizer_vocab_size")
         require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
                 "in [0, 1]")

@@ -20,6 +20,8 @@ ATTEMPTS = 1000
 # In the digest these keys have fixed values: num_workers does not change the batches, and keys of
 # earlier versions must not change the digest of their checkpoints.
 DIGEST_KEYS = {"num_workers": 0, "num_threads": 0, "min_sentence_tokens": 4}
+# Keys that earlier versions did not have, with the value that stands for what these did.
+NEW_KEYS = {"max_points_per_segment": 2}
 STORIES_READ = 32  # stories of each task that the digest includes
 
 
@@ -52,7 +54,8 @@ class SampleMaker:
                                 segments <= c.turns_up_to)
             if deferring:
                 sample = deferred.mix(deferred.points_of(story, corpus.encoder), segments,
-                                      self.segment_length, corpus.prose, rng, bos)
+                                      self.segment_length, corpus.prose, rng, bos,
+                                      c.max_points_per_segment)
                 if sample:
                     return sample
                 continue
@@ -117,6 +120,7 @@ class BabilongBatches:
         corpus, config = self.maker.corpus, dataclasses.asdict(self.maker.config)
         rng = np.random.default_rng(0)
         stories = [repr(s.draw(rng, None)) for s in corpus.sources for _ in range(STORIES_READ)]
+        config = {key: value for key, value in config.items() if NEW_KEYS.get(key) != value}
         facts = [config | DIGEST_KEYS, self.seed, self.batch_size,
                  self.maker.segment_length, corpus.encoder.tokenizer.digest, stories]
         if self.maker.config.vary_length:

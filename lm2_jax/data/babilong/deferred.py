@@ -15,7 +15,6 @@ from lm2_jax.data.babilong.encoder import Encoder, Piece, Sample
 from lm2_jax.data.babilong.mixing import Mixture
 from lm2_jax.data.text.background import TokenizedBackground
 
-MAX_POINTS_PER_SEGMENT = 2
 SHIFTED_SHARE = 0.5  # of the samples of three segments or more
 QUESTIONS_FIRST_SHARE = 0.5  # of the segments: questions at the beginning are learned first
 
@@ -43,8 +42,8 @@ def points_of(story: Story, encoder: Encoder) -> list[Point]:
 
 
 def mix(points: list[Point], num_segments: int, segment_length: int,
-        background: TokenizedBackground, rng: np.random.Generator, bos: Piece | None = None
-        ) -> Sample | None:
+        background: TokenizedBackground, rng: np.random.Generator, bos: Piece | None = None,
+        max_points: int = 2) -> Sample | None:
     """Distributes question points over segments, each point's questions after its facts' segment.
 
     A SHIFTED_SHARE of the samples of three segments or more are laid out over one segment less and
@@ -56,6 +55,7 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
         answers of samples with few facts are soon guessed.
       num_segments: at least 2.
       bos: the beginning of the sample, if any.
+      max_points: most points whose facts are in one segment.
 
     Returns:
       A sample of num_segments * segment_length tokens, or None if the facts of a point do not fit
@@ -63,7 +63,8 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
     """
     T, num_bos = segment_length, _num_tokens([bos] if bos else [])
     shift = int(rng.integers(1, T)) if num_segments > 2 and rng.random() < SHIFTED_SHARE else 0
-    segments = _distribute(points, num_segments - bool(shift), T, T - num_bos, rng)
+    segments = _distribute(points, num_segments - bool(shift), T, T - num_bos, rng,
+                           max_points)
     if segments is None:
         return None
 
@@ -90,11 +91,11 @@ def mix(points: list[Point], num_segments: int, segment_length: int,
 
 
 def _distribute(points: list[Point], num_segments: int, segment_length: int, room: int,
-                rng: np.random.Generator) -> list[_Segment] | None:
+                rng: np.random.Generator, max_points: int) -> list[_Segment] | None:
     """Assigns facts and questions to segments; None if the facts of a point exceed `room` tokens.
 
-    The facts of the points go to segments drawn in order, at most MAX_POINTS_PER_SEGMENT to each
-    and all before a last one that is drawn too. The questions of the last point are asked. Those of
+    The facts of the points go to segments drawn in order, at most `max_points` to each and
+    all before a last one that is drawn too. The questions of the last point are asked. Those of
     another point are asked with a probability drawn for the sample, because a question with its
     answer repeats the fact, and the memory must also last without. They go to a segment drawn
     between that of their facts (exclusive) and that of the next point's facts (inclusive), as many
@@ -103,7 +104,7 @@ def _distribute(points: list[Point], num_segments: int, segment_length: int, roo
     most = room // max(_num_tokens(facts) for facts, _ in points)
     if not most:
         return None
-    slots = np.repeat(np.arange(rng.integers(1, num_segments)), min(most, MAX_POINTS_PER_SEGMENT))
+    slots = np.repeat(np.arange(rng.integers(1, num_segments)), min(most, max_points))
     count = 1 + int(rng.integers(min(len(points), len(slots)), size=2).max())
     segment_of = [*np.sort(rng.choice(slots, count, replace=False)).tolist(), num_segments - 1]
     segments = [_Segment() for _ in range(num_segments)]
