@@ -1,5 +1,7 @@
 """A save that fails is reported once and leaves nothing behind; the next one works."""
 
+import asyncio
+import gc
 import os
 import shutil
 import time
@@ -132,3 +134,22 @@ def test_with_any_space_left_a_save_fails_or_is_exact(tmp_path, capfd):
         checkpointer.close()
         assert outcomes == [2, 2, 2, 2, 4, 2, 2, 2, 2]
     assert capfd.readouterr().err == ""
+
+
+def test_reports_that_come_after_a_failure_are_not_logged(saver, caplog):
+    """asyncio reports a task that nobody awaited when it is garbage collected, at any time."""
+    def forget_future(message):
+        loop = asyncio.new_event_loop()
+        loop.create_future().set_exception(ValueError(message))
+        loop.close()
+        gc.collect()
+
+    checkpointer = saver()
+    with file_size_limit(500_000), pytest.raises(SaveError):
+        checkpointer.save(4, *large(4), {})
+        checkpointer.wait()
+    checkpointer.close()
+    forget_future("orbax could not write")
+    assert caplog.text == ""
+    forget_future("another library")
+    assert "another library" in caplog.text

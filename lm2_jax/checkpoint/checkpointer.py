@@ -1,7 +1,6 @@
 """Saving and restoring checkpoints: the only file that imports orbax."""
 
 import contextlib
-import gc
 import itertools
 import os
 import re
@@ -64,7 +63,7 @@ class Checkpointer(CheckpointFolder):
         super().__init__(workdir, log)
         self._config = config
         self._manager: _Manager | None = None  # created anew after a failed save
-        self._quiet = contextlib.ExitStack()  # stays open after an error, as its messages come late
+        self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save
         self._calling_thread, self._barriers_broken = 0, False
         self._failure: SaveError | None = None  # of the last save
@@ -116,6 +115,7 @@ class Checkpointer(CheckpointFolder):
         try:
             yield folder
         except Exception as error:
+            quiet.keep(self._quiet)
             raise UserError(f"{folder} cannot be read: {_cause(error)}") from error
         self._quiet.close()
 
@@ -250,7 +250,7 @@ class Checkpointer(CheckpointFolder):
         if manager:
             with contextlib.suppress(Exception):
                 manager.close()
-        gc.collect()  # while quiet
+        quiet.keep(self._quiet)
         if jax.process_index() == 0:
             self._remove_temporary()
         steps = self.steps()

@@ -7,19 +7,30 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+LIBRARIES = "orbax", "tensorstore"
+_kept: list[contextlib.ExitStack] = []
+
+
+class _OfOtherCode(logging.Filter):
+    """Drops the records of orbax, and those of asyncio about a task or future of orbax."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage() if record.name == "asyncio" else record.pathname
+        return not any(name in text for name in LIBRARIES)
+
 
 @contextlib.contextmanager
 def aborted_transfers() -> Iterator[None]:
     """Silences the reads and writes that an error aborts; its exception is raised all the same.
 
     Each is reported, in hundreds of lines: by orbax's logger (absl's), and by asyncio and Python
-    when it is garbage collected. LM2_TRACEBACK=1 shows them.
+    when it is garbage collected, at any later time. LM2_TRACEBACK=1 shows them.
     """
     if os.environ.get("LM2_TRACEBACK"):
         yield
         return
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    of_other_code, hook = _OfOtherCode(), sys.unraisablehook
 
     def ignore_aborted(unraisable) -> None:
         if not isinstance(unraisable.exc_value, (RuntimeError, RuntimeWarning)):
@@ -30,9 +41,19 @@ def aborted_transfers() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
             for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
+                logger.addFilter(of_other_code)
             yield
     finally:
         sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(of_other_code)
+
+
+def keep(stack: contextlib.ExitStack) -> None:
+    """Keeps `aborted_transfers`, entered in a stack, in force until the process ends.
+
+    After a failure, transfers that it did not wait for may be reported at any time.
+    """
+    entered = stack.pop_all()
+    if not _kept:
+        _kept.append(entered)
