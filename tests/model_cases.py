@@ -7,13 +7,13 @@ import reference
 from lm2_jax.config import MemoryConfig, ModelConfig
 
 V = 19
+MEMORY_KEYS = ("kind", "top_k", "write", "write_top_k", "gates_see_slot", "tied_addressing")
 B = 3
 
 
 def make_config(T=5, M=4, P=1, window=0, **changes):
     memory = MemoryConfig(num_slots=M, num_heads=2, num_layers=P, key_dim=4,
-                          **{key: changes.pop(key) for key in ("kind", "top_k", "write")
-                             if key in changes})
+                          **{key: changes.pop(key) for key in MEMORY_KEYS if key in changes})
     small = dict(vocab_size=V, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                  mlp_dim=24, segment_length=T, memory=memory, attention_window=window)
     return ModelConfig(**{**small, **changes})
@@ -23,6 +23,9 @@ CASES = {
     "memory in all blocks": make_config(T=6, M=4, P=2, top_k=2),
     "more slots than tokens and channels": make_config(T=4, M=19, tie_embeddings=False),
     "routed write": make_config(T=6, M=5, P=2, write="routed"),
+    "null write, 2 slots": make_config(T=6, M=5, P=2, write="null", write_top_k=2),
+    "coupled gates that see the slot": make_config(T=6, M=5, write="coupled", gates_see_slot=True),
+    "untied routed write": make_config(T=6, M=5, write="routed", tied_addressing=False),
     "no memory": make_config(P=0),
     "window and memory": make_config(T=6, window=3),
     "window beyond a segment": make_config(T=4, M=3, P=2, window=11),

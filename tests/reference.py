@@ -32,7 +32,7 @@ def params(config, seed=0):
 
     def draw(path, leaf):
         module, name = path[-2].key, path[-1].key
-        if name in ("scale", "bias"):
+        if name in ("scale", "bias", "route_bias"):
             value = 0.3 * rng.normal(size=leaf.shape) + (name == "scale")
         else:
             fan_in = np.prod(leaf.shape[1:-1]) if module in ("o_proj", "down_proj") else (
@@ -123,26 +123,42 @@ def memory_read(p, a_TD, bank_MD, eps, top_k=0):
     return sigmoid(E_TD @ gate["kernel"] + gate["bias"]) * E_TD
 
 
-def memory_write(p, h_TD, bank_MD, valid_T, eps):
-    """The bank after the segment, [M, D]."""
+def memory_write(p, memory, h_TD, bank_MD, valid_T, eps):
+    """The bank after the segment, [M, D]; `memory` is a MemoryConfig."""
     h_TD = h_TD[valid_T]
     if not len(h_TD):
         return bank_MD
     n_MD = norm(bank_MD, p["slot_norm"], eps)
     num_heads, H = p["q_proj"]["kernel"].shape[1:]
+    queries, keys = ("q_proj", "k_proj") if memory.tied_addressing else (
+        "write_q_proj", "write_k_proj")
     heads, opens = [], []
     for head in range(num_heads):
-        k_MH = n_MD @ p["k_proj"]["kernel"][:, head]
-        affinity_MT = k_MH @ (h_TD @ p["q_proj"]["kernel"][:, head]).T / np.sqrt(H)
+        k_MH = n_MD @ p[keys]["kernel"][:, head]
+        affinity_MT = k_MH @ (h_TD @ p[queries]["kernel"][:, head]).T / np.sqrt(H)
         heads.append(softmax(affinity_MT, axis=1) @ (h_TD @ p["write_proj"]["kernel"][:, head]))
-        if "route_bias" in p:
+        if memory.write == "null":  # the tokens' share of a softmax with one more token
+            null = p["route_bias"][head] + np.log(len(h_TD))
+            with_null = np.concatenate([affinity_MT, np.full((len(k_MH), 1), null)], axis=1)
+            u_M = 1 - softmax(with_null, axis=1)[:, -1]
+        if memory.write == "routed":
             rho_M = np.log(np.exp(affinity_MT).mean(axis=1)) - p["route_bias"][head]
             u_M = np.minimum(np.maximum(1.2 * sigmoid(rho_M) - 0.1, 0), 1)
+        if memory.write in ("null", "routed"):
+            if memory.write_top_k:
+                u_M[np.argsort(-np.exp(affinity_MT).sum(axis=1))[memory.write_top_k:]] = 0
             opens += [u_M] * H
     S_MD = np.concatenate(heads, axis=1)
-    i, f = (sigmoid(S_MD @ p[name]["kernel"] + p[name]["bias"])
-            for name in ("input_gate", "forget_gate"))
-    new_MD = i * np.tanh(S_MD) + f * bank_MD
+
+    def gate(name):
+        logit_MD = S_MD @ p[name]["kernel"] + p[name]["bias"]
+        if memory.gates_see_slot:
+            logit_MD = logit_MD + n_MD @ p[name + "_of_slot"]["kernel"]
+        return sigmoid(logit_MD)
+
+    f_MD = gate("forget_gate")
+    i_MD = 1 - f_MD if memory.write == "coupled" else gate("input_gate")
+    new_MD = i_MD * np.tanh(S_MD) + f_MD * bank_MD
     if opens:
         u_MD = np.stack(opens, axis=1)
         new_MD = u_MD * new_MD + (1 - u_MD) * bank_MD
@@ -159,7 +175,7 @@ def block(p, config, x_TD, bank_MD, window, valid_T):
     x_TD = x_TD + added_TD
     if bank_MD is not None:
         h_TD = norm(x_TD, p["memory"]["write_norm"], eps)
-        bank_MD = memory_write(p["memory"], h_TD, bank_MD, valid_T, eps)
+        bank_MD = memory_write(p["memory"], config.memory, h_TD, bank_MD, valid_T, eps)
     y_TD = norm(x_TD, p["mlp_norm"], eps)
     gate_TF = y_TD @ p["mlp"]["gate_proj"]["kernel"]
     hidden_TF = gate_TF * sigmoid(gate_TF) * (y_TD @ p["mlp"]["up_proj"]["kernel"])

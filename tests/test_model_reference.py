@@ -18,9 +18,20 @@ SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                       original_max_position=16)
 
 
-def make_config(slots=4, layers=1, memory_heads=2, top_k=0, write="paper", **changes):
+WRITES = {
+    "paper": {}, "coupled": dict(write="coupled"), "null": dict(write="null"),
+    "routed": dict(write="routed"),
+    "top 2": dict(write="routed", write_top_k=2),
+    "gates that see the slot": dict(write="routed", gates_see_slot=True),
+    "coupled gates that see the slot": dict(write="coupled", gates_see_slot=True),
+    "untied": dict(tied_addressing=False),
+    "untied, routed": dict(write="routed", tied_addressing=False),
+}
+
+
+def make_config(slots=4, layers=1, memory_heads=2, top_k=0, options=None, **changes):
     memory = MemoryConfig(num_slots=slots, num_heads=memory_heads, num_layers=layers, top_k=top_k,
-                          write=write)
+                          **options or {})
     small = dict(vocab_size=23, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                  mlp_dim=24, segment_length=6, memory=memory)
     return ModelConfig(**{**small, **changes})
@@ -31,7 +42,8 @@ MODELS = {
     "more slots than tokens": make_config(slots=9, segment_length=5),
     "more slots than channels": make_config(slots=19, num_layers=3, memory_heads=4),
     "no memory": make_config(layers=0, num_kv_heads=4),
-    "routed write": make_config(slots=5, layers=2, write="routed"),
+    "routed write": make_config(slots=5, layers=2, options=WRITES["routed"]),
+    "untied, routed write": make_config(slots=5, layers=2, options=WRITES["untied, routed"]),
     "top 2 of 5": make_config(slots=5, layers=2, top_k=2),
     "scaled rope, untied": make_config(rope_scaling=SCALING, tie_embeddings=False),
     "window, head_dim of its own": make_config(attention_window=4, rope_scaling=SCALING,
@@ -48,9 +60,9 @@ def check(actual, wanted):
 
 @pytest.fixture(scope="module")
 def memory_of():
-    def make(D, num_slots, num_heads, top_k=0, write="paper"):
+    def make(D, num_slots, num_heads, top_k=0, options=None):
         config = make_config(slots=num_slots, memory_heads=num_heads, top_k=top_k, embed_dim=D,
-                             write=write)
+                             options=options)
         variables = reference.params(config, seed=num_slots)
         own = jax.tree.map(lambda a: a[0], variables["params"]["memory_blocks"]["memory"])
         return LM2Memory(config), {"params": own}
@@ -77,10 +89,10 @@ def test_read(memory_of, D, T, M, heads, top_k):
 
 
 @pytest.mark.parametrize("D,T,M,heads", SHAPES)
-@pytest.mark.parametrize("kind", ["paper", "routed"])
+@pytest.mark.parametrize("kind", WRITES)
 def test_write(memory_of, D, T, M, heads, kind):
     rng = np.random.default_rng(T)
-    memory, variables = memory_of(D, M, heads, write=kind)
+    memory, variables = memory_of(D, M, heads, options=WRITES[kind])
     x_BTD, bank_BMD = (rng.normal(size=(3, n, D)).astype(np.float32) for n in (T, M))
     valid_BT = np.stack([np.ones(T, bool), np.arange(T) % 2 == 0, np.zeros(T, bool)])
     write = jax.jit(lambda *x: memory.apply(variables, *x, method="write"))
@@ -89,7 +101,7 @@ def test_write(memory_of, D, T, M, heads, kind):
     for row in range(3):
         h_TD = reference.norm(x_BTD[row].astype(np.float64), own["write_norm"], 1e-5)
         check(actual[row], reference.memory_write(
-            own, h_TD, bank_BMD[row].astype(np.float64), valid_BT[row],
+            own, memory.config.memory, h_TD, bank_BMD[row].astype(np.float64), valid_BT[row],
             1e-5))
     assert np.abs(np.asarray(actual)[:2] - bank_BMD[:2]).max() > 0.1
 
@@ -98,7 +110,7 @@ def test_write(memory_of, D, T, M, heads, kind):
 def test_a_routed_write_closes_and_opens_exactly(memory_of, bias):
     """Closed it leaves the bank bit for bit as it is, open it is the paper's write."""
     rng = np.random.default_rng(0)
-    routed, variables = memory_of(16, 5, 2, write="routed")
+    routed, variables = memory_of(16, 5, 2, options=WRITES["routed"])
     paper, _ = memory_of(16, 5, 2)
     params = variables["params"] | {"route_bias": jnp.full(2, bias)}
     x_BTD, bank_BMD = (rng.normal(size=(3, n, 16)).astype(np.float32) for n in (7, 5))

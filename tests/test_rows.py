@@ -228,3 +228,14 @@ def test_real_samples_agree_with_the_solver(dense):
                 assert solve("qa1", told, question) == answer
                 checked += 1
     assert checked == (120 if dense else 24)
+
+
+@pytest.mark.parametrize("passed", [0.0, 0.5, 1.0])
+def test_a_long_row_holds_several_samples_that_take_over_the_state(passed):
+    config = dict(vary_length=False, sample_segments=2, curriculum=((0, 7),), batch_size=40)
+    batch = source_of(passed_states=passed, **config)[0]
+    starts = np.flatnonzero(source_of(passed_states=0.0, **config)[0].reset_BS.any(axis=0))
+    assert starts.tolist() == [0, 2, 4, 6]
+    assert batch.reset_BS[:, 0].all() and not batch.reset_BS[:, 1::2].any()
+    share = batch.reset_BS[:, starts[1:]].mean()
+    assert abs(share - (1 - passed)) < 0.2 and (passed == 0.5 or share == 1 - passed)

@@ -201,6 +201,29 @@ def test_decay_is_on_kernels_and_embeddings_only():
     assert len(set(jax.tree.leaves(mask))) == 2
 
 
+def test_gates_learn_at_their_own_rate_and_need_not_decay():
+    """The first step of Adam is the learning rate times the sign of the gradient."""
+    def steps(**changes):
+        config = dataclasses.replace(CONFIG, **changes)
+        transformation, params = optimizer.make(config), variables()
+        updates, _ = transformation.update(jax.tree.map(jnp.ones_like, params),
+                                           transformation.init(params), params)
+        return updates
+
+    plain, changed = steps(weight_decay=0.0), steps(
+        gate_learning_rate_factor=3.0, decay_gates=False, weight_decay=0.1)
+    decayed = steps(weight_decay=0.1)
+
+    def check(path, plain, decayed, changed):
+        names = {key.key for key in path}
+        gate = "memory" in names and bool(names & {"input_gate", "forget_gate", "output_gate"})
+        np.testing.assert_allclose(changed, 3 * plain if gate else decayed, rtol=1e-5)
+        return gate
+
+    found = jax.tree_util.tree_map_with_path(check, plain, decayed, changed)
+    assert sum(jax.tree.leaves(found)) == 6  # kernel and bias of three gates
+
+
 def test_without_a_gradient_only_what_is_decayed_changes():
     nothing = batch(0).replace(loss_weight_BL=np.zeros((B, S * T), np.float32))
     run = train(batches=[nothing])

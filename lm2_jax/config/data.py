@@ -47,6 +47,12 @@ class DataConfig:
     vary_length: bool = True
     """Whether rows of n segments are split so that samples of 1 to n segments are equally
     frequent; otherwise each sample fills its row."""
+    sample_segments: int = 0
+    """Segments of a sample; longer rows hold several samples. 0 lets a sample fill its row."""
+    passed_states: float = 0.0
+    """Fraction of the samples after the first of a row that begin with the state that the sample
+    before them left, in place of the initial one. With train.bptt_segments = data.sample_segments
+    no gradient flows between them."""
     curriculum: tuple[tuple[int, ...], ...] = ((0, 1),)
     """Stages (first step, segments per row[, rows per batch]); rows default to train.batch_size."""
     num_workers: int = 0
@@ -63,6 +69,11 @@ class DataConfig:
                  "background_sentences")
         at_least(self, "data", 8, "tokenizer_vocab_size")
         require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
+                "in [0, 1]")
+        at_least(self, "data", 0, "sample_segments")
+        require(not self.sample_segments or not self.vary_length, "data.sample_segments",
+                self.sample_segments, "0 where data.vary_length is set")
+        require(0 <= self.passed_states <= 1, "data.passed_states", self.passed_states,
                 "in [0, 1]")
         require(all(len(stage) in (2, 3) and min(stage[1:]) >= 1 for stage in self.curriculum)
                 and [s[0] for s in self.curriculum[:1]] == [0]

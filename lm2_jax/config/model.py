@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from lm2_jax.config.checks import at_least, one_of, require
 
 MEMORY_KINDS = ("lm2", "rmt", "armt")
-MEMORY_WRITES = ("paper", "routed")
+ROUTED_WRITES = ("null", "routed")
+MEMORY_WRITES = ("paper", "coupled", *ROUTED_WRITES)
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
@@ -24,8 +25,18 @@ class MemoryConfig:
     num_heads: int = 4
     """Attention heads of the memory's read and write (lm2)."""
     write: str = "paper"
-    """How a segment is written (lm2): paper, or routed, which leaves a slot exactly as it is where
-    no token of the segment matches it."""
+    """How a segment is written (lm2): paper; coupled, whose input gate is 1 - the forget gate; null
+    or routed, which write a slot as far as the segment's tokens match it. Only routed leaves a slot
+    exactly as it is where no token matches it."""
+    write_top_k: int = 0
+    """Each head writes only the k slots that match the segment best (lm2 with a null or routed
+    write); 0 lets it write all of them."""
+    gates_see_slot: bool = False
+    """Whether the input and forget gates of a slot see its content beside what is to be written
+    (lm2)."""
+    tied_addressing: bool = True
+    """Whether the write finds slots by the queries and keys of the read (lm2); otherwise it has
+    its own."""
     top_k: int = 0
     """Each token reads only its k best-matching slots (lm2); 0 lets it read all of them."""
     forget_gate_bias: float = 3.0
@@ -39,9 +50,18 @@ class MemoryConfig:
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
         one_of(self, "model.memory", "write", MEMORY_WRITES)
         at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim")
-        at_least(self, "model.memory", 0, "num_layers", "top_k")
-        require(self.top_k <= self.num_slots, "model.memory.top_k", self.top_k,
-                f"at most model.memory.num_slots = {self.num_slots}")
+        at_least(self, "model.memory", 0, "num_layers", "top_k", "write_top_k")
+        for name in ("top_k", "write_top_k"):
+            require(getattr(self, name) <= self.num_slots, f"model.memory.{name}",
+                    getattr(self, name), f"at most model.memory.num_slots = {self.num_slots}")
+        require(not self.write_top_k or self.write in ROUTED_WRITES,
+                "model.memory.write_top_k", self.write_top_k,
+                "0 unless model.memory.write is null or routed")
+
+    @property
+    def routed(self) -> bool:
+        """Whether a segment opens slots (u in `LM2Memory.write`)."""
+        return self.kind == "lm2" and self.num_layers > 0 and self.write in ROUTED_WRITES
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ class TrainConfig:
     """Steps of linear warmup from 0."""
     weight_decay: float = 0.01
     """AdamW's weight decay; norm scales and biases are not decayed."""
+    gate_learning_rate_factor: float = 1.0
+    """The gates of a memory (input, forget and output gate, route) learn at this multiple of the
+    learning rate."""
+    decay_gates: bool = True
+    """Whether the weight decay applies to the gates of a memory too."""
     beta1: float = 0.9
     """AdamW's decay rate of the first moment."""
     beta2: float = 0.98
@@ -65,7 +70,7 @@ class TrainConfig:
                  "rows_per_device", "loss_chunk_tokens", "write_cost", "write_cost_from")
         require(self.accumulate_steps == 1 or not self.rows_per_device, "train.accumulate_steps",
                 self.accumulate_steps, "1 where train.rows_per_device is set")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "gate_learning_rate_factor"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name),

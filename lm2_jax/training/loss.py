@@ -26,8 +26,8 @@ class LossSums:
       answers: all of them.
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
-      writes: how far the slots were open to a segment (routed write), the mean over slots, summed
-        over rows, blocks and segments.
+      writes: how far the slots were open to a segment (null and routed write), the mean over
+        slots, summed over rows, blocks and segments.
     """
 
     loss: jax.Array
@@ -85,8 +85,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
 def _apply(model: LanguageModel, *args, **options) -> tuple[Output, jax.Array]:
     """Applies the model; returns its output and how far the routed writes of a segment were open,
     the mean over slots and heads, summed over rows and blocks."""
-    memory = model.config.memory
-    if not memory.num_layers or memory.kind != "lm2" or memory.write != "routed":
+    if not model.config.memory.routed:
         return model.apply(*args, **options), jnp.zeros(())
     out, sown = model.apply(*args, mutable="intermediates", **options)
     open_PBNM, = sown["intermediates"]["memory_blocks"]["memory"]["open"]

@@ -1,11 +1,14 @@
 """AdamW with warm-up and cosine decay, clipped by the global norm."""
 
+import functools
+
 import jax
 import optax
 
 from lm2_jax.config import TrainConfig
 
 DECAYED = ("kernel", "embedding")
+GATES = "gate", "route"  # parts of the names of a memory's gates
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
@@ -17,15 +20,33 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
         end_value=min(config.final_learning_rate, config.learning_rate))
 
 
-def decay_mask(params):
-    """Returns True for the parameters with weight decay: matrices, not norms and biases."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(getattr(key, "key", None) in DECAYED for key in path), params)
+def decay_mask(params, *, decay_gates: bool = True):
+    """Returns True for the parameters with weight decay: matrices, not norms and biases, and the
+    matrices of gates only if `decay_gates`."""
+    def decays(path, _) -> bool:
+        return (any(getattr(key, "key", None) in DECAYED for key in path)
+                and (decay_gates or not _is_gate(path)))
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def gate_mask(params):
+    """Returns True for the parameters of a memory's gates, biases included."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_gate(path), params)
+
+
+def _is_gate(path) -> bool:
+    names = [str(getattr(key, "key", "")) for key in path]
+    return "memory" in names and any(gate in name for name in names for gate in GATES)
 
 
 def make(config: TrainConfig) -> optax.GradientTransformation:
     """Returns AdamW after clipping by the global norm."""
-    return optax.chain(
+    mask = functools.partial(decay_mask, decay_gates=config.decay_gates)
+    steps = [
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate(config), b1=config.beta1, b2=config.beta2,
-                    weight_decay=config.weight_decay, mask=decay_mask))
+                    weight_decay=config.weight_decay, mask=mask)]
+    if config.gate_learning_rate_factor != 1:
+        steps.append(optax.masked(optax.scale(config.gate_learning_rate_factor), gate_mask))
+    return optax.chain(*steps)

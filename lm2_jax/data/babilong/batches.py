@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ ATTEMPTS = 1000
 # earlier versions must not change the digest of their checkpoints.
 DIGEST_KEYS = {"num_workers": 0, "num_threads": 0, "min_sentence_tokens": 4}
 # Keys that earlier versions did not have, with the value that stands for what these did.
-NEW_KEYS = {"max_points_per_segment": 2}
+NEW_KEYS = {"max_points_per_segment": 2, "sample_segments": 0, "passed_states": 0.0}
 STORIES_READ = 32  # stories of each task that the digest includes
 
 
@@ -138,17 +139,23 @@ class BabilongBatches:
         and the last leave the row whole. A row then has 2 / (n + 1) samples of each length from 1
         to n in expectation, so every length is equally frequent and no segment is wasted. A bare
         sample may be shorter than its part; the rest of the part is filled with another sample, so
-        samples of n segments are rarer by `bare_fraction`.
+        samples of n segments are rarer by `bare_fraction`. With `sample_segments`, a longer row
+        has a border every so many segments instead.
         """
         rng = np.random.default_rng([self.seed, step, row])
         config, T = self.maker.config, self.maker.segment_length
         S = config.segments_at(step)
-        border = int(rng.integers(S + 1)) if config.vary_length else S
+        borders = list(range(0, S, config.sample_segments or S)) + [S]
+        if config.vary_length:
+            borders.insert(1, int(rng.integers(S + 1)))
         samples, starts = [], []
-        for start, stop in ((0, border), (border, S)):
+        for start, stop in itertools.pairwise(borders):
             while start < stop:
                 samples.append(self.maker.draw(stop - start, rng))
                 starts.append(start)
                 start += -(-len(samples[-1].tokens) // T)
-        return pack(samples, starts, S, T, self.maker.corpus.encoder.tokenizer.pad_id,
-                    config.loss_on_all)
+        packed = pack(samples, starts, S, T, self.maker.corpus.encoder.tokenizer.pad_id,
+                      config.loss_on_all)
+        if config.passed_states:
+            packed.reset_BS[1:] &= rng.random(S - 1) >= config.passed_states
+        return packed

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lm2_jax.config import ModelConfig
+from lm2_jax.config.model import ROUTED_WRITES
 from lm2_jax.model.linear import Linear, RMSNorm, einsum_float32, partitioned
 from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
@@ -39,15 +40,23 @@ class LM2Memory(BlockMemory):
         self.slot_norm = RMSNorm(c.norm_eps, c.dtype)
         self.write_norm = RMSNorm(c.norm_eps, c.dtype)
         self.q_proj = heads()
-        self.k_proj = heads(kernel_init=self._init_keys)
+        self.k_proj = heads(kernel_init=partial(self._init_keys, "q_proj"))
         self.v_proj = heads()
         self.o_proj = Linear("BTNH,NHD->BTD", (N, D // N, D), ("heads", "head_dim", "embed"),
                              scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype)
         self.output_gate = gate(bias_init=m.output_gate_bias)
         self.write_proj = heads()
-        self.input_gate = gate(bias_init=0.0)
+        if not m.tied_addressing:
+            self.write_q_proj = heads()
+            self.write_k_proj = heads(kernel_init=partial(self._init_keys, "write_q_proj"))
+        if m.write != "coupled":
+            self.input_gate = gate(bias_init=0.0)
         self.forget_gate = gate(bias_init=m.forget_gate_bias)
-        if m.write == "routed":
+        if m.gates_see_slot:
+            see_slot = partial(Linear, "BMD,DE->BME", (D, D), ("embed", "mlp"), dtype=c.dtype,
+                               out_dtype="float32")
+            self.input_gate_of_slot, self.forget_gate_of_slot = see_slot(), see_slot()
+        if m.write in ROUTED_WRITES:
             self.route_bias_N = self.param("route_bias", partitioned(nn.initializers.zeros,
                                                                      ("heads",)), (N,), jnp.float32)
 
@@ -75,8 +84,9 @@ class LM2Memory(BlockMemory):
     def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Returns the next bank, float32 [B, M, D].
 
-            paper     i * tanh(S) + f * bank
-            routed    u * (i * tanh(S) + f * bank) + (1 - u) * bank
+            paper           i * tanh(S) + f * bank
+            coupled         (1 - f) * tanh(S) + f * bank
+            null, routed    u * (i * tanh(S) + f * bank) + (1 - u) * bank
 
         With h = norm(x) and n = norm(bank),
 
@@ -84,23 +94,36 @@ class LM2Memory(BlockMemory):
             i = sigmoid(S W_in + b_in)
             f = sigmoid(S W_forget + b_forget)
 
-        and u as `_route` returns it. The bank of a row without a valid token is returned unchanged.
+        and u as `_route` returns it. The options add n W to the inputs of i and f (gates_see_slot),
+        and replace W_q and W_k by matrices of the write (tied_addressing off). The bank of a row
+        without a valid token is returned unchanged.
         """
+        m = self.config.memory
         h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
-        affinity_BNTM = self._affinity(self.q_proj(h_BTD), self.k_proj(n_BMD))
+        q_proj, k_proj = ((self.q_proj, self.k_proj) if m.tied_addressing else
+                          (self.write_q_proj, self.write_k_proj))
+        affinity_BNTM = self._affinity(q_proj(h_BTD), k_proj(n_BMD))
         affinity_BNTM = jnp.where(valid_BT[:, None, :, None], affinity_BNTM, MASKED)
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.config.dtype)
         S_BMNH = einsum_float32("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
         S_BMD = S_BMNH.reshape(bank_BMD.shape)
-        i_BMD, f_BMD = nn.sigmoid(self.input_gate(S_BMD)), nn.sigmoid(self.forget_gate(S_BMD))
+        f_BMD = self._gate("forget_gate", S_BMD, n_BMD)
+        i_BMD = 1 - f_BMD if m.write == "coupled" else self._gate("input_gate", S_BMD, n_BMD)
         self.sow("intermediates", "input", i_BMD)
         self.sow("intermediates", "forget", f_BMD)
         new_BMD = i_BMD * jnp.tanh(S_BMD) + f_BMD * bank_BMD
-        if self.config.memory.write == "routed":
+        if m.write in ROUTED_WRITES:
             u_BMD = self._route(affinity_BNTM, valid_BT)
             new_BMD = u_BMD * new_BMD + (1 - u_BMD) * bank_BMD
         new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
         return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
+
+    def _gate(self, name: str, S_BMD: jax.Array, n_BMD: jax.Array) -> jax.Array:
+        """Returns a gate of each slot and dimension, float32 [B, M, D]."""
+        logit_BMD = getattr(self, name)(S_BMD)
+        if self.config.memory.gates_see_slot:
+            logit_BMD += getattr(self, f"{name}_of_slot")(n_BMD)
+        return nn.sigmoid(logit_BMD)
 
     def _route(self, affinity_BNTM: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Returns u, how far each slot is open to the segment, float32 [B, M, D] in [0, 1].
@@ -108,25 +131,34 @@ class LM2Memory(BlockMemory):
         For each slot and head (u is the same for all dimensions of a head),
 
             rho = logmeanexp of the affinity over the valid tokens - b
-            u   = clip(1.2 sigmoid(rho) - 0.1, 0, 1)
+            u   = sigmoid(rho)                               null
+            u   = clip(1.2 sigmoid(rho) - 0.1, 0, 1)         routed
 
-        u is exactly 0 below rho = -2.4, where no token matches the slot, and exactly 1 above 2.4.
-        So any number of segments can leave a slot bit for bit as it is, which no sigmoid allows.
+        null is the share that the tokens get of a softmax with one more token, whose affinity is b
+        plus the log of their number. routed is exactly 0 below rho = -2.4, where no token matches
+        the slot, and exactly 1 above 2.4. So any number of segments can leave a slot bit for bit as
+        it is, which no sigmoid allows. With write_top_k, u is 0 for all but the k largest rho.
         """
+        m = self.config.memory
         num_valid_B = jnp.maximum(jnp.sum(valid_BT, axis=1), 1).astype(jnp.float32)
         log_mean_BNM = (jax.nn.logsumexp(affinity_BNTM, axis=2)
                         - jnp.log(num_valid_B)[:, None, None])
         rho_BNM = log_mean_BNM - self.route_bias_N[None, :, None]
-        u_BNM = jnp.clip(1.2 * nn.sigmoid(rho_BNM) - 0.1, 0.0, 1.0)
+        u_BNM = nn.sigmoid(rho_BNM)
+        if m.write == "routed":
+            u_BNM = jnp.clip(1.2 * u_BNM - 0.1, 0.0, 1.0)
+        if m.write_top_k:
+            threshold = jax.lax.top_k(rho_BNM, m.write_top_k)[0][..., -1:]
+            u_BNM = jnp.where(rho_BNM >= threshold, u_BNM, 0.0)
         u_BNM = jnp.where(valid_BT.any(axis=1)[:, None, None], u_BNM, 0.0)
         self.sow("intermediates", "open", u_BNM)
-        head_dim = self.config.embed_dim // self.config.memory.num_heads
+        head_dim = self.config.embed_dim // m.num_heads
         return jnp.repeat(u_BNM.swapaxes(1, 2), head_dim, axis=2)
 
-    def _init_keys(self, key, shape, dtype) -> jax.Array:
-        """Initialises W_k to a multiple of W_q, so that from the first step on a token attends to
-        slots whose content resembles it."""
-        kernel = nn.unbox(self.q_proj.get_variable("params", "kernel"))
+    def _init_keys(self, queries: str, key, shape, dtype) -> jax.Array:
+        """Initialises W_k to a multiple of W_q (the layer `queries`), so that from the first step
+        on a token attends to slots whose content resembles it."""
+        kernel = nn.unbox(getattr(self, queries).get_variable("params", "kernel"))
         return KEY_INIT_SCALE * kernel
 
     def _affinity(self, q_BTNH, k_BMNH):
@@ -150,8 +182,12 @@ def flops(config: ModelConfig) -> float:
     """Returns the forward FLOPs per token and block.
 
     Per token these are q (for read and write), o, the output gate and the write's values; per slot
-    k (for read and write), v, the input and the forget gate; per pair of token and slot the two
-    affinities and the products with their values.
+    k (for read and write), v, the input and the forget gate, and what they see of the slot; per
+    pair of token and slot the two affinities and the products with their values. Sums over the
+    affinities, such as softmax and u, are not counted, as in attention.
     """
-    T, D, M = config.segment_length, config.embed_dim, config.memory.num_slots
-    return 2 * D * D * (5 + 5 * M / T) + 8 * D * M
+    m = config.memory
+    T, D, M = config.segment_length, config.embed_dim, m.num_slots
+    num_gates = 1 if m.write == "coupled" else 2
+    per_slot = 3 + num_gates * (1 + m.gates_see_slot)
+    return 2 * D * D * (5 + per_slot * M / T) + 8 * D * M
