@@ -93,6 +93,13 @@ def stored(folder):
             tuple(facts["config"]["eval"]["lengths"]))
 
 
+def test_fewer_samples_at_long_lengths(tmp_path, evaluate):
+    evaluate(7, max_samples=(9, 3), reset_up_to="0k")
+    rows = read_results(tmp_path / "eval")
+    assert [(row.length, row.memory, row.n) for row in rows] == [
+        ("0k", "carried", 4), ("0k", "reset", 4), ("64", "carried", 3)]
+
+
 def test_files_of_earlier_evaluations_go_and_no_others(tmp_path, evaluate):
     folder = tmp_path / "eval"
     evaluate(7)

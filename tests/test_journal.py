@@ -46,7 +46,7 @@ def cells():
 
 def run(folder, identity="one", patience=1000):
     oracle, journal = Oracle(patience), Journal(folder / "j.jsonl", identity)
-    total, before = babilong.tokens_to_read(cells(), ("carried", "reset"), journal)
+    total, before = babilong.tokens_to_read(cells(), ("carried", "reset"), CONFIG, journal)
     assert total == 2 * sum(len(p.tokens) for cell in cells().values() for p in cell)
     assert (before > 0) == journal.resumes
     seen = [before]
@@ -116,3 +116,10 @@ def test_answers_after_a_damaged_line_are_generated_again(tmp_path, line, capsys
     assert capsys.readouterr().err.startswith(f"{path}: line 3 cannot be read; ")
     path.write_text("\n".join([line, second, third, ""]))
     assert not Journal(path, "one", adds=False).resumes
+
+
+def test_long_contexts_are_not_read_with_the_memory_reset():
+    config = EvalConfig(batch_size=B, reset_up_to="1k")
+    results = babilong.evaluate(Oracle(), cells(), config, str, ("carried", "reset"))
+    assert [(row.length, row.memory) for row, _ in results] == [
+        ("1k", "carried"), ("1k", "reset"), ("2k", "carried")]

@@ -20,6 +20,8 @@ class EvalConfig:
     """Tokens of a sample, such as 192,4k,1M (k is 1024); 0k is the facts without background."""
     num_samples: int = 100
     """Samples per task and length."""
+    max_samples: tuple[int, ...] = ()
+    """Most samples per task at each of eval.lengths; empty is eval.num_samples at all."""
     during_training: int = 0
     """Samples per task and length in evaluations during training; 0 takes num_samples."""
     batch_size: int = 50
@@ -52,6 +54,8 @@ class EvalConfig:
     """RAG: retrieved sentences stand in document order, or by similarity, the best first."""
     memory: tuple[str, ...] = ("carried", "reset")
     """Memory modes to evaluate: carried between segments, and reset at each segment."""
+    reset_up_to: str = ""
+    """Longest length at which the mode reset is evaluated; empty evaluates it at all."""
     max_new_tokens: int = 0
     """Longest answer in tokens; 0 takes 8 for fine_tuned and 20 for instruct prompts."""
     seed: int = 1
@@ -72,6 +76,11 @@ class EvalConfig:
             require(fits or self.prompt_style == "fine_tuned" or bool(self.samples),
                     "eval.lengths", self.lengths, f"0k or more than {PROMPT_BUDGET} tokens where "
                     "eval.prompt_style is instruct")
+        require(len(self.max_samples) in (0, len(self.lengths)) and min(
+            self.max_samples, default=1) >= 1, "eval.max_samples", self.max_samples,
+            "a number >= 1 for each of eval.lengths, or ()")
+        if self.reset_up_to:
+            parse_length(self.reset_up_to, "eval.reset_up_to")
         require(not (self.indices and self.samples), "eval.indices", self.indices,
                 "'' where eval.samples is set")
         require(not self.prompts or self.prompt_style == "instruct", "eval.prompts", self.prompts,
@@ -80,7 +89,7 @@ class EvalConfig:
             object.__setattr__(self, "max_new_tokens", NEW_TOKENS[self.prompt_style])
 
 
-def parse_length(length: str) -> int:
+def parse_length(length: str, key: str = "eval.lengths") -> int:
     """Tokens of a length: "192" is 192, "4k" is 4 * 1024, "1M" is 1024 * 1024, "0k" is 0.
 
     Tokens are those of the model's own tokenizer. (The benchmark's 4k is 4000 GPT-2 tokens, its
@@ -88,6 +97,6 @@ def parse_length(length: str) -> int:
     """
     scale = {"k": 1024, "M": 1024**2}.get(length[-1:], 1)
     digits = length[:-1] if scale > 1 else length
-    require(digits.isascii() and digits.isdigit(), "eval.lengths", length,
+    require(digits.isascii() and digits.isdigit(), key, length,
             "a number of tokens, such as '192', '4k' or '1M'")
     return int(digits) * scale

@@ -44,6 +44,11 @@ Results of these configs are in [results](results/README.md).
 USES = (
     ("A write that can leave slots exactly as they are, with a late cost of open slots",
      "model.memory.write=routed train.write_cost=0.1 train.write_cost_from=1800"),
+    ("A write that each head takes to its two best-matching slots, by gates that see them",
+     "model.memory.write=null model.memory.write_top_k=2 model.memory.gates_see_slot=true "
+     "model.memory.tied_addressing=false"),
+    ("Gates that learn faster and are not decayed",
+     "train.gate_learning_rate_factor=3 train.decay_gates=false"),
     ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),
     ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
     ("Regularisation", "model.dropout=0.1"),
@@ -52,6 +57,11 @@ USES = (
     ("Training on bAbI files in books", "data.babi=BABI/en-10k data.background=BOOKS"),
     ("Samples as in BABILong: one question, at the end", "data.dense=false"),
     ("A mixture of tasks", "data.tasks=qa1,qa2 data.task_weights=1,2"),
+    ("Longer segments, as dense with facts", "model.segment_length=96 "
+     "data.max_points_per_segment=8"),
+    ("Samples that begin with the state that another one left, behind a cut of the gradient",
+     "data.vary_length=false data.sample_segments=8 data.passed_states=1 "
+     "train.bptt_segments=8"),
     ("Batches from several processes", "data.num_workers=4"),
     ("Larger batches than fit at once", "train.accumulate_steps=4"),
     ("Truncated backpropagation through time", "train.bptt_segments=2"),
@@ -61,6 +71,9 @@ USES = (
      "checkpoint.keep=1 checkpoint.asynchronous=false checkpoint.on_failure=continue"),
     ("Evaluation on bAbI's test files in other books",
      "eval.tasks=qa1,qa2 eval.babi=BABI/en-10k eval.background=BOOKS/test"),
+    ("Fewer samples at long lengths, and no reset memory there",
+     "eval.lengths=1k,4k,16k eval.num_samples=300 eval.max_samples=300,100,30 "
+     "eval.reset_up_to=4k"),
     ("Exactly the questions of BABILong",
      "eval.babi=BABI/en-10k eval.indices=test_100_idxs.json"),
     ("Samples of a file, or BABILong as published", "eval.samples=BABILONG"),

@@ -1,18 +1,20 @@
 """BABILong: its prompts, and their answers scored by task, context length and memory mode."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lm2_jax.config import Config, EvalConfig
+from lm2_jax.config import Config, EvalConfig, parse_length
 from lm2_jax.data.babilong import samples
 from lm2_jax.data.babilong.corpus import Corpus
 from lm2_jax.data.babilong.prompting import Prompting
 from lm2_jax.data.babilong.samples import Cells, Prompt
 from lm2_jax.data.text.pieces import Spool
+from lm2_jax.errors import UserError
 from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
@@ -55,6 +57,8 @@ def cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: int
 
 def _cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: int) -> Cells:
     e = config.eval
+    most = dict(itertools.zip_longest(e.lengths, e.max_samples, fillvalue=num_samples))
+    counts = {length: min(num_samples, count) for length, count in most.items()}
     if asks_whole_file(e):
         found: Cells = {}
         for prompt in samples.read_file(e.samples, prompting):
@@ -62,19 +66,32 @@ def _cells(config: Config, corpus: Corpus, prompting: Prompting, num_samples: in
         return found
     if e.samples:
         spool = Spool()
-        return {(task, length): samples.read_cell(e.samples, task, length, num_samples, prompting,
-                                                  spool)
+        return {(task, length): samples.read_cell(e.samples, task, length, counts[length],
+                                                  prompting, spool)
                 for task in e.tasks or config.data.tasks for length in e.lengths}
     return {(source.task, length): [
         samples.draw(source, length, index, e, prompting, corpus.prose,
-                     config.model.segment_length) for index in range(num_samples)]
+                     config.model.segment_length) for index in range(counts[length])]
         for source in corpus.sources for length in e.lengths}
 
 
-def tokens_to_read(prompts: Cells, modes: Sequence[str], journal: Journal) -> tuple[int, int]:
+def in_modes(prompts: Cells, modes: Sequence[str], config: EvalConfig
+             ) -> Iterator[tuple[tuple[str, str, str], list[Prompt]]]:
+    """Yields (task, length, mode) and the prompts of every cell that is evaluated."""
+    longest = parse_length(config.reset_up_to) if config.reset_up_to else math.inf
+    for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
+        try:
+            tokens = parse_length(length)
+        except UserError:  # a sample file can name a length in any way
+            tokens = max(len(p.tokens) for p in cell)
+        if mode != "reset" or tokens <= longest:
+            yield (task, length, mode), cell
+
+
+def tokens_to_read(prompts: Cells, modes: Sequence[str], config: EvalConfig, journal: Journal
+                   ) -> tuple[int, int]:
     """Tokens of all prompts in all modes, and those of the prompts in the journal."""
-    sizes = {(*key, mode): [len(p.tokens) for p in cell]
-             for key, cell in prompts.items() for mode in modes}
+    sizes = {key: [len(p.tokens) for p in cell] for key, cell in in_modes(prompts, modes, config)}
     return (sum(map(sum, sizes.values())),
             sum(sum(size[:len(journal.answers(key))]) for key, size in sizes.items()))
 
@@ -93,8 +110,8 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
       between: called after every batch, by all processes; if it raises, the evaluation ends.
     """
     B, T = config.batch_size, streamer.model.config.segment_length
-    for ((task, length), cell), mode in itertools.product(prompts.items(), modes):
-        key = task, length, mode
+    for key, cell in in_modes(prompts, modes, config):
+        task, length, mode = key
         outputs = journal.answers(key) if journal else []
         right: list[bool] = []
 

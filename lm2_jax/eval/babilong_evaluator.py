@@ -58,7 +58,7 @@ class BabilongEvaluator:
     def tokens_to_read(self, journal: Journal) -> tuple[int, int]:
         """Tokens of all prompts in all modes, and those of the prompts that were answered."""
         e = self.config.eval
-        return babilong.tokens_to_read(self.prompts(e.num_samples), e.memory, journal)
+        return babilong.tokens_to_read(self.prompts(e.num_samples), e.memory, e, journal)
 
     def run(self, params: Params, modes: Sequence[str] | None = None,
             num_samples: int | None = None, *, journal: Journal | None = None,
