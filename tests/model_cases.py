@@ -7,7 +7,8 @@ import reference
 from lm2_jax.config import MemoryConfig, ModelConfig
 
 V = 19
-MEMORY_KEYS = ("kind", "top_k", "write", "write_top_k", "gates_see_slot", "tied_addressing")
+MEMORY_KEYS = ("kind", "top_k", "write", "write_top_k", "coupled_gates", "gates_see_slot",
+               "tied_addressing")
 B = 3
 
 
@@ -24,7 +25,8 @@ CASES = {
     "more slots than tokens and channels": make_config(T=4, M=19, tie_embeddings=False),
     "routed write": make_config(T=6, M=5, P=2, write="routed"),
     "null write, 2 slots": make_config(T=6, M=5, P=2, write="null", write_top_k=2),
-    "coupled gates that see the slot": make_config(T=6, M=5, write="coupled", gates_see_slot=True),
+    "coupled gates that see the slot": make_config(T=6, M=5, coupled_gates=True,
+                                                   gates_see_slot=True),
     "untied routed write": make_config(T=6, M=5, write="routed", tied_addressing=False),
     "no memory": make_config(P=0),
     "window and memory": make_config(T=6, window=3),

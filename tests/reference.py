@@ -157,7 +157,7 @@ def memory_write(p, memory, h_TD, bank_MD, valid_T, eps):
         return sigmoid(logit_MD)
 
     f_MD = gate("forget_gate")
-    i_MD = 1 - f_MD if memory.write == "coupled" else gate("input_gate")
+    i_MD = 1 - f_MD if memory.coupled_gates else gate("input_gate")
     new_MD = i_MD * np.tanh(S_MD) + f_MD * bank_MD
     if opens:
         u_MD = np.stack(opens, axis=1)

@@ -19,11 +19,12 @@ SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
 
 
 WRITES = {
-    "paper": {}, "coupled": dict(write="coupled"), "null": dict(write="null"),
+    "paper": {}, "coupled": dict(coupled_gates=True), "null": dict(write="null"),
     "routed": dict(write="routed"),
     "top 2": dict(write="routed", write_top_k=2),
     "gates that see the slot": dict(write="routed", gates_see_slot=True),
-    "coupled gates that see the slot": dict(write="coupled", gates_see_slot=True),
+    "coupled gates that see the slot": dict(coupled_gates=True, gates_see_slot=True),
+    "coupled, routed": dict(write="routed", coupled_gates=True),
     "untied": dict(tied_addressing=False),
     "untied, routed": dict(write="routed", tied_addressing=False),
 }

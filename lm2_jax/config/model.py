@@ -6,7 +6,7 @@ from lm2_jax.config.checks import at_least, one_of, require
 
 MEMORY_KINDS = ("lm2", "rmt", "armt")
 ROUTED_WRITES = ("null", "routed")
-MEMORY_WRITES = ("paper", "coupled", *ROUTED_WRITES)
+MEMORY_WRITES = ("paper", *ROUTED_WRITES)
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
@@ -25,9 +25,11 @@ class MemoryConfig:
     num_heads: int = 4
     """Attention heads of the memory's read and write (lm2)."""
     write: str = "paper"
-    """How a segment is written (lm2): paper; coupled, whose input gate is 1 - the forget gate; null
-    or routed, which write a slot as far as the segment's tokens match it. Only routed leaves a slot
-    exactly as it is where no token matches it."""
+    """How a segment is written (lm2): paper, or as far as the segment's tokens match a slot (null
+    and routed). Only routed leaves a slot exactly as it is where no token matches it."""
+    coupled_gates: bool = False
+    """Whether the input gate is 1 - the forget gate (lm2), so that what is written replaces as much
+    of the slot."""
     write_top_k: int = 0
     """Each head writes only the k slots that match the segment best (lm2 with a null or routed
     write); 0 lets it write all of them."""

@@ -49,7 +49,7 @@ class LM2Memory(BlockMemory):
         if not m.tied_addressing:
             self.write_q_proj = heads()
             self.write_k_proj = heads(kernel_init=partial(self._init_keys, "write_q_proj"))
-        if m.write != "coupled":
+        if not m.coupled_gates:
             self.input_gate = gate(bias_init=0.0)
         self.forget_gate = gate(bias_init=m.forget_gate_bias)
         if m.gates_see_slot:
@@ -85,7 +85,6 @@ class LM2Memory(BlockMemory):
         """Returns the next bank, float32 [B, M, D].
 
             paper           i * tanh(S) + f * bank
-            coupled         (1 - f) * tanh(S) + f * bank
             null, routed    u * (i * tanh(S) + f * bank) + (1 - u) * bank
 
         With h = norm(x) and n = norm(bank),
@@ -94,9 +93,9 @@ class LM2Memory(BlockMemory):
             i = sigmoid(S W_in + b_in)
             f = sigmoid(S W_forget + b_forget)
 
-        and u as `_route` returns it. The options add n W to the inputs of i and f (gates_see_slot),
-        and replace W_q and W_k by matrices of the write (tied_addressing off). The bank of a row
-        without a valid token is returned unchanged.
+        and u as `_route` returns it. The options of the config make i = 1 - f (coupled_gates), add
+        n W to the inputs of i and f (gates_see_slot), and replace W_q and W_k by matrices of the
+        write (tied_addressing off). The bank of a row without a valid token is returned unchanged.
         """
         m = self.config.memory
         h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
@@ -108,7 +107,7 @@ class LM2Memory(BlockMemory):
         S_BMNH = einsum_float32("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
         S_BMD = S_BMNH.reshape(bank_BMD.shape)
         f_BMD = self._gate("forget_gate", S_BMD, n_BMD)
-        i_BMD = 1 - f_BMD if m.write == "coupled" else self._gate("input_gate", S_BMD, n_BMD)
+        i_BMD = 1 - f_BMD if m.coupled_gates else self._gate("input_gate", S_BMD, n_BMD)
         self.sow("intermediates", "input", i_BMD)
         self.sow("intermediates", "forget", f_BMD)
         new_BMD = i_BMD * jnp.tanh(S_BMD) + f_BMD * bank_BMD
@@ -188,6 +187,6 @@ def flops(config: ModelConfig) -> float:
     """
     m = config.memory
     T, D, M = config.segment_length, config.embed_dim, m.num_slots
-    num_gates = 1 if m.write == "coupled" else 2
+    num_gates = 1 if m.coupled_gates else 2
     per_slot = 3 + num_gates * (1 + m.gates_see_slot)
     return 2 * D * D * (5 + per_slot * M / T) + 8 * D * M
