@@ -8,7 +8,7 @@ from lm2_jax.config import MemoryConfig, ModelConfig
 
 V = 19
 MEMORY_KEYS = ("kind", "top_k", "write", "write_top_k", "coupled_gates", "gates_see_slot",
-               "tied_addressing")
+               "slot_keys", "tied_addressing")
 B = 3
 
 
@@ -27,12 +27,15 @@ CASES = {
     "null write, 2 slots": make_config(T=6, M=5, P=2, write="null", write_top_k=2),
     "coupled gates that see the slot": make_config(T=6, M=5, coupled_gates=True,
                                                    gates_see_slot=True),
-    "untied routed write": make_config(T=6, M=5, write="routed", tied_addressing=False),
+    "untied routed write": make_config(T=6, M=5, write="routed", tied_addressing=False,
+                                       slot_keys=True),
     "no memory": make_config(P=0),
     "window and memory": make_config(T=6, window=3),
     "window beyond a segment": make_config(T=4, M=3, P=2, window=11),
     "window alone": make_config(P=0, window=5),
     "memory tokens": make_config(T=6, M=3, P=2, kind="rmt"),
+    "memory tokens and window": make_config(T=6, M=3, P=2, kind="rmt", window=4),
+    "associations and window": make_config(T=4, M=3, P=2, kind="armt", window=7),
     "associations": make_config(T=6, M=3, P=2, kind="armt"),
     "associations in one block": make_config(T=4, M=5, P=1, kind="armt", num_layers=3),
 }

@@ -83,8 +83,12 @@ def rotate(x_TH, positions, freq):
     return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
-def attention(p, config, a_TD, window, valid_T):
-    """What attention adds, [T, D], and the window after the segment."""
+def attention(p, config, a_TD, window, valid_T, positions=None, remembered_T=None):
+    """What attention adds, [T, D], and the window after the segment.
+
+    Memory tokens have positions of their own, and are not remembered in the window.
+    """
+    remembered_T = valid_T if remembered_T is None else remembered_T
     T, group = len(a_TD), config.num_heads // config.num_kv_heads
     freq = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     keys = np.einsum("td,dkh->tkh", a_TD, p["k_proj"]["kernel"])
@@ -92,7 +96,8 @@ def attention(p, config, a_TD, window, valid_T):
     past = len(window)
     all_keys = np.stack([key for key, _ in window] + list(keys))
     all_values = np.stack([value for _, value in window] + list(values))
-    positions = np.arange(-past, T)
+    positions = np.concatenate([np.arange(-past, 0),
+                                np.arange(T) if positions is None else positions])
     seen_TS = np.ones((T, past + T), bool)
     seen_TS[:, past:] = np.tril(np.ones((T, T), bool)) & valid_T[None, :]
     out_TD = np.zeros((T, config.embed_dim))
@@ -102,8 +107,12 @@ def attention(p, config, a_TD, window, valid_T):
         affinity_TS = np.where(seen_TS, q_TH @ k_SH.T / np.sqrt(config.head_dim), -1e30)
         out_TD += (softmax(affinity_TS, axis=1) @ all_values[:, head // group]
                    @ p["o_proj"]["kernel"][head])
-    window = window + [(keys[t], values[t]) for t in range(T) if valid_T[t]]
+    window = window + [(keys[t], values[t]) for t in range(T) if remembered_T[t]]
     return out_TD, window[max(0, len(window) - config.attention_window):]
+
+
+def slot_keys(p, head):
+    return p["slot_keys"][:, head] if "slot_keys" in p else 0.0
 
 
 def memory_read(p, a_TD, bank_MD, eps, top_k=0):
@@ -113,7 +122,8 @@ def memory_read(p, a_TD, bank_MD, eps, top_k=0):
     E_TD = np.zeros_like(a_TD)
     for head in range(num_heads):
         q_TH = a_TD @ p["q_proj"]["kernel"][:, head]
-        affinity_TM = q_TH @ (n_MD @ p["k_proj"]["kernel"][:, head]).T / np.sqrt(H)
+        k_MH = n_MD @ p["k_proj"]["kernel"][:, head] + slot_keys(p, head)
+        affinity_TM = q_TH @ k_MH.T / np.sqrt(H)
         if top_k:
             order_TM = np.argsort(-affinity_TM, axis=1, kind="stable")
             np.put_along_axis(affinity_TM, order_TM[:, top_k:], -np.inf, axis=1)
@@ -134,7 +144,7 @@ def memory_write(p, memory, h_TD, bank_MD, valid_T, eps):
         "write_q_proj", "write_k_proj")
     heads, opens = [], []
     for head in range(num_heads):
-        k_MH = n_MD @ p[keys]["kernel"][:, head]
+        k_MH = n_MD @ p[keys]["kernel"][:, head] + slot_keys(p, head)
         affinity_MT = k_MH @ (h_TD @ p[queries]["kernel"][:, head]).T / np.sqrt(H)
         heads.append(softmax(affinity_MT, axis=1) @ (h_TD @ p["write_proj"]["kernel"][:, head]))
         if memory.write == "null":  # the tokens' share of a softmax with one more token

@@ -17,15 +17,21 @@ def filled(config, tokens_T, valid_T):
     return np.pad(tokens_T, (0, missing)), np.pad(valid_T, (0, missing))
 
 
-def llama_block(p, config, x_SD, valid_S):
-    """A block without memory: attention over the valid places up to oneself, then the mlp."""
-    eps = config.norm_eps
-    x_SD = x_SD + attention(p["attention"], config, norm(x_SD, p["attention_norm"], eps), [],
-                            valid_S)[0]
+def llama_block(p, config, x_SD, window, valid_S, before):
+    """A block without memory: attention over the window and the valid places up to oneself, then
+    the mlp; and the window after it. M or no memory tokens are `before` the segment, M after it."""
+    eps, M, T, W = (config.norm_eps, config.memory.num_slots, config.segment_length,
+                    config.attention_window)
+    tokens = np.arange(M)
+    positions = np.concatenate([tokens[:before] - M - W, np.arange(T), T + tokens])
+    segment_S = (positions >= 0) & (positions < T)
+    added_SD, window = attention(p["attention"], config, norm(x_SD, p["attention_norm"], eps),
+                                 window, valid_S, positions, segment_S & valid_S)
+    x_SD = x_SD + added_SD
     y_SD = norm(x_SD, p["mlp_norm"], eps)
     gate_SF = y_SD @ p["mlp"]["gate_proj"]["kernel"]
     up_SF = y_SD @ p["mlp"]["up_proj"]["kernel"]
-    return x_SD + (gate_SF * sigmoid(gate_SF) * up_SF) @ p["mlp"]["down_proj"]["kernel"]
+    return x_SD + (gate_SF * sigmoid(gate_SF) * up_SF) @ p["mlp"]["down_proj"]["kernel"], window
 
 
 def head(p, config, x_TD):
@@ -40,13 +46,14 @@ def rmt(variables, config, segments):
     """
     p, M = params_of(variables), config.memory.num_slots
     memory_MD, logits = p["memory_tokens"]["embedding"], []
+    windows = [[] for _ in range(config.num_layers)]
     for tokens_T, valid_T in segments:
         full_T, there_T = filled(config, tokens_T, valid_T)
         x_SD = np.concatenate([memory_MD, p["embedding"][full_T], memory_MD])
         valid_S = np.concatenate([np.ones(M, bool), there_T, np.ones(M, bool)])
         for layer in range(config.num_layers):
             own = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["blocks"])
-            x_SD = llama_block(own, config, x_SD, valid_S)
+            x_SD, windows[layer] = llama_block(own, config, x_SD, windows[layer], valid_S, M)
         x_SD = norm(x_SD, p["final_norm"], config.norm_eps)
         logits.append(head(p, config, x_SD[M:M + len(tokens_T)]))
         if valid_T.any():
@@ -73,6 +80,7 @@ def armt(variables, config, segments):
     p, m = params_of(variables), config.memory
     P, M, E, D = m.num_layers, m.num_slots, 2 * DPFP_ORDER * m.key_dim, config.embed_dim
     stored, logits = [(np.zeros((E, D)), np.zeros(E)) for _ in range(P)], []
+    windows = [[] for _ in range(config.num_layers)]
     for tokens_T, valid_T in segments:
         full_T, there_T = filled(config, tokens_T, valid_T)
         x_SD = np.concatenate([p["embedding"][full_T], p["memory_tokens"]["embedding"]])
@@ -84,7 +92,7 @@ def armt(variables, config, segments):
                 memory, (A_ED, z_E) = own["memory"], stored[layer]
                 x_SD = x_SD + [recall(A_ED, z_E, dpfp(x_D @ memory["q_proj"]["kernel"],
                                                       DPFP_ORDER))[0] for x_D in x_SD]
-            x_SD = llama_block(own, config, x_SD, valid_S)
+            x_SD, windows[layer] = llama_block(own, config, x_SD, windows[layer], valid_S, 0)
             if layer < P and valid_T.any():
                 stored[layer] = associate(memory, m, x_SD[-M:], A_ED, z_E)
         x_SD = norm(x_SD, p["final_norm"], config.norm_eps)

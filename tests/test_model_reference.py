@@ -25,8 +25,8 @@ WRITES = {
     "gates that see the slot": dict(write="routed", gates_see_slot=True),
     "coupled gates that see the slot": dict(coupled_gates=True, gates_see_slot=True),
     "coupled, routed": dict(write="routed", coupled_gates=True),
-    "untied": dict(tied_addressing=False),
-    "untied, routed": dict(write="routed", tied_addressing=False),
+    "untied": dict(tied_addressing=False), "slot keys": dict(slot_keys=True),
+    "untied, routed": dict(write="routed", tied_addressing=False, slot_keys=True),
 }
 
 

@@ -36,6 +36,8 @@ class MemoryConfig:
     gates_see_slot: bool = False
     """Whether the input and forget gates of a slot see its content beside what is to be written
     (lm2)."""
+    slot_keys: bool = False
+    """Whether a slot is also found by a learnt key of its own, which no write changes (lm2)."""
     tied_addressing: bool = True
     """Whether the write finds slots by the queries and keys of the read (lm2); otherwise it has
     its own."""
@@ -155,9 +157,6 @@ class ModelConfig:
             require(P == self.num_layers, "model.memory.num_layers", P,
                     f"0 or model.num_layers = {self.num_layers}: memory tokens (rmt) go through "
                     "every block")
-        if P and kind != "lm2":
-            require(not self.attention_window, "model.attention_window", self.attention_window,
-                    f"0 with the memory tokens of model.memory.kind = {kind}")
         if P and kind == "lm2":
             require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
                     self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")

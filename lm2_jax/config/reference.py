@@ -46,7 +46,8 @@ USES = (
      "model.memory.write=routed train.write_cost=0.1 train.write_cost_from=1800"),
     ("A write that each head takes to its two best-matching slots, by gates that see them",
      "model.memory.write=null model.memory.write_top_k=2 model.memory.gates_see_slot=true "
-     "model.memory.coupled_gates=true model.memory.tied_addressing=false"),
+     "model.memory.coupled_gates=true model.memory.slot_keys=true "
+     "model.memory.tied_addressing=false"),
     ("Gates that learn faster and are not decayed",
      "train.gate_learning_rate_factor=3 train.decay_gates=false"),
     ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),

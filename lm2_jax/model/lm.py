@@ -85,11 +85,11 @@ class LanguageModel(nn.Module):
         x_BTD = lookup(params_VD, jax.lax.stop_gradient(embedding_VD), tokens_BT)
         kind = memories.kind_of(c)
         memory_tokens = (kind.tokens(c, name="memory_tokens") if kind and kind.tokens else None)
-        x_BSD, valid_BS, positions = x_BTD, valid_BT, np.arange(T)
+        x_BSD, valid_BS, positions, of_segment = x_BTD, valid_BT, np.arange(T), np.ones(T, bool)
         if memory_tokens:
             x_BSD, valid_BS = memory_tokens.wrap(x_BTD, valid_BT, state.memory)
-            positions = memory_tokens.positions(T)
-        x_BSD, state = self._blocks(x_BSD, state, valid_BS, positions, deterministic)
+            positions, of_segment = memory_tokens.positions(T), memory_tokens.of_segment(T)
+        x_BSD, state = self._blocks(x_BSD, state, valid_BS, positions, of_segment, deterministic)
         x_BTD = x_BSD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BSD)
         if memory_tokens:
             x_BTD = memory_tokens.unwrap(x_BSD)
@@ -106,14 +106,15 @@ class LanguageModel(nn.Module):
         return Output(logits=logits_BTV, state=constrain_state(state))
 
     def _blocks(self, x_BSD: jax.Array, state: State, valid_BS: jax.Array, positions: np.ndarray,
-                deterministic: bool) -> tuple[jax.Array, State]:
+                of_segment: np.ndarray, deterministic: bool) -> tuple[jax.Array, State]:
         """Applies all blocks: a scan over those with a memory, then one over those without.
 
         Args:
           x_BSD: residual stream, memory tokens included.
           state: before the segment.
           valid_BS: bool, False for padding.
-          positions: int [S], positions of the tokens in the segment.
+          positions: int [S], those of the segment's tokens count from 0.
+          of_segment: bool [S], False for memory tokens, which do not enter the window.
           deterministic: False applies dropout.
 
         Returns:
@@ -127,7 +128,8 @@ class LanguageModel(nn.Module):
             jnp.zeros((Q, x_BSD.shape[0], 0, c.num_kv_heads, c.head_dim), c.dtype),) * 2
         W = kv[0].shape[2]
         freq = rope.frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        kv_positions = np.concatenate([np.arange(W), W + positions])
+        kv_positions = np.concatenate([np.arange(-W, 0), positions])
+        kv_positions -= kv_positions.min()
         shared = attention.causal_mask(window, valid_BS), valid_BS, rope.table(kv_positions, freq)
         memory, kv_out = state.memory, []
         for name, has_memory, count, start in (("memory_blocks", True, P, 0),
@@ -143,7 +145,7 @@ class LanguageModel(nn.Module):
             x_BSD = checkpoint_name(x_BSD, BLOCK_INPUT)
         if window:
             key, value = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv_out)
-            window = attention.update_window(window, key, value, valid_BS)
+            window = attention.update_window(window, key, value, valid_BS & of_segment[None])
         return x_BSD, State(memory=memory, window=window)
 
     def _scanned(self, count: int):

@@ -151,19 +151,26 @@ class MemoryTokens(nn.Module):
         """
         tokens_BMD = self.vectors(state, x_BTD.shape[0]).astype(x_BTD.dtype)
         valid_BM = jnp.ones(tokens_BMD.shape[:2], bool)
-        return (jnp.concatenate(self._surround(x_BTD, tokens_BMD), axis=1),
-                jnp.concatenate(self._surround(valid_BT, valid_BM), axis=1))
+        return (jnp.concatenate(self._surround(x_BTD, tokens_BMD, tokens_BMD), axis=1),
+                jnp.concatenate(self._surround(valid_BT, valid_BM, valid_BM), axis=1))
 
     def positions(self, num_tokens: int) -> np.ndarray:
         """Returns the positions of a segment of `num_tokens` with its memory tokens, int [S].
 
-        Memory tokens after the segment have the positions that follow a full segment, so that a
-        short segment gives the same results as a padded one.
+        Position 0 is that of the segment's first token. Memory tokens before it precede the
+        attention window too; those after it have the positions that follow a full segment, so that
+        a short segment gives the same results as a padded one.
         """
-        M, T = self.config.memory.num_slots, self.config.segment_length
-        first = M if self.before else 0
-        return np.concatenate([np.arange(first + num_tokens),
-                               first + T + np.arange(M if self.after else 0)])
+        c = self.config
+        tokens = np.arange(c.memory.num_slots)
+        first = -c.memory.num_slots - c.attention_window
+        return np.concatenate(self._surround(np.arange(num_tokens), tokens + first,
+                                             tokens + c.segment_length))
+
+    def of_segment(self, num_tokens: int) -> np.ndarray:
+        """Returns which of a segment and its memory tokens belong to the segment, bool [S]."""
+        no = np.zeros(self.config.memory.num_slots, bool)
+        return np.concatenate(self._surround(np.ones(num_tokens, bool), no, no))
 
     def unwrap(self, x_BSD: jax.Array) -> jax.Array:
         """Removes the memory tokens: returns the tokens of the segment, [B, T, D]."""
@@ -180,5 +187,5 @@ class MemoryTokens(nn.Module):
         """
         return state
 
-    def _surround(self, segment: jax.Array, tokens: jax.Array) -> list[jax.Array]:
-        return [tokens] * self.before + [segment] + [tokens] * self.after
+    def _surround(self, segment, before, after) -> list:
+        return [before] * self.before + [segment] + [after] * self.after

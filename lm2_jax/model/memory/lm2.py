@@ -21,6 +21,7 @@ from lm2_jax.partition import constrain
 
 MASKED = -1e30  # affinity of masked tokens and slots, finite so that gradients are
 KEY_INIT_SCALE = 2.0  # W_k is initialised to this multiple of W_q
+SLOT_KEY_STD = 1.0  # of the learnt keys' entries; those of n W_k are about KEY_INIT_SCALE at first
 
 
 class LM2Memory(BlockMemory):
@@ -52,6 +53,11 @@ class LM2Memory(BlockMemory):
         if not m.coupled_gates:
             self.input_gate = gate(bias_init=0.0)
         self.forget_gate = gate(bias_init=m.forget_gate_bias)
+        if m.slot_keys:
+            self.slot_keys_MNH = self.param(
+                "slot_keys", partitioned(nn.initializers.normal(SLOT_KEY_STD),
+                                         ("memory_slots", "heads", "head_dim")),
+                (m.num_slots, N, D // N), jnp.float32)
         if m.gates_see_slot:
             see_slot = partial(Linear, "BMD,DE->BME", (D, D), ("embed", "mlp"), dtype=c.dtype,
                                out_dtype="float32")
@@ -68,10 +74,13 @@ class LM2Memory(BlockMemory):
             A = softmax(a W_q (n W_k)^T / sqrt(H))     over slots, or the top_k slots
             E = (A (n W_v)) W_o
             g = sigmoid(E W_out + b_out)
+
+        With slot_keys, n W_k + w takes the place of n W_k, here and in the write; w is learnt for
+        each slot and head.
         """
         n_BMD = self.slot_norm(bank_BMD)
-        q_BTNH, k_BMNH, v_BMNH = self.q_proj(a_BTD), self.k_proj(n_BMD), self.v_proj(n_BMD)
-        affinity_BNTM = self._affinity(q_BTNH, k_BMNH)
+        v_BMNH = self.v_proj(n_BMD)
+        affinity_BNTM = self._affinity(self.q_proj(a_BTD), self.k_proj(n_BMD))
         if self.config.memory.top_k:
             threshold = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
             affinity_BNTM = jnp.where(affinity_BNTM >= threshold, affinity_BNTM, MASKED)
@@ -161,7 +170,9 @@ class LM2Memory(BlockMemory):
         return KEY_INIT_SCALE * kernel
 
     def _affinity(self, q_BTNH, k_BMNH):
-        """Returns q k^T / sqrt(H), float32 [B, N, T, M]."""
+        """Returns q k^T / sqrt(H), float32 [B, N, T, M], with the slot keys added to k."""
+        if self.config.memory.slot_keys:
+            k_BMNH = k_BMNH + self.slot_keys_MNH.astype(k_BMNH.dtype)[None]
         affinity = einsum_float32("BTNH,BMNH->BNTM", q_BTNH, k_BMNH)
         return affinity * q_BTNH.shape[-1] ** -0.5
 
