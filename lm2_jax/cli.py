@@ -14,6 +14,7 @@ DESCRIPTION = "Memory-augmented language models in JAX."
 # The module of a command is imported only when it runs: `lm2 help` need not load JAX.
 COMMANDS = {
     "train": "Train in a workdir, or resume the run there, then evaluate.",
+    "sweep": "Train the runs of a config, a few at a time, and compare them: a queue that resumes.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
     "report": "Compare evaluated workdirs: report.md, plots.",
