@@ -223,47 +223,64 @@ def test_many_names_at_one_trained_length_are_counted(own, tmp_path, monkeypatch
     assert "longest trained length of run5 (128 tokens)" in labels
 
 
+TWO = """
+from pathlib import Path
+
+from lm2_jax.config import source
+
+tiny = source.module(Path("configs/tiny.py"))
+RUNS = {"one": 1, "two": 2}
+
+
+def get_config(name):
+    config = tiny.get_config()
+    config.data.questions_per_point = RUNS[name]
+    config.data.curriculum = ((0, 1),)
+    config.train.num_steps = 30
+    config.train.advance_accuracy = 0.0
+    config.train.eval_every_steps = 0
+    config.checkpoint.every_steps = 1000
+    config.eval.lengths = ("96",)
+    config.eval.memory = ("carried",)
+    return config
+"""
+
+
 @pytest.mark.processes
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
-    (tmp_path / "two.py").write_text(
-        "from pathlib import Path\nfrom lm2_jax.config import source\n"
-        "tiny = source.module(Path('configs/tiny.py'))\nRUNS = {'few': 4, 'more': 8}\n\n\n"
-        "def get_config(name):\n    config = tiny.get_config()\n"
-        "    config.model.memory.num_slots = RUNS[name]\n    config.train.num_steps = 30\n"
-        "    config.data.curriculum = ((0, 1),)\n    config.train.advance_accuracy = 0.0\n"
-        "    config.train.eval_every_steps = 0\n    config.eval.lengths = ('96',)\n"
-        "    config.eval.memory = ('carried',)\n    config.checkpoint.every_steps = 1000\n"
-        "    return config\n")
+    (tmp_path / "two.py").write_text(TWO)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "lm2_jax.cli", "sweep", f"--config={tmp_path}/two.py",
-               f"--out={out}", "--jobs=2", *runs.SMALL[1:]]
+               f"--out={out}", *runs.SMALL[1:]]
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu",
-                                "JAX_COMPILATION_CACHE_DIR": runs.compiled()}
+                                "JAX_COMPILATION_CACHE_DIR": runs.compiled(),
+                                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
 
-    def start():
-        return subprocess.Popen(command, cwd=runs.ROOT, env=environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    def start(jobs):
+        return subprocess.Popen([*command, f"--jobs={jobs}"], cwd=runs.ROOT, env=environment,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    first = start()
-    while not all((out / f"{name}_seed0" / "metrics.jsonl").exists() for name in ("few", "more")):
+    first = start(1)
+    metrics = out / "one_seed0" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.stat().st_size:
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
     said, _ = first.communicate(timeout=60)
-    assert first.returncode == 130, said
+    assert first.returncode == 130 and "one_seed0 stopped" in said, said
     words = shlex.split(said.strip().splitlines()[-1].partition("goes on: ")[2])
-    assert words[:2] == ["lm2", "sweep"] and {*words[2:]} == {*command[4:]}
-    assert "few_seed0 stopped" in said or "more_seed0 stopped" in said
-    stopped = [name for name in ("few", "more") if f"{name}_seed0 stopped" in said]
+    assert words[:2] == ["lm2", "sweep"] and {*words[2:]} == {
+        *command[4:], "--seeds=0", "--jobs=1"}
+    assert not (out / "two_seed0").exists()
 
-    second = start()
+    second = start(2)
     said, _ = second.communicate(timeout=120)
     assert second.returncode == 0, said
     stored = json.loads((out / "sweep.json").read_text())
     assert [(run["name"], run["status"], run["steps"]) for run in stored["runs"]] == [
-        ("few", "done", 30), ("more", "done", 30)]
-    for name in stopped:
-        assert "resuming" in (out / f"{name}_seed0.log").read_text()
-    for name in ("few", "more"):
+        ("one", "done", 30), ("two", "done", 30)]
+    assert "resuming" in (out / "one_seed0.log").read_text()
+    assert "resuming" not in (out / "two_seed0.log").read_text()
+    for name in ("one", "two"):
         lines = (out / f"{name}_seed0" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))

@@ -157,7 +157,8 @@ def _entries(trials: Sequence[Trial], names: Sequence[str], out: Path) -> list[r
     for name in names:
         seeds = {int(match[1]) for path in out.glob("*_seed*")
                  if (match := re.fullmatch(re.escape(name) + r"_seed(\d+)", path.name))}
-        for seed in sorted(seeds | {seed for other, seed in known if other == name}):
+        seeds |= {seed for other, seed in [*known, *errors] if other == name}
+        for seed in sorted(seeds):
             trial, workdir = known.get((name, seed)), out / f"{name}_seed{seed}"
             run = finished(workdir, trial.config if trial else None)
             status = DONE if run else trial.job.status if trial else STOPPED

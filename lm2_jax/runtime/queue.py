@@ -78,7 +78,7 @@ class Queue:
         """
         before = {job: job.status for job in self.jobs}
         for job in self.of(RUNNING):
-            if (status := job.process.poll()) is not None:
+            if job.process and (status := job.process.poll()) is not None:
                 self._end(job, status)
         for job in () if self.stopped else self.of(WAITING, ELSEWHERE):
             if len(self.of(RUNNING)) >= self._at_once:
@@ -90,7 +90,8 @@ class Queue:
         """Sends SIGTERM to what runs, and starts nothing more."""
         self.stopped = True
         for job in self.of(RUNNING):
-            job.process.terminate()
+            if job.process:
+                job.process.terminate()
 
     def _begin(self, job: Job) -> None:
         log = locks.claim(job.log)
