@@ -52,8 +52,9 @@ def train(config, name, workdir, step=20):
     config = with_vocab_size(config, 50)
     workdirs.store_config(config, workdir)
     write_results(workdir / "eval", [
-        Row("qa1", length, parse_length(length), 2.0, "carried", 50,
-            RATES[name][length][config.seed], None, 0.2) for length in config.eval.lengths])
+        Row("qa1", length, parse_length(length), 2.0, memory, 50,
+            RATES[name][length][config.seed] if memory == "carried" else 0.0, None, 0.2)
+        for length in config.eval.lengths for memory in ("carried", "reset")])
     (workdir / "eval" / "provenance.json").write_text(json.dumps(
         {"step": step, "parameters": 1234, "config": files.to_dict(config)}))
     (workdir / "metrics.jsonl").write_text("".join(
@@ -234,6 +235,8 @@ RUNS = {"one": 1, "two": 2}
 
 def get_config(name):
     config = tiny.get_config()
+    config.model.num_layers = config.model.memory.num_layers = 1
+    config.data.background_sentences = 300
     config.data.questions_per_point = RUNS[name]
     config.data.curriculum = ((0, 1),)
     config.train.num_steps = 30
