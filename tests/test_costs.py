@@ -28,9 +28,9 @@ def test_both_models_do_the_same_work_in_turns(tmp_path, monkeypatch, compiled_q
     monkeypatch.setattr(costs, "_pair", noted)
     config = files.load_config("tiny", TINY)
     console = Console(file=io.StringIO(), width=200, color_system=None)
-    found = costs.run(config, "tiny", ("100", "300"), 3, tmp_path / "out", console)
+    found = costs.run(config, "tiny", ("250", "512"), 3, tmp_path / "out", console)
     assert [(pair.what, pair.tokens) for pair in found.pairs] == [
-        ("read 100", 100), ("read 300", 300), ("train step", 3 * 2 * 8)]
+        ("read 250", 256), ("read 512", 512), ("train step", 3 * 2 * 8)]
     for pair in found.pairs:
         order = [model for what, model in asked if what == pair.what]
         assert order == [0, 1, 0, 1, 1, 0, 0, 1]  # the first two compile
