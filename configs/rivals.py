@@ -13,9 +13,10 @@ The name after the colon is the model:
 
 Numbers of parameters are equal within 1 %. Every model gets the same batch at every step (no stage
 ends early) and the same held-out samples. The task is qa1 with two persons, as in quickstart.py,
-trained on up to 192 tokens and evaluated at 0k to 4k. Train every model with --config.seed=0, 1 and
-2; then evaluate RAG, compare, and measure the gates:
+trained on up to 192 tokens and evaluated at 0k to 4k. Train every model with three seeds; then
+evaluate RAG, compare, and measure the gates:
 
+  lm2 sweep --config=rivals --out=runs/rivals --seeds=0,1,2
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
   lm2 eval --config=rivals:rag --workdir=runs/rivals/rag_seed0
   lm2 report runs/rivals/{lm2,rmt,armt,llama,full,rag}_seed0 --out=runs/rivals_report \\
@@ -31,14 +32,14 @@ An answer of qa2 takes two facts, which do not fit into one segment. Train and e
 from ml_collections import ConfigDict
 
 # Models whose memory has fewer parameters have a wider MLP.
-MODELS = {
+RUNS = {
     "lm2": dict(mlp_dim=256, memory=dict(kind="lm2")),
     "rmt": dict(mlp_dim=600, memory=dict(kind="rmt")),
     "armt": dict(mlp_dim=536, memory=dict(kind="armt", key_dim=32)),
     "llama": dict(mlp_dim=600, memory=dict(num_layers=0)),
     "full": dict(mlp_dim=600, memory=dict(num_layers=0), attention_window=4096, rope_theta=1000.0),
 }
-MODELS["rag"] = MODELS["full"]
+MODELS = RUNS | {"rag": RUNS["full"]}  # which is not trained a second time
 
 
 def get_config(name: str = "lm2") -> ConfigDict:

@@ -14,6 +14,7 @@ DESCRIPTION = "Memory-augmented language models in JAX."
 # The module of a command is imported only when it runs: `lm2 help` need not load JAX.
 COMMANDS = {
     "train": "Train in a workdir, or resume the run there, then evaluate.",
+    "sweep": "Train the runs of a config, a few at a time, and compare them: a queue that resumes.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
     "report": "Compare evaluated workdirs: report.md, plots.",
@@ -22,7 +23,7 @@ COMMANDS = {
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
     "bench": "Measure speed: data = batches without a model, eval = rate and memory over the "
-             "length of the context.",
+             "length of the context, costs = LM2 against its backbone.",
 }
 MODULES = {"eval": "evaluate"}  # of the commands that are not named like their module
 # What the file system refuses is the user's to mend, whichever line of code met it.

@@ -51,7 +51,7 @@ def test_help_lists_the_commands(arguments, capsys):
     assert call(*arguments) == 0
     out, err = capsys.readouterr()
     assert not err and all(f"\n    {name} " in out for name in (
-        "train", "eval", "report", "data", "bench", "gates", "compile"))
+        "train", "sweep", "eval", "report", "data", "bench", "gates", "compile"))
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "data", "bench", "gates", "compile"])

@@ -4,9 +4,11 @@ A mistake in one is told in one line that names the file and the line.
 """
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import traceback
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,31 +53,65 @@ def find(name: str | Path) -> tuple[Path, tuple[str, ...]]:
 
 def read(path: Path, arguments: tuple[str, ...]) -> dict:
     """What get_config(*arguments) of the file returns, as a nested dict; see `Unset`."""
-    try:
-        spec = importlib.util.spec_from_file_location("lm2_config_" + path.stem, path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"{path} is not a Python file; the name of a config file ends in .py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
+    with _told_in_one_line(path):
+        loaded = module(path)
+        if not hasattr(loaded, "get_config"):
             raise UserError(f"{path} has no get_config(); a config file defines it")
         try:
-            inspect.signature(module.get_config).bind(*arguments)
+            inspect.signature(loaded.get_config).bind(*arguments)
         except TypeError:
             wrong = f"takes no argument, and was given {arguments[0]}" if arguments else \
                 "needs an argument: give the config as FILE:ARGUMENT"
             raise UserError(f"{path}: get_config {wrong}") from None
-        config = module.get_config(*arguments)
+        config = loaded.get_config(*arguments)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}, "
+                        "not an ml_collections.ConfigDict")
+    return _values(config)
+
+
+def runs(name: str | Path) -> list[str]:
+    """The names of the runs of a config file, in order: the keys of its dictionary RUNS.
+
+    Args:
+      name: of the file or the config, as for `find`. `get_config` takes each of the names.
+
+    Raises:
+      UserError: the file has no RUNS, or `name` has an argument.
+    """
+    path, arguments = find(name)
+    if arguments:
+        raise UserError(f"--config={name} names one run; give the file alone, and the names of "
+                        f"runs as --runs={arguments[0]}")
+    with _told_in_one_line(path):
+        found = getattr(module(path), "RUNS", None)
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path} has no dictionary RUNS, whose keys are the names of the runs "
+                        "(configs/ablations.py is an example)")
+    return list(map(str, found))
+
+
+def module(path: Path) -> types.ModuleType:
+    """Runs a config file; also for a config that begins from another one, which is beside it."""
+    spec = importlib.util.spec_from_file_location("lm2_config_" + path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; the name of a config file ends in .py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@contextlib.contextmanager
+def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Turns what a config file raises into a UserError that names the file and the line."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         what = f"{type(error).__name__}: {text}".splitlines()[0]
         raise UserError(f"{path}{_line_of_error(error, path)}: {what}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returned {type(config).__name__}, "
-                        "not an ml_collections.ConfigDict")
-    return _values(config)
 
 
 def _values(config: ConfigDict) -> dict:

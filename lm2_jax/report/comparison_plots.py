@@ -22,6 +22,7 @@ _CONSTANT = style.CONSTANT | dict(label="best constant answer")
 _PAPER_MARKERS = "vX>dh"
 MIN_AXES = 3  # of a radar
 _NAMED_TASKS = 6  # more tasks than these are counted, not named
+_NAMED_MODELS = 3  # likewise
 
 
 class NotDrawn(Exception):
@@ -138,6 +139,8 @@ def _draw_trained(axes: Axes, groups: Sequence[Group]) -> None:
     for group in groups:
         trained.setdefault(group.trained_tokens, []).append(group.name)
     for index, (tokens, names) in enumerate(sorted(trained.items())):
+        if len(names) > _NAMED_MODELS:
+            names[1:] = [f"{len(names) - 1} others"]
         whose = f" of {style.literal(', '.join(names))}" if len(trained) > 1 else ""
         axes.axvline(tokens, color="black", linestyle=(0, (1 + 5 * index, 2 + index)),
                      linewidth=1.0, zorder=1,

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from lm2_jax.errors import UserError
 from lm2_jax.runtime import processes
@@ -47,6 +48,38 @@ def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]
                    f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         file.flush()
         yield
+
+
+def holder(folder: Path) -> str:
+    """What `locked` wrote about the run that has locked a folder now; "" if none has."""
+    if not (folder / ".lock").exists():
+        return ""
+    with open(folder / ".lock", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "another run"
+        except OSError:  # this file system has no locks
+            pass
+    return ""
+
+
+def claim(path: Path) -> TextIO | None:
+    """Opens a file for appending and locks it; returns None if another process has locked it.
+
+    The lock lasts until the file is closed, here and in each process that inherited it. On a file
+    system without locks every claim succeeds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass
+    return file
 
 
 def check_shared(workdir: Path) -> None:
