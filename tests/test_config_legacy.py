@@ -29,6 +29,8 @@ def test_committed_results_of_earlier_versions_load(path):
     assert kept == {key: value for key, value in _flat(read) if key in kept}
     assert to_dict(from_stored(read)) == read
     assert read["eval"]["prompt_style"] == "fine_tuned"
+    flat = dict(_flat(read))
+    assert all(flat[key] == value for key, value in legacy.BEFORE.items() if key not in kept)
 
 
 @pytest.fixture

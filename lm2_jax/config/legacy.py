@@ -48,6 +48,14 @@ RENAMED = {
     "eval.asking": Renamed("eval.prompt_style", {"tuned": "fine_tuned", "prompted": "instruct"}),
 }
 
+# What the models of earlier versions did, of keys that these did not have.
+BEFORE = {
+    "model.memory.write": "paper",
+    "model.memory.coupled_gates": False,
+    "model.memory.gates_see_slot": False,
+    "model.memory.slot_keys": False,
+}
+
 _MISSING = object()
 
 
@@ -61,16 +69,16 @@ def upgrade(stored: dict) -> dict:
     for old, new in RENAMED.items():
         value = _pop(values, old)
         if value is not _MISSING:
-            *parents, last = new.key.split(".")
-            group = values
-            for parent in parents:
-                group = group.setdefault(parent, {})
+            group, last = _group(values, new.key)
             group[last] = new.values.get(value, value)
     for key, (now, only) in REMOVED.items():
         value = _pop(values, key)
         if only is not ANY and value not in (_MISSING, only):
             raise KeyRefused(key, f"{key} is {value!r}, which an earlier version offered; now "
                                   f"{now}")
+    for key, value in BEFORE.items():
+        group, last = _group(values, key)
+        group.setdefault(last, value)
     return values
 
 
@@ -83,6 +91,14 @@ def explain(key: str) -> str | None:
     if key in REMOVED:
         return f"{key} was removed: {REMOVED[key].now}; leave it out"
     return None
+
+
+def _group(values: dict, key: str) -> tuple[dict, str]:
+    """The dict that a key is in, and the key's last part."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    return values, last
 
 
 def _pop(values: dict, key: str) -> Any:
