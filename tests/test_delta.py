@@ -1,4 +1,4 @@
-"""Gated DeltaNet: chunks against one token at a time, in values and gradients; its FLOPs."""
+"""Gated DeltaNet: chunks against one token at a time, in values and gradients; meshes; FLOPs."""
 
 from functools import partial
 
@@ -9,6 +9,7 @@ import pytest
 import reference
 import reference_rivals
 
+from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model.lm import init_state
 from lm2_jax.model.memory import delta
@@ -78,6 +79,16 @@ def test_gradients_are_those_of_a_scan_over_tokens():
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+def test_the_triangular_inverse(size):
+    A = np.tril(np.random.default_rng(size).uniform(-1, 1, (3, size, size)), -1).astype(np.float32)
+    A[0] = np.tril(np.ones((size, size)), -1)
+    inverse = np.asarray(jax.jit(delta.triangular_inverse)(A))
+    wanted = np.linalg.inv(np.eye(size) + np.float64(A))
+    np.testing.assert_allclose(inverse, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    assert (np.triu(inverse, 1) == 0).all()
+
+
 def test_a_key_finds_the_last_value_that_was_written_under_it():
     """With beta = 1 and no decay, however many other keys were written since."""
     k = np.eye(4, 8, dtype=np.float32)[[0, 1, 0, 2, 3, 0]]
@@ -93,18 +104,34 @@ def test_a_token_without_rate_and_decay_leaves_the_state_bit_for_bit():
     assert np.array_equal(rule(q, k, v, 0 * log_alpha, 0 * beta, S)[1], S)
 
 
-@pytest.mark.parametrize("T", [6, 96])
-def test_flops_are_those_of_the_matrix_products(T):
-    """And of the triangular solve, which is counted by hand: half of a product."""
+def layer_of(T, rows):
+    """A config, (the layer, its parameters) and its arguments: input, state and valid."""
     config = ModelConfig(vocab_size=19, embed_dim=16, num_layers=1, segment_length=T,
                          memory=MemoryConfig(kind="delta", num_heads=N, key_dim=K, num_layers=1))
     own = jax.tree.map(lambda leaf: leaf[0], reference.params(config)["params"]["memory_blocks"])
-    layer, state = delta.GatedDeltaNet(config), jax.tree.map(
-        lambda leaf: leaf[0], init_state(config, B).memory)
-    traced = jax.jit(lambda *x: layer.apply({"params": own["memory"]}, *x, method="mix")).trace(
-        np.zeros((B, T, 16), np.float32), state, np.ones((B, T), bool))
-    solve = {6: 6, 96: 48}[T] * N * (K + 16 // N)
-    assert delta.flops(config) - solve == pytest.approx(of_traced(traced) / (B * T), rel=1e-12)
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape[1:]).astype(np.float32),
+                         init_state(config, rows).memory)
+    layer = partial(delta.GatedDeltaNet(config).apply, {"params": own["memory"]}, method="mix")
+    return config, layer, (rng.normal(size=(rows, T, 16)).astype(np.float32), state,
+                           rng.random((rows, T)) < 0.8)
+
+
+@pytest.mark.parametrize("T", [6, 96])
+def test_flops_are_those_of_the_matrix_products(T):
+    config, layer, own = layer_of(T, B)
+    counted = of_traced(jax.jit(layer).trace(*own)) / (B * T)
+    assert delta.flops(config) == pytest.approx(counted, rel=1e-12)
+
+
+def test_a_mesh_changes_nothing():
+    """Rows are split over two axes, heads over the third."""
+    _, layer, own = layer_of(70, rows=8)
+    wanted = jax.jit(layer)(*own)
+    with jax.set_mesh(partition.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})):
+        found = jax.jit(layer)(*own)
+        assert len(found[0].sharding.device_set) == 8
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), found, wanted)
 
 
 def test_the_decay_of_a_new_model_spans_the_papers_range():

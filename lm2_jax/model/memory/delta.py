@@ -127,10 +127,10 @@ def gated_delta_rule(q_BTNK: jax.Array, k_BTNK: jax.Array, v_BTNV: jax.Array,
         S_t = e^{G_t} S_0 + sum_{s <= t} e^{G_t - G_s} u_s k_s^T
         u_t = beta_t (v_t - e^{G_t} S_0 k_t - sum_{s < t} e^{G_t - G_s} (k_s . k_t) u_s)
 
-    The u_t solve a triangular system, which is solved for both parts of its right-hand side (with
-    v, and with k) in all chunks at once; only the products with S_0 are left for the scan over the
-    chunks. All arguments and results are float32; a token with log alpha = beta = 0 leaves S as it
-    is, bit for bit.
+    The u_t solve a triangular system, whose inverse is multiplied with both parts of its right-hand
+    side (with v, and with k) in all chunks at once; only the products with S_0 are left for the
+    scan over the chunks. All arguments and results are float32. A token with log alpha = beta = 0
+    leaves S as it is, bit for bit.
     """
     T = q_BTNK.shape[1]
     num_chunks = -(-T // CHUNK)
@@ -147,10 +147,10 @@ def gated_delta_rule(q_BTNK: jax.Array, k_BTNK: jax.Array, v_BTNV: jax.Array,
     causal = jnp.tril(jnp.ones((size, size), bool))
     between = jnp.exp(jnp.where(causal, decay[..., :, None] - decay[..., None, :], -jnp.inf))
     product = partial(jnp.einsum, precision=PRECISION)
-    overlap = beta[..., None] * between * product("...tk,...sk->...ts", k, k)
+    overlap = jnp.tril(beta[..., None] * between * product("...tk,...sk->...ts", k, k), -1)
     right = beta[..., None] * jnp.concatenate([v, jnp.exp(decay)[..., None] * k], axis=-1)
-    u_v, u_k = jnp.split(jax.scipy.linalg.solve_triangular(
-        overlap, right, lower=True, unit_diagonal=True), [v.shape[-1]], axis=-1)
+    u_v, u_k = jnp.split(product("...ts,...sx->...tx", triangular_inverse(overlap), right),
+                         [v.shape[-1]], axis=-1)
     affinity = between * jnp.einsum("...tk,...sk->...ts", q, k)
 
     def chunk(S, x):
@@ -166,6 +166,44 @@ def gated_delta_rule(q_BTNK: jax.Array, k_BTNK: jax.Array, v_BTNV: jax.Array,
                         unroll=kernels.unroll(num_chunks))
     o_BTNV = jnp.moveaxis(o, (0, 2), (1, 3)).reshape(o.shape[1], -1, *v_BTNV.shape[2:])
     return o_BTNV[:, :T], S
+
+
+@jax.custom_vjp
+def triangular_inverse(A: jax.Array) -> jax.Array:
+    """Returns (I + A)^-1 of strictly lower triangular matrices, [..., C, C].
+
+    Inverses of diagonal blocks are merged to those of blocks twice as large. On a CPU the batched
+    `solve_triangular` of jax 0.10.2 blocks forever where two of them run at the same time.
+    """
+    size, lead = A.shape[-1], A.shape[:-2]
+    full = 1 << (size - 1).bit_length()
+    A = jnp.pad(A, [(0, 0)] * len(lead) + [(0, full - size)] * 2)
+    inverse = jnp.ones((*lead, full, 1, 1), A.dtype)  # of the diagonal blocks
+    while (width := inverse.shape[-1]) < full:
+        pairs = full // (2 * width)
+        blocks = A.reshape(*lead, pairs, 2, width, pairs, 2, width)[..., 1, :, :, 0, :]
+        below = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        corner = -_matmul(_matmul(second, below), first)
+        inverse = jnp.block([[first, jnp.zeros_like(first)], [corner, second]])
+    return inverse[..., 0, :size, :size]
+
+
+def _inverse_forward(A):
+    inverse = triangular_inverse(A)
+    return inverse, inverse
+
+
+def _inverse_backward(inverse, gradient):
+    transposed = inverse.swapaxes(-1, -2)
+    return -_matmul(_matmul(transposed, gradient), transposed),
+
+
+triangular_inverse.defvjp(_inverse_forward, _inverse_backward)
+
+
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=PRECISION)
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -197,12 +235,13 @@ def flops(config: ModelConfig) -> float:
     """Returns the forward FLOPs per token and block.
 
     These are the projections (those before a convolution also for the tail), in a chunk the
-    overlaps of keys, the affinities, their products with the values, and the triangular solve (half
-    of a product), and three products with the state.
+    overlaps of keys, the affinities, the triangular inverse and the products of both matrices with
+    values and keys, and three products with the state.
     """
     T, D, N, K = config.segment_length, config.embed_dim, config.memory.num_heads, (
         config.memory.key_dim)
     V, size = D // N, -(-T // -(-T // CHUNK))
     projections = 2 * D * N * ((2 * K + V) * (T + CONV_WIDTH - 1) / T + 2 * V + 2)
-    chunk = N * size * (2 * K + 2 * K + 2 * V + (K + V))
-    return projections + chunk + 3 * 2 * N * K * V
+    full = 1 << (size - 1).bit_length()
+    chunk = 2 * size * (2 * K + V + (K + V)) + 2 * full * (full**2 - 1) / 3 / size
+    return projections + N * (chunk + 3 * 2 * K * V)
