@@ -44,8 +44,7 @@ def by_token(q, k, v, log_alpha, beta, S):
 
 
 @pytest.mark.parametrize("T,rate,keys", [
-    (1, 0.1, "random"), (7, 0.1, "random"), (130, 0.01, "random"), (130, 5.0, "random"),
-    (64, 1e-4, "equal")])
+    (1, 0.1, "random"), (130, 0.01, "random"), (130, 5.0, "random"), (64, 1e-4, "equal")])
 def test_chunks_are_the_rule_token_by_token(T, rate, keys):
     """Also where the decay of a chunk underflows, and where a key is written again and again."""
     own = arguments(T, rate, keys)
@@ -79,7 +78,7 @@ def test_gradients_are_those_of_a_scan_over_tokens():
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 64])
+@pytest.mark.parametrize("size", [1, 5, 64])
 def test_the_triangular_inverse(size):
     A = np.tril(np.random.default_rng(size).uniform(-1, 1, (3, size, size)), -1).astype(np.float32)
     A[0] = np.tril(np.ones((size, size)), -1)
@@ -100,7 +99,7 @@ def test_a_key_finds_the_last_value_that_was_written_under_it():
 
 
 def test_a_token_without_rate_and_decay_leaves_the_state_bit_for_bit():
-    q, k, v, log_alpha, beta, S = arguments(70)
+    q, k, v, log_alpha, beta, S = arguments(130)
     assert np.array_equal(rule(q, k, v, 0 * log_alpha, 0 * beta, S)[1], S)
 
 
