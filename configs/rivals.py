@@ -1,4 +1,4 @@
-"""LM2, RMT, ARMT, Llama and RAG compared on the same batches, with equally many parameters.
+"""LM2, RMT, ARMT, DeltaNet, Llama and RAG compared on the same batches, with equal parameters.
 
     lm2 train --config=rivals:lm2 --workdir=runs/rivals/lm2_seed0
 
@@ -7,6 +7,7 @@ The name after the colon is the model:
   lm2    a bank of 16 slots in each of the three blocks
   rmt    16 memory tokens at both ends of a segment
   armt   16 memory tokens that write to an associative memory in each block
+  delta  a gated DeltaNet layer of two heads beside the attention of each block
   llama  attention within the segment only
   full   attention over all earlier tokens; RoPE base 1000, since it looks further back
   rag    the model `full`, evaluated on five sentences of the context that BM25 retrieves
@@ -36,6 +37,7 @@ RUNS = {
     "lm2": dict(mlp_dim=256, memory=dict(kind="lm2")),
     "rmt": dict(mlp_dim=600, memory=dict(kind="rmt")),
     "armt": dict(mlp_dim=536, memory=dict(kind="armt", key_dim=32)),
+    "delta": dict(mlp_dim=376, memory=dict(kind="delta", num_heads=2, key_dim=64)),
     "llama": dict(mlp_dim=600, memory=dict(num_layers=0)),
     "full": dict(mlp_dim=600, memory=dict(num_layers=0), attention_window=4096, rope_theta=1000.0),
 }

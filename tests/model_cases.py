@@ -38,6 +38,7 @@ CASES = {
     "associations and window": make_config(T=4, M=3, P=2, kind="armt", window=7),
     "associations": make_config(T=6, M=3, P=2, kind="armt"),
     "associations in one block": make_config(T=4, M=5, P=1, kind="armt", num_layers=3),
+    "recurrence in one block": make_config(T=6, P=1, kind="delta"),
 }
 
 

@@ -34,6 +34,8 @@ def params(config, seed=0):
         module, name = path[-2].key, path[-1].key
         if name in ("scale", "bias", "route_bias"):
             value = 0.3 * rng.normal(size=leaf.shape) + (name == "scale")
+        elif name == "A_log":  # a slow decay
+            value = 0.3 * rng.normal(size=leaf.shape) - 3
         else:
             fan_in = np.prod(leaf.shape[1:-1]) if module in ("o_proj", "down_proj") else (
                 config.embed_dim)

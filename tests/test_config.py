@@ -75,7 +75,7 @@ RIVALS = FOLDER / "rivals.py"
 def test_rivals_differ_only_in_the_memory():
     """And in the width of the MLP, so that numbers of parameters are equal within 1 %."""
     configs = {name: load_config(f"{RIVALS}:{name}") for name in
-               ("lm2", "rmt", "armt", "llama", "full")}
+               ("lm2", "rmt", "armt", "delta", "llama", "full")}
     sizes = []
     for config in configs.values():
         model = dataclasses.replace(config.model, vocab_size=512)

@@ -64,7 +64,7 @@ def test_configs_lists_every_config_of_the_package(capsys):
 
 def test_every_key_is_set_by_a_config_or_has_a_documented_use():
     names = [name for name, _ in files.shipped()]
-    names += [f"rivals:{model}" for model in ("rmt", "armt", "full", "rag")]
+    names += [f"rivals:{model}" for model in ("rmt", "armt", "delta", "full", "rag")]
     names += ["ablations:segment_48"]
     known = {key for name in names for key in set_keys(source.read(*source.find(name)))}
     known |= {one.partition("=")[0] for _, overrides in reference.USES for one in overrides.split()}

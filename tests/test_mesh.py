@@ -27,7 +27,8 @@ SHAPES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2)]
 QUICK = [(2, 2, 2)]  # those that the other kinds are tried on every time
 KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
          "routed": dataclasses.replace(MODEL.memory, write="routed"), "llama": MemoryConfig()}
-ARMT = MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4)
+ONCE = {"armt": MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
+        "delta": MemoryConfig(kind="delta", num_heads=2, num_layers=1, key_dim=4)}
 
 
 def mesh_of(sizes):
@@ -43,8 +44,9 @@ def test_three_steps_are_those_of_one_device(kind, sizes):
 
 
 @pytest.mark.slow
-def test_three_steps_of_armt_are_those_of_one_device():
-    check_three_steps(ARMT, (2, 2, 2))
+@pytest.mark.parametrize("kind", ONCE)
+def test_three_steps_on_a_cube_are_those_of_one_device(kind):
+    check_three_steps(ONCE[kind], (2, 2, 2))
 
 
 def check_three_steps(memory, sizes):

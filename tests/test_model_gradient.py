@@ -48,7 +48,8 @@ def segment_gradients(config, bptt_segments, S=4):
 
 
 @pytest.mark.parametrize("kind,window,g", [
-    ("lm2", 0, 0), ("lm2", 0, 1), ("lm2", 0, 2), ("lm2", 3, 2), ("rmt", 0, 3), ("armt", 0, 3)])
+    ("lm2", 0, 0), ("lm2", 0, 1), ("lm2", 0, 2), ("lm2", 3, 2), ("rmt", 0, 3), ("armt", 0, 3),
+    ("delta", 0, 3)])
 def test_gradient_stays_in_its_group(kind, window, g):
     """Exactly zero for the segments before the group, not zero within it."""
     config = make_config(T=2, P=2, window=window, kind=kind)

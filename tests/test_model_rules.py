@@ -15,7 +15,7 @@ from lm2_jax.model.schedule import apply_segments, split_segments
 each_case = pytest.mark.parametrize("name", CASES)
 some_cases = pytest.mark.parametrize("name", [
     "memory in all blocks", "window beyond a segment", "window alone", "memory tokens",
-    "associations"])
+    "associations", "recurrence in one block"])
 
 
 @cache

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from lm2_jax.config.checks import at_least, one_of, require
 
-MEMORY_KINDS = ("lm2", "rmt", "armt")
+MEMORY_KINDS = ("lm2", "rmt", "armt", "delta")
 ROUTED_WRITES = ("null", "routed")
 MEMORY_WRITES = ("paper", *ROUTED_WRITES)
 DTYPES = ("float32", "bfloat16")
@@ -14,16 +14,17 @@ ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """The memory: lm2 (arXiv 2502.06049), rmt (arXiv 2207.06881) or armt (arXiv 2407.04841)."""
+    """The memory: lm2 (arXiv 2502.06049), rmt (arXiv 2207.06881), armt (arXiv 2407.04841) or delta
+    (gated DeltaNet, arXiv 2412.06464)."""
 
     kind: str = "lm2"
-    """The kind of memory: lm2, rmt or armt."""
+    """The kind of memory: lm2, rmt, armt or delta."""
     num_slots: int = 16
     """Slots of a memory bank (lm2), or memory tokens of a segment (rmt, armt)."""
     num_layers: int = 0
     """Number of blocks that have a memory, counted from the first; 0 makes a plain Llama."""
     num_heads: int = 4
-    """Attention heads of the memory's read and write (lm2)."""
+    """Attention heads of the memory's read and write (lm2), or heads of the layer (delta)."""
     write: str = "paper"
     """How a segment is written (lm2): paper, or as far as the segment's tokens match a slot (null
     and routed). Only routed leaves a slot exactly as it is where no token matches it."""
@@ -48,7 +49,8 @@ class MemoryConfig:
     output_gate_bias: float = -2.0
     """Initial bias of the output gate (lm2); the default starts with the gate nearly closed."""
     key_dim: int = 64
-    """Size of a key before the feature map expands it to six times as many features (armt)."""
+    """Size of a key before the feature map expands it to six times as many features (armt), or of
+    a head's keys (delta)."""
 
     def __post_init__(self):
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
@@ -157,6 +159,6 @@ class ModelConfig:
             require(P == self.num_layers, "model.memory.num_layers", P,
                     f"0 or model.num_layers = {self.num_layers}: memory tokens (rmt) go through "
                     "every block")
-        if P and kind == "lm2":
+        if P and kind in ("lm2", "delta"):
             require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
                     self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")

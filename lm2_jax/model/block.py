@@ -41,14 +41,16 @@ class Block(nn.Module):
 
     With a memory (its hooks are those of `BlockMemory`), a = attention_norm(x):
 
-        x     <- pre_block(x, state)
-        x     <- x + dropout(attention(a) + read(a, state))
-        state <- write(x, state)
-        x     <- x + dropout(mlp(mlp_norm(x)))
-        state <- post_block(x, state)
+        x            <- pre_block(x, state)
+        added, state <- mix(a, state)               by default read(a, state), state
+        x            <- x + dropout(attention(a) + added)
+        state        <- write(x, state)
+        x            <- x + dropout(mlp(mlp_norm(x)))
+        state        <- post_block(x, state)
 
-    Every token reads the state from before the segment: `read` precedes `write`, and the state
-    that a block returns is passed in again with the next segment.
+    The state that a block returns is passed in again with the next segment. With `read`, every
+    token reads the state from before the segment; with a `mix` of its own, a memory also updates
+    the state from token to token.
 
     Attributes:
       config: of the model.
@@ -98,7 +100,8 @@ class Block(nn.Module):
         out_BSD, window_BSKH = Attention(c, name="attention")(
             a_BSD, window_BWKH, mask_BSS, rope_2SH)
         if memory:
-            out_BSD += memory.read(a_BSD, state)
+            added_BSD, state = memory.mix(a_BSD, state, valid_BS)
+            out_BSD += added_BSD
         x_BSD += dropout(out_BSD)
         if memory:
             state = memory.write(x_BSD, state, valid_BS)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lm2_jax.config import ModelConfig
-from lm2_jax.model.memory import armt, lm2, rmt
+from lm2_jax.model.memory import armt, delta, lm2, rmt
 from lm2_jax.model.memory.base import BlockMemory, MemoryTokens
 
 
@@ -31,6 +31,7 @@ KINDS = {
     "rmt": Kind(rmt.init_state, rmt.flops, tokens=rmt.RecurrentTokens),
     "armt": Kind(armt.init_state, armt.flops, block=armt.AssociativeMemory,
                  tokens=armt.WriteTokens),
+    "delta": Kind(delta.init_state, delta.flops, block=delta.GatedDeltaNet),
 }
 
 

@@ -10,23 +10,24 @@ or as both, together with two functions:
 All four are registered as a `Kind` in `lm2_jax/model/memory/__init__.py`. Shapes: B rows, T tokens
 of the segment, M memory tokens (or slots), S tokens in a block (T, plus M for each set of memory
 tokens), D embed_dim. Activations have the compute dtype `config.dtype`. Parameters are float32.
-Keep the state float32 too, and sum into it in float32: it is updated once per segment, thousands
-of times in a long sequence.
+Keep the state float32 too, and sum into it in float32: it is updated once per segment or token,
+thousands of times in a long sequence.
 
 The model guarantees the order of the calls; a memory must satisfy these rules, each of which is
 tested in `tests/test_model_rules.py` or the file named:
 
 1. Causality. The output for token t depends on tokens up to t of this segment and on the state
-   from before the segment. `pre_block` and `read` therefore treat each token separately. `write`,
-   `post_block` and `next_state` may combine all tokens, because only the next segment sees their
-   result.
+   from before the segment. `pre_block` and `read` therefore treat each token separately, and what
+   `mix` adds to token t combines tokens up to t only. The state that `mix`, `write`, `post_block`
+   and `next_state` return may combine all tokens, because only the next segment sees it.
 2. Explicit state. Nothing is carried in flax variables, attributes or globals: reading a sequence
    in one call or segment by segment gives the same logits and the same state.
 3. Reset by row. The axes of every leaf begin with (blocks, rows), so that the model can reset
    single rows to `init_state`; no row depends on another one.
-4. Padding. A token that is not valid (`valid_BS` False) does not change the state, whatever its
-   content. In a row without a valid token in the segment, the state stays bit for bit the same.
-   Memory tokens are always valid, so this must be decided by the tokens of the segment.
+4. Padding. A token that is not valid (`valid_BS` False) changes neither the state nor the output
+   for another token, whatever its content and wherever it stands. In a row without a valid token
+   in the segment, the state stays bit for bit the same. Memory tokens are always valid, so this
+   must be decided by the tokens of the segment.
 5. Off means Llama. With `memory.num_layers` = 0 no parameter and no operation of a memory is left
    (`tests/test_llama.py`).
 6. Gradients. They flow through the state from segment to segment. Where they are cut is decided by
@@ -51,16 +52,19 @@ from lm2_jax.model.linear import partitioned
 class BlockMemory(nn.Module):
     """The memory of one block. `Block` calls the hooks in this order:
 
-        x     <- pre_block(x, state)
-        x     <- x + attention(norm(x)) + read(norm(x), state)
-        state <- write(x, state, valid)
-        x     <- x + mlp(norm(x))
-        state <- post_block(x, state, valid)
+        x            <- pre_block(x, state)
+        added, state <- mix(norm(x), state, valid)
+        x            <- x + attention(norm(x)) + added
+        state        <- write(x, state, valid)
+        x            <- x + mlp(norm(x))
+        state        <- post_block(x, state, valid)
 
-    Every hook has a default that does nothing; a memory overrides the ones that it needs and
-    creates its parameters in `setup`. `state` is this block's slice of the state, a pytree of
-    arrays [B, ...], and a new one must have the same shapes and dtypes. `pre_block` and `read`
-    always get the state from before the segment.
+    A memory overrides the hooks that it needs and creates its parameters in `setup`. By default
+    `mix` adds `read(norm(x), state)` and leaves the state as it is, and the other hooks do nothing.
+    So a memory that is updated once per segment overrides `read` and `write`, and a layer that is
+    recurrent over tokens, which reads and updates in one computation, overrides `mix`. `state` is
+    this block's slice of the state, a pytree of arrays [B, ...], and a new one must have the same
+    shapes and dtypes. `pre_block`, `mix` and `read` always get the state from before the segment.
 
     Attributes:
       config: of the model.
@@ -86,12 +90,27 @@ class BlockMemory(nn.Module):
         """
         return 0.0
 
+    @nn.nowrap  # so that traces show `read` alone
+    def mix(self, a_BSD: jax.Array, state: Any, valid_BS: jax.Array
+            ) -> tuple[jax.Array | float, Any]:
+        """Returns what is added to the output of attention, and the state.
+
+        Args:
+          a_BSD: normalised input, the same that attention gets.
+          state: from before the segment.
+          valid_BS: bool, False for padding.
+
+        Returns:
+          (as `read` returns it, the state that `write` gets).
+        """
+        return self.read(a_BSD, state), state
+
     def write(self, x_BSD: jax.Array, state: Any, valid_BS: jax.Array) -> Any:
         """Returns the state after attention.
 
         Args:
-          x_BSD: residual stream after attention and `read` have been added.
-          state: from before the segment.
+          x_BSD: residual stream after attention and what `mix` returned have been added.
+          state: as `mix` returned it; by default that from before the segment.
           valid_BS: bool, False for padding.
         """
         return state
