@@ -56,7 +56,10 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     report.plot_gates(found, folder / "gates.png", model.segment_length, longest,
                       f"step {step}; {what}")
     console.print(report.table(found).terminal("Gates, from 0 (closed) to 1 (open)"))
-    console.print(f"{what}; quantiles are over slots and dimensions, each averaged over segments")
+    console.print(report.keeping_table(found).terminal("How long the memory keeps a value"))
+    console.print(f"{what}; quantiles are over slots and dimensions (of u: heads), each averaged "
+                  "over segments.\nAfter its half-life, what is left of a value is less than what "
+                  "was written over it.")
     for name in ("gates.json", "gates.png"):
         console.print(str(folder / name))
     return found
