@@ -5,13 +5,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
-from lm2_jax.data.babilong.encoder import Encoder
-from lm2_jax.data.babilong.kinds import QUESTION, kinds_of
-from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
@@ -43,7 +38,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     if model.memory.kind != "lm2" or not model.memory.num_layers:
         raise UserError(f"{workdir} has no LM2 memory, so there are no gates to show (memory.kind "
                         f"is {model.memory.kind}, memory.num_layers {model.memory.num_layers})")
-    samples = [_sample(prompt, evaluator.prompting.encoder) for cell in
+    samples = [gates.tokens_and_kinds(prompt, evaluator.prompting.encoder) for cell in
                evaluator.prompts(num_samples).values() for prompt in cell[:num_samples]]
     # Outside the mesh: a batch of one row cannot be laid over several devices.
     found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)
@@ -63,14 +58,6 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     for name in ("gates.json", "gates.png"):
         console.print(str(folder / name))
     return found
-
-
-def _sample(prompt: Prompt, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a prompt and their kinds; all that follows the context is the question."""
-    tokens = prompt.tokens[:]
-    kinds = kinds_of(tokens, encoder)
-    kinds[len(tokens) - len(prompt.tokens.parts[-1]):] = QUESTION
-    return tokens, kinds
 
 
 EPILOG = arguments.CONFIG_HELP

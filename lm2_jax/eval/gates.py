@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION
+from lm2_jax.data.babilong.encoder import Encoder
+from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION, kinds_of
+from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.types import Params, State
 
@@ -160,6 +162,14 @@ class _Retention:
             self.add(first.then(stretch), 2 * length)
         else:
             self._first_halves[length] = stretch
+
+
+def tokens_and_kinds(prompt: Prompt, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of a prompt and their kinds; all that follows the context is the question."""
+    tokens = prompt.tokens[:]
+    kinds = kinds_of(tokens, encoder)
+    kinds[len(tokens) - len(prompt.tokens.parts[-1]):] = QUESTION
+    return tokens, kinds
 
 
 def measure(model: LanguageModel, params: Params,

@@ -67,6 +67,7 @@ class LM2Memory(BlockMemory):
             threshold = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
             affinity_BNTM = jnp.where(affinity_BNTM >= threshold, affinity_BNTM, MASKED)
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.config.dtype)
+        self.sow("intermediates", "read_attention", A_BNTM)
         E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
         g_BTD = nn.sigmoid(self.output_gate(E_BTD))
         self.sow("intermediates", "output", g_BTD)
@@ -90,6 +91,7 @@ class LM2Memory(BlockMemory):
         affinity_BNTM = self._affinity(self.q_proj(h_BTD), self.k_proj(n_BMD))
         affinity_BNTM = jnp.where(valid_BT[:, None, :, None], affinity_BNTM, MASKED)
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.config.dtype)
+        self.sow("intermediates", "write_attention", A_BNTM)
         S_BMNH = einsum_float32("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
         S_BMD = S_BMNH.reshape(bank_BMD.shape)
         i_BMD, f_BMD = nn.sigmoid(self.input_gate(S_BMD)), nn.sigmoid(self.forget_gate(S_BMD))
