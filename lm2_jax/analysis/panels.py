@@ -99,9 +99,9 @@ def of_text(m: Model, text: Text, block: int | None, head: int | None) -> list[P
         shown = max(0, length - _WORDS)
         maps = attention.read_maps(m.model, m.params, banks, text.tokens, last, m.pad_id, shown,
                                    block, head)
-    block = maps.block if maps else min(block or 0, trace.moved.shape[1] - 1)
+    moved_block = maps.block if maps else min(block or 0, trace.moved.shape[1] - 1)
     return [_read_panel(m, text, maps, bool(banks)), _sentence_panel(m, text, trace, block),
-            _movement_panel(m, text, trace, block)]
+            _movement_panel(m, text, trace, moved_block)]
 
 
 def _read_panel(m: Model, text: Text, maps: attention.Maps | None, has_banks: bool) -> Panel:
@@ -125,7 +125,7 @@ def _read_panel(m: Model, text: Text, maps: attention.Maps | None, has_banks: bo
                  "change_of_each_block_and_head": maps.change})
 
 
-def _sentence_panel(m: Model, text: Text, trace: Trace, block: int) -> Panel:
+def _sentence_panel(m: Model, text: Text, trace: Trace, block: int | None) -> Panel:
     panel = Panel(
         "sentences", "Which slots hold which fact",
         "A fact (orange) should stand out from prose in a few slots: on the left the share of a "
@@ -135,6 +135,7 @@ def _sentence_panel(m: Model, text: Text, trace: Trace, block: int) -> Panel:
     if trace.write is None:
         return dataclasses.replace(panel, reason="this kind of memory has no write attention")
     chosen = _nearest(text)
+    block = _telling_block(trace, text.sentences) if block is None else block
     maps = {"write attention": sentence_shares(trace.write[:, block], chosen)}
     if trace.written is not None:
         maps["write attention x u"] = sentence_shares(trace.written[:, block], chosen)
@@ -143,7 +144,7 @@ def _sentence_panel(m: Model, text: Text, trace: Trace, block: int) -> Panel:
         panel, picture=plots.sentence_maps(
             maps, texts, is_fact, m.folder / "sentences.png",
             f"What is written to the slots of block {block}, by sentence",
-            f"{text.subtitle}\nfacts in orange; means over heads"),
+            f"{text.subtitle}\nfacts in orange; means over heads; unknown words: _"),
         numbers={"block": block, "sentences": texts, "facts": is_fact, "maps": maps})
 
 
@@ -161,6 +162,18 @@ def sentence_shares(write_STM: np.ndarray, sentences: Sequence[Sentence]) -> np.
             share = write_STM[number, max(begin, 0):max(end, 0)].sum(axis=0)
             shares[row] = np.maximum(shares[row], share)
     return shares
+
+
+def _telling_block(trace: Trace, sentences: Sequence[Sentence]) -> int:
+    """The block whose slots, by what is written most to one of them, tell facts from prose best."""
+    write_SPTM = trace.write if trace.written is None else trace.written
+    assert write_SPTM is not None  # there is write attention
+    is_fact = np.array([sentence.kind == FACT for sentence in sentences])
+    if is_fact.all() or not is_fact.any():
+        return 0
+    most_PX = np.stack([sentence_shares(write_STM, sentences).max(axis=1)
+                        for write_STM in write_SPTM.swapaxes(0, 1)])
+    return int((most_PX[:, is_fact].mean(axis=1) - most_PX[:, ~is_fact].mean(axis=1)).argmax())
 
 
 def _nearest(text: Text) -> list[Sentence]:

@@ -114,7 +114,10 @@ def probe(curves: dict[str, Sequence[float]], constant: float, segments: Sequenc
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for index, (label, values) in enumerate(curves.items()):
-        axes.plot(segments, values, **style.series(index), label=label)
+        look = style.series(index)
+        if not index:  # stays visible below the probes that lie on it
+            look |= dict(markersize=10, markerfacecolor="white")
+        axes.plot(segments, values, **look, label=label)
     axes.plot(segments, [constant] * len(segments), **style.CONSTANT,
               label="best constant answer")
     _distance_axis(axes, segments, segment_length)
@@ -157,8 +160,8 @@ def _heat(axes: Axes, values: np.ndarray, top: float):
 
 def _heading(figure: Figure, title: str, subtitle: str) -> None:
     """The title of a figure of several axes, and the small print below it."""
-    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize="large")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1))
+    space = "\n" * (1 + subtitle.count("\n"))
+    figure.suptitle(title + space, x=0.01, ha="left", fontsize="large")
     figure.text(0.01, 1 - 0.36 / figure.get_figheight(), subtitle, fontsize="small", color="0.3",
                 va="top")
 

@@ -30,21 +30,24 @@ class Sentence:
 
 
 def words(tokens: np.ndarray, tokenizer: Tokenizer) -> list[str]:
-    """The text of each token; the answer mark is "<answer>", other special tokens are "<>"."""
+    """The text of each token; the answer mark is "<answer>", others without a text are "_"."""
     return ["<answer>" if token == tokenizer.answer_id else tokenizer.decode([token]).strip()
-            or "<>" for token in tokens]
+            or "_" for token in tokens]
 
 
 def sentences(tokens: np.ndarray, kinds: np.ndarray, tokenizer: Tokenizer) -> list[Sentence]:
-    """Splits a text after . ? and !, at line breaks, and where the kind of the tokens changes."""
+    """Splits a text after . ? and !, at line breaks, and where the kind of the tokens changes.
+
+    What has no word is left out. Unknown words are "_".
+    """
     ends = np.array([re.search(r"[.?!]\W*$|\n", tokenizer.decode([token])) is not None
                      for token in tokens])
     ends[:-1] |= np.diff(kinds) != 0
     ends[-1] = True
     stops = (np.flatnonzero(ends) + 1).tolist()
-    found = [Sentence(start, stop, int(kinds[start]), tokenizer.decode(tokens[start:stop]).strip())
+    found = [Sentence(start, stop, int(kinds[start]), _text(tokens[start:stop], tokenizer))
              for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
-    return [sentence for sentence in found if sentence.text]
+    return [sentence for sentence in found if _words(sentence.text)]
 
 
 def supporting(found: Sequence[Sentence], question: str, answer: str, end: int) -> Sentence | None:
@@ -64,5 +67,12 @@ def supporting(found: Sequence[Sentence], question: str, answer: str, end: int) 
     return best if best and any(rank(best)[:2]) else None
 
 
+def _text(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
+    known = tokens != (-1 if tokenizer.unk_id is None else tokenizer.unk_id)
+    borders = np.flatnonzero(np.diff(known)) + 1
+    return " ".join(tokenizer.decode(part).strip() if is_known else "_" for part, is_known in zip(
+        np.split(tokens, borders), known[[0, *borders]], strict=True)).strip()
+
+
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.casefold()))
+    return set(re.findall(r"[^\W_]+", text.casefold()))
