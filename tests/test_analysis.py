@@ -125,13 +125,13 @@ def test_a_trace_has_the_gates_and_the_movement_of_every_segment():
 
 # The gradient to a fact.
 
-@pytest.mark.parametrize("kind", ["lm2", "rmt", "armt"])
+@pytest.mark.parametrize("kind", ["lm2", "rmt", pytest.param("armt", marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_whole_sequence(kind):
     """The second way: one pass over the sequence, its words replaced by ones that occur once.
 
     So the gradient to a row of the embedding is the gradient to a token.
     """
-    model, params = routed() if kind == "lm2" else make(kind, blocks=1)
+    model, params = make(kind, blocks=1, write="routed")
     B, F, ks = 2, 2, (1, 2)
     order = np.stack([np.random.default_rng(b).permutation(V)[:3 * T] for b in range(B)])
     support, prose = (np.zeros((B, 3 * T), bool) for _ in range(2))
@@ -291,9 +291,10 @@ COMMAND = ["analyze", "--config=configs/tiny.py", "--samples=10", "--segments=2"
 
 
 @pytest.mark.parametrize("kind,left_out", [
-    ("lm2", []), ("rmt", ["read", "sentences", "gates"])])
+    ("lm2", []), pytest.param("rmt", ["read", "sentences", "gates"], marks=pytest.mark.slow)])
 def test_the_command_writes_the_page(kind, left_out, workdir, tmp_path, capsys):
-    changes = {"memory.kind": kind} | ({"memory.write": "routed"} if kind == "lm2" else {})
+    changes = {"num_layers": 1, "memory.num_layers": 1, "memory.kind": kind,
+               "memory.write": "routed"}
     folder, out = workdir(kind, **changes), tmp_path / "page"
     before = sorted(folder.rglob("*"))
     assert main([*COMMAND, f"--workdir={folder}", f"--out={out}",
