@@ -165,8 +165,8 @@ def _split(state: State) -> tuple[list[jax.Array], Callable[[list[jax.Array]], S
 
     def rebuild(numbers):
         left = iter(numbers)
-        return treedef.unflatten([next(left) if has else leaf for leaf, has in
-                                  zip(leaves, has_gradient, strict=True)])
+        return jax.tree.unflatten(treedef, [next(left) if has else leaf for leaf, has in
+                                            zip(leaves, has_gradient, strict=True)])
 
     return [leaf for leaf, has in zip(leaves, has_gradient, strict=True) if has], rebuild
 

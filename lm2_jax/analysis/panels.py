@@ -220,9 +220,9 @@ def of_distance(m: Model, texts: Planted, segments: Sequence[int]) -> list[Panel
     T, subtitle = m.segment_length, f"texts that end with: {texts.question}"
     gradient = Panel(
         "gradient", "The gradient to a fact k segments back",
-        "A memory that can learn to keep a fact has a curve that stays level; a curve that falls "
-        "by the same factor with each segment has forgotten, and training cannot mend what it "
-        "does not reach.")
+        "The curve of the fact should stay level and above that of prose: where it falls by the "
+        "same factor with every segment, the fact is forgotten and training does not reach it (it "
+        "also rises where the answer becomes less certain).")
     if len(texts.question_Q) > T:
         gradient = dataclasses.replace(gradient, reason="the question is longer than a segment")
     else:

@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ _LONGEST_LABEL = 58  # characters
 
 def read_maps(maps: Maps, words: Sequence[str], path: str | os.PathLike, subtitle: str) -> Path:
     """Heat maps of the read attention, one for each bank, tokens down and slots across."""
-    figure = Figure(figsize=(3.0 * len(maps.maps) + 1.0, 1.9 + 0.2 * len(words)),
+    figure = Figure(figsize=(3.0 * len(maps.maps) + 1.0, max(1.9 + 0.2 * len(words), 4.0)),
                     layout="constrained")
     grid = figure.subplots(1, len(maps.maps), sharey=True, squeeze=False)[0]
     top = max(map_TM.max() for map_TM in maps.maps.values())
@@ -108,7 +108,7 @@ def gradients(found: Gradients, path: str | os.PathLike, segment_length: int, su
     return style.save(figure, path)
 
 
-def probe(curves: dict[str, Sequence[float]], constant: float, segments: Sequence[int],
+def probe(curves: Mapping[str, Sequence[float]], constant: float, segments: Sequence[int],
           path: str | os.PathLike, segment_length: int, subtitle: str) -> Path:
     """Accuracy of the probes and of the model over the distance, beside the constant answer."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")

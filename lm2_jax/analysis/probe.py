@@ -47,15 +47,14 @@ def _fit(x_NF: np.ndarray, y_NC: np.ndarray, new_OF: np.ndarray) -> np.ndarray:
     values = np.maximum(values, 0)
     scale = max(values.mean(), 1e-30)
     rotated = vectors.T @ y_NC
-    best = None
+    errors = []
     for ridge in np.array(RIDGES) * scale:
         shrunk = values / (values + ridge)
         residual = y_NC - vectors @ (shrunk[:, None] * rotated)
         leverage = 1 / len(y_NC) + (vectors**2) @ shrunk
-        error = np.mean((residual / np.maximum(1 - leverage, 1e-9)[:, None]) ** 2)
-        if best is None or error < best[0]:
-            best = error, ridge
-    alpha_NC = vectors @ (rotated / (values + best[1])[:, None])
+        errors.append(np.mean((residual / np.maximum(1 - leverage, 1e-9)[:, None]) ** 2))
+    best = RIDGES[int(np.argmin(errors))] * scale
+    alpha_NC = vectors @ (rotated / (values + best)[:, None])
     return (new_OF - mean_F) @ (x_NF.T @ alpha_NC) + mean_C
 
 

@@ -90,14 +90,15 @@ def sown(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT
 def _summarise(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT
                ) -> tuple[State, dict[str, Any]]:
     after, found = sown(model, params, state, tokens_BT, valid_BT)
-    summary = {"gates": {}, "moved": moved(state, after)}
+    gates: dict[str, jax.Array] = {}
+    summary: dict[str, Any] = {"gates": gates, "moved": moved(state, after)}
     for name in GATES:
         if name not in found:
             continue
         gate = found[name][:, 0]
         weight = jnp.ones(gate.shape[1]) if name != "output" else valid_BT[0].astype(jnp.float32)
         mean = gate.reshape(*gate.shape[:2], -1).mean(axis=2)
-        summary["gates"][name] = mean @ weight / jnp.sum(weight)
+        gates[name] = mean @ weight / jnp.sum(weight)
     if "write_attention" in found:
         write_PNTM = found["write_attention"][:, 0]
         summary["write"] = write_PNTM.mean(axis=1)
