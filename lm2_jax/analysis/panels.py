@@ -128,7 +128,7 @@ def _read_panel(m: Model, text: Text, maps: attention.Maps | None, has_banks: bo
 def _sentence_panel(m: Model, text: Text, trace: Trace, block: int | None) -> Panel:
     panel = Panel(
         "sentences", "Which slots hold which fact",
-        "A fact (orange) should stand out from prose in a few slots: on the left the share of a "
+        "A fact (orange) should stand out from prose in a few slots: shown is the share of a "
         "slot's write attention that goes to the sentence"
         + (", on the right the same times u, which is 0 where nothing is written."
            if trace.written is not None else "."))

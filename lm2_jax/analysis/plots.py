@@ -99,7 +99,8 @@ def gradients(found: Gradients, path: str | os.PathLike, segment_length: int, su
         look = style.series(index)
         axes.plot(found.segments, middle, **look, label=f"{label}: median")
         axes.fill_between(found.segments, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    axes.set_yscale("log")
+    if (found.fact > 0).any():  # a memory that was never trained may pass nothing back
+        axes.set_yscale("log")
     _distance_axis(axes, found.segments, segment_length)
     axes.set_ylabel("norm of the gradient to a token's embedding")
     axes.grid(axis="y", color="0.9")
