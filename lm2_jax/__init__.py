@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from lm2_jax import eval as eval
     from lm2_jax.checkpoint.workdir import load as load
     from lm2_jax.checkpoint.workdir import load_checkpoint as load_checkpoint
+    from lm2_jax.commands.analyze import show as analyze  # noqa: F401
     from lm2_jax.commands.evaluate import evaluate as evaluate
     from lm2_jax.commands.gates import show as gates  # noqa: F401
     from lm2_jax.commands.train import train as train
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 _MODULES = {
     "Batch": "types", "Config": "config", "LanguageModel": "model.lm", "MemoryConfig": "config",
     "ModelConfig": "config", "Output": "types", "State": "types",
-    "apply_segments": "model.schedule", "batches": "data.sources",
+    "analyze": "commands.analyze", "apply_segments": "model.schedule", "batches": "data.sources",
     "create_train_state": "training.functional", "evaluate": "commands.evaluate",
     "gates": "commands.gates", "init": "model.params", "init_state": "model.lm",
     "load": "checkpoint.workdir", "load_checkpoint": "checkpoint.workdir",
     "load_config": "config.files", "loss": "training.functional",
     "make_train_step": "training.functional", "train": "commands.train",
 }
-_DEFINED_AS = {"gates": "show"}
+_DEFINED_AS = {"analyze": "show", "gates": "show"}
 __all__ = ["eval", *_MODULES]  # noqa: F822 (they are resolved by __getattr__)
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": "Train the runs of a config, a few at a time, and compare them: a queue that resumes.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
+    "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
     "report": "Compare evaluated workdirs: report.md, plots.",
     "data": "Show training samples of a config as text.",
     "configs": "List the configs that come with the package.",

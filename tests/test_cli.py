@@ -51,16 +51,17 @@ def test_help_lists_the_commands(arguments, capsys):
     assert call(*arguments) == 0
     out, err = capsys.readouterr()
     assert not err and all(f"\n    {name} " in out for name in (
-        "train", "sweep", "eval", "report", "data", "bench", "gates", "compile"))
+        "train", "sweep", "eval", "report", "data", "bench", "gates", "analyze", "compile"))
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "data", "bench", "gates", "compile"])
+@pytest.mark.parametrize("command", ["train", "eval", "data", "bench", "gates", "analyze",
+                                     "compile"])
 def test_each_command_has_help(command, capsys):
     assert call(command, "--help") == 0
     out, err = capsys.readouterr()
     assert not err and f"usage: lm2 {command}" in out
     assert "--config" in out and "--config.train.num_steps=20" in out
-    if command in ("train", "eval", "gates"):
+    if command in ("train", "eval", "gates", "analyze"):
         assert "--workdir" in out
     assert ("--topology" in out) == (command == "compile")
 

@@ -1,5 +1,6 @@
 """What `lm2 gates` says is what the gates do."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -11,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from matplotlib.image import imread
 
 from lm2_jax.cli import main
@@ -61,8 +65,7 @@ def test_gates_that_stand_still_are_found_as_they_stand(params):
         for where in ("prose", "facts"):
             assert found.input[where] == pytest.approx([sigmoid(block + 0.5)] * 3, rel=1e-6)
             assert found.forget[where] == pytest.approx([sigmoid(block + 3)] * 3, rel=1e-6)
-        left = sigmoid(block + 3) ** (found.half_life[0] / T)
-        assert left == pytest.approx(0.5, rel=1e-5) and len(set(found.half_life)) == 1
+        assert found.open == {} and found.closed == {}  # the paper's write has no u
 
 
 def test_gates_are_those_of_the_segments_and_tokens_named(params):
@@ -93,50 +96,115 @@ def test_gates_are_those_of_the_segments_and_tokens_named(params):
                                            rtol=1e-5)
         # Segments 2 and 3 are the only two in a row without a fact.
         assert [row[0] for row in g.retention] == [T, 2 * T]
-        both_MD = np.exp(forgets[2][block] + forgets[3][block])
-        np.testing.assert_allclose(g.retention[1][1:], np.quantile(both_MD, gates.QUANTILES),
-                                   rtol=1e-5)
 
 
-class AlternatingModel:
-    """Half of the dimensions forget in even segments, the other half in odd ones.
+def changed(params, **memory):
+    """The parameters with others in each block's memory."""
+    blocks = params["params"]["memory_blocks"]
+    blocks = blocks | {"memory": blocks["memory"] | memory}
+    return {"params": params["params"] | {"memory_blocks": blocks}}
 
-    The tokens of a segment say which: 0 or 1.
-    """
+
+@pytest.mark.parametrize("write", ["paper", "routed"])
+def test_what_is_left_of_a_value_is_counted_against_what_is_written_over_it(params, write):
+    """The reference follows every value through the segments and takes shares at the end."""
+    config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, write=write))
+    model, N = LanguageModel(config), CONFIG.memory.num_heads
+    if write == "routed":  # biases at which slots are closed, between, and open
+        params = changed(params, route_bias=jnp.array([[3.0, 0.0], [1.5, -1.0]]))
+    tokens, kinds = sample(7 * T + 2, [2 * T], 2, seed=1)
+    found = gates.measure(model, params, [(tokens, kinds)], pad_id=0)
+    run = jax.jit(functools.partial(model.apply, mutable="intermediates"))
+    state, steps = init_state(config, 1), []
+    for start in range(0, 7 * T, T):
+        out, sown = run(params, tokens[None, start:start + T], state)
+        g = {name: np.asarray(value[0][:, 0], np.float64) for name, value in
+             sown["intermediates"]["memory_blocks"]["memory"].items()}
+        u_PNM = g.get("open", np.ones((P, N, M)))
+        u_PMD = np.repeat(u_PNM.swapaxes(1, 2), D // N, axis=2)
+        r = 1 - u_PMD * (1 - g["forget"])
+        old, new = (np.asarray(s.memory[:, 0], np.float64) for s in (state, out.state))
+        steps.append((old, r, np.abs(new - r * old), u_PNM))
+        state = out.state
+    prose = [0, 1, 3, 4, 5, 6]
+    for block, g in enumerate(found):
+        for n, starts in ((1, prose), (2, [0, 3, 5]), (4, [3])):
+            left, added = [], []
+            for start in starts:
+                o, a = np.abs(steps[start][0][block]), 0.0
+                for _, r, w, _ in steps[start:start + n]:
+                    o, a = o * r[block], a * r[block] + w[block]
+                left.append(o)
+                added.append(a)
+            o, a = np.mean(left, axis=0), np.mean(added, axis=0)
+            row = g.retention[{1: 0, 2: 1, 4: 2}[n]]
+            assert row[0] == n * T
+            share = np.where(o + a > 0, o / np.maximum(o + a, 1e-30), 1.0)
+            np.testing.assert_allclose(row[1:], np.quantile(share, gates.QUANTILES), rtol=1e-4,
+                                       atol=1e-6)
+        assert len(g.retention) == 3
+        o, w = (np.mean([np.abs(steps[s][i][block]) for s in prose], axis=0) for i in (0, 2))
+        r = np.exp(np.mean([np.log(steps[s][1][block]) for s in prose], axis=0))
+        for row in g.expected[:5]:
+            n = int(row[0]) // T
+            a = w * sum(r**j for j in range(n))
+            share = np.where(o + a > 0, r**n * o / np.maximum(r**n * o + a, 1e-30), 1.0)
+            np.testing.assert_allclose(row[1:], np.quantile(share, gates.QUANTILES), rtol=1e-4,
+                                       atol=1e-6)
+        assert list(g.half_life) == sorted(g.half_life)
+        if write == "paper":
+            assert not g.open
+            continue
+        for name, segments in (("prose", prose), ("facts", [2])):
+            u = np.stack([steps[s][3][block] for s in segments])
+            np.testing.assert_allclose(g.open[name], np.quantile(u.mean(axis=0), gates.QUANTILES),
+                                       rtol=1e-5, atol=1e-7)
+            assert g.closed[name] == pytest.approx(np.mean(u == 0))
+    if write == "routed":
+        assert 0 < found[0].closed["prose"] < 1
+
+
+@given(hnp.arrays(np.float64, (2, 2, 3), elements=st.floats(1e-3, 1)), st.floats(1e-3, 1),
+       st.floats(1e-4, 1))
+def test_at_its_half_life_a_value_is_half_of_its_slot(old, kept, added):
+    means = gates._Means()
+    means.add(gates._Stretch(old, np.full(old.shape, math.log(kept)), np.full(old.shape, added)))
+    half, n = means.half_life(1), 4
+    expected = kept**n * old[1] / (kept**n * old[1] + added * sum(kept**i for i in range(n)))
+    np.testing.assert_allclose(means.share_after(1, n), expected, rtol=1e-6)
+    for at, value in zip(half.ravel(), old[1].ravel(), strict=True):
+        single = gates._Means()
+        single.add(gates._Stretch(*(np.full((1, 1, 1), x) for x in (value, math.log(kept), added))))
+        assert single.share_after(0, at).item() == pytest.approx(0.5, rel=1e-5)
+
+
+class Writer:
+    """Every segment multiplies each value by `forget` and adds `write`."""
 
     config = CONFIG
 
+    def __init__(self, forget, write):
+        self.forget, self.write = forget, write
+
     def apply(self, params, tokens_BT, state, valid_BT, mutable):
-        del params, valid_BT, mutable
-        fast_D = (jnp.arange(D) % 2) == tokens_BT[0, 0]
-        forget_PBMD = jnp.broadcast_to(jnp.where(fast_D, 0.5, 0.99), (P, 1, M, D))
+        del params, tokens_BT, valid_BT, mutable
+        forget_PBMD = jnp.full((P, 1, M, D), self.forget)
         sown = {"output": (jnp.ones((P, 1, T, D)),), "input": (jnp.ones((P, 1, M, D)),),
                 "forget": (forget_PBMD,)}
+        state = state.replace(memory=self.forget * state.memory + self.write)
         return (types.SimpleNamespace(state=state),
                 {"intermediates": {"memory_blocks": {"memory": sown}}})
 
 
-def test_half_lives_belong_to_slots_and_dimensions():
-    """Every dimension has the same mean of log f, so that all have one half-life."""
-    tokens = np.repeat([0, 1] * 4 + [0], T).astype(np.int32)
-    kinds = np.where(np.arange(len(tokens)) < 8 * T, PROSE, QUESTION)
-    block, _ = gates.measure(AlternatingModel(), {}, [(tokens, kinds)], pad_id=0)
-    half_life = T * math.log(0.5) / (math.log(0.5 * 0.99) / 2)
-    assert block.half_life == pytest.approx([half_life] * 3, rel=1e-5)
-    assert block.forget["prose"] == pytest.approx([math.sqrt(0.5 * 0.99)] * 3, rel=1e-5)
-    assert [row[0] for row in block.retention] == [T, 2 * T, 4 * T, 8 * T]
-    assert block.retention[0][1:] == pytest.approx([(0.5 + 0.99) / 2] * 3, rel=1e-5)
-    assert block.retention[3][1:] == pytest.approx([(0.5 * 0.99) ** 4] * 3, rel=1e-5)
-
-
-def test_gates_that_never_forget_have_no_half_life(params):
-    memory = params["params"]["memory_blocks"]["memory"]
-    gate = {"kernel": jnp.zeros_like(memory["forget_gate"]["kernel"]),
-            "bias": jnp.full_like(memory["forget_gate"]["bias"], 100.0)}
-    blocks = {**params["params"]["memory_blocks"], "memory": memory | {"forget_gate": gate}}
-    params = {"params": {**params["params"], "memory_blocks": blocks}}
-    block, _ = gates.measure(MODEL, params, [sample(3 * T, [], 2)], pad_id=0)
-    assert block.half_life == (math.inf,) * 3
+def test_what_is_piled_on_covers_a_value_that_never_fades():
+    """f alone is 1 here. The mean value over segments 0 to 3 is 1.5 writes, in most dimensions."""
+    tokens, kinds = sample(4 * T + 2, [], 2)
+    block, _ = gates.measure(Writer(1.0, 0.5), {}, [(tokens, kinds)], pad_id=0)
+    assert block.half_life[:2] == pytest.approx([1.5 * T] * 2)
+    assert block.retention[2][1] == pytest.approx(0.0)  # was 0 before the first of the four
+    block, _ = gates.measure(Writer(1.0, 0.0), {}, [(tokens, kinds)], pad_id=0)
+    assert block.half_life == (math.inf,) * 3  # nothing is added
+    assert block.expected[-1][1:] == block.retention[-1][1:] == (1.0,) * 3
 
 
 def test_what_is_not_there_is_said_to_be_unknown(params):
@@ -148,16 +216,15 @@ def test_what_is_not_there_is_said_to_be_unknown(params):
 def test_plot_has_the_measured_points_beside_the_curves(monkeypatch):
     drawn = []
     monkeypatch.setattr(style, "save", lambda figure, path: drawn.append(figure))
-    half_life = (50.0, 100.0, 200.0)
     retention = tuple((tokens, 0.7, 0.8, 0.9) for tokens in (24.0, 48.0))
-    block = gates.Gates(0, {}, {}, {}, half_life, retention)
+    expected = tuple((24.0 * 2**i, 0.5**i, 0.6**i, 0.7**i) for i in range(7))
+    block = gates.Gates(0, {}, {}, {}, {}, {}, (50.0, 100.0, 200.0), expected, retention)
     report.plot_gates([block], "", 24, 1_000, "")
     axes, = drawn[0].axes
     lines = [np.column_stack(line.get_data()) for line in axes.get_lines() if len(line.get_xdata())]
-    for curve, points, at, left in zip(lines[::2], lines[1::2], half_life[1:], (0.8, 0.9),
-                                       strict=True):
-        assert curve[0, 0] == 24 and curve[-1, 0] == 1_000  # no less than a segment
-        np.testing.assert_allclose(curve[:, 1], 0.5 ** (curve[:, 0] / at))
+    assert axes.get_xlim()[0] < 24 and 1_000 < axes.get_xlim()[1] < 1_200
+    for curve, points, i, left in zip(lines[::2], lines[1::2], (2, 3), (0.8, 0.9), strict=True):
+        assert curve.tolist() == [[row[0], row[i]] for row in expected]
         assert points.tolist() == [[24, left], [48, left]]
 
 

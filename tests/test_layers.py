@@ -91,7 +91,7 @@ def test_the_package_keeps_the_rules():
 def test_every_part_is_found():
     parts = {path.split("/")[0].removesuffix(".py") for path in sources()}
     assert parts >= {"types", "config", "partition", "runtime", "model", "data", "checkpoint",
-                     "training", "eval", "report", "commands", "cli"}
+                     "training", "eval", "report", "analysis", "commands", "cli"}
 
 
 @pytest.mark.parametrize("path,source", [
@@ -113,6 +113,8 @@ def test_every_part_is_found():
     ("model/memory/lm2.py", "from jax.experimental.pallas import tpu"),
     ("model/lm.py", "from .block import Block"),
     ("plots/curves.py", "import jax"),
+    ("report/plots.py", "from lm2_jax.analysis import probe"),
+    ("analysis/page.py", "from lm2_jax.commands import analyze"),
 ])
 def test_a_broken_rule_is_seen(path, source):
     assert list(broken_rules(path, source))

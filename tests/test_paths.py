@@ -13,7 +13,8 @@ from lm2_jax.config import CheckpointConfig
 from lm2_jax.runtime import paths
 
 URLS = ["gs://bucket/run", "s3://bucket/run", "https://host/run", "file:///tmp/run"]
-COMMANDS = {"train": [runs.CONFIG, *runs.SMALL], "eval": [runs.CONFIG], "gates": [runs.CONFIG]}
+COMMANDS = {"train": [runs.CONFIG, *runs.SMALL], "eval": [runs.CONFIG], "gates": [runs.CONFIG],
+            "analyze": [runs.CONFIG]}
 
 
 def refused(arguments, capsys):

@@ -5,13 +5,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
-from lm2_jax.data.babilong.encoder import Encoder
-from lm2_jax.data.babilong.kinds import QUESTION, kinds_of
-from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
@@ -43,7 +38,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     if model.memory.kind != "lm2" or not model.memory.num_layers:
         raise UserError(f"{workdir} has no LM2 memory, so there are no gates to show (memory.kind "
                         f"is {model.memory.kind}, memory.num_layers {model.memory.num_layers})")
-    samples = [_sample(prompt, evaluator.prompting.encoder) for cell in
+    samples = [gates.tokens_and_kinds(prompt, evaluator.prompting.encoder) for cell in
                evaluator.prompts(num_samples).values() for prompt in cell[:num_samples]]
     # Outside the mesh: a batch of one row cannot be laid over several devices.
     found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)
@@ -56,18 +51,13 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     report.plot_gates(found, folder / "gates.png", model.segment_length, longest,
                       f"step {step}; {what}")
     console.print(report.table(found).terminal("Gates, from 0 (closed) to 1 (open)"))
-    console.print(f"{what}; quantiles are over slots and dimensions, each averaged over segments")
+    console.print(report.keeping_table(found).terminal("How long the memory keeps a value"))
+    console.print(f"{what}; quantiles are over slots and dimensions (of u: heads), each averaged "
+                  "over segments.\nAfter its half-life, what is left of a value is less than what "
+                  "was written over it.")
     for name in ("gates.json", "gates.png"):
         console.print(str(folder / name))
     return found
-
-
-def _sample(prompt: Prompt, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a prompt and their kinds; all that follows the context is the question."""
-    tokens = prompt.tokens[:]
-    kinds = kinds_of(tokens, encoder)
-    kinds[len(tokens) - len(prompt.tokens.parts[-1]):] = QUESTION
-    return tokens, kinds
 
 
 EPILOG = arguments.CONFIG_HELP

@@ -29,8 +29,8 @@ class BabilongEvaluator:
 
     def __init__(self, config: Config, tokens: Tokenizer, mesh: Mesh):
         self.config, self.tokens, self.mesh = config, tokens, mesh
-        self._corpus = corpus.held_out(config, tokens)
-        self.prompting = prompting.make(config.eval, self._corpus.encoder)
+        self.corpus = corpus.held_out(config, tokens)
+        self.prompting = prompting.make(config.eval, self.corpus.encoder)
         self._prompts: dict[int, dict[tuple[str, str], list[Prompt]]] = {}
         # Reports what cannot be read or drawn before a training begins; any index may be at fault.
         self.prompts(config.eval.num_samples if config.eval.indices else 1)
@@ -39,7 +39,7 @@ class BabilongEvaluator:
         """The prompts of each task and length: so many, drawn once, or the whole sample file."""
         count = 0 if babilong.asks_whole_file(self.config.eval) else num_samples
         if count not in self._prompts:
-            self._prompts[count] = babilong.cells(self.config, self._corpus, self.prompting,
+            self._prompts[count] = babilong.cells(self.config, self.corpus, self.prompting,
                                                   num_samples)
         return self._prompts[count]
 
@@ -51,7 +51,7 @@ class BabilongEvaluator:
     def notes(self) -> list[str]:
         """Names the tasks that `eval.indices` lacks."""
         indices = self.config.eval.indices
-        drawn = [source.task for source in self._corpus.sources if indices and not source.selected]
+        drawn = [source.task for source in self.corpus.sources if indices and not source.selected]
         return [f"{indices} has no indices of {', '.join(drawn)}: their samples are drawn"] \
             if drawn else []
 

@@ -85,6 +85,7 @@ class LM2Memory(BlockMemory):
             threshold = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
             affinity_BNTM = jnp.where(affinity_BNTM >= threshold, affinity_BNTM, MASKED)
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.config.dtype)
+        self.sow("intermediates", "read_attention", A_BNTM)
         E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
         g_BTD = nn.sigmoid(self.output_gate(E_BTD))
         self.sow("intermediates", "output", g_BTD)
@@ -113,6 +114,7 @@ class LM2Memory(BlockMemory):
         affinity_BNTM = self._affinity(q_proj(h_BTD), k_proj(n_BMD))
         affinity_BNTM = jnp.where(valid_BT[:, None, :, None], affinity_BNTM, MASKED)
         A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.config.dtype)
+        self.sow("intermediates", "write_attention", A_BNTM)
         S_BMNH = einsum_float32("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
         S_BMD = S_BMNH.reshape(bank_BMD.shape)
         f_BMD = self._gate("forget_gate", S_BMD, n_BMD)
