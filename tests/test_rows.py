@@ -16,6 +16,7 @@ from solver import _PATTERNS, TASKS, solve
 from lm2_jax.data.babilong.batches import SampleMaker
 from lm2_jax.data.babilong.encoder import Sample
 from lm2_jax.data.batches import pack
+from lm2_jax.training.loss import count_answers
 
 DATA = os.environ.get("LM2_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
@@ -239,3 +240,12 @@ def test_a_long_row_holds_several_samples_that_take_over_the_state(passed):
     assert batch.reset_BS[:, 0].all() and not batch.reset_BS[:, 1::2].any()
     share = batch.reset_BS[:, starts[1:]].mean()
     assert abs(share - (1 - passed)) < 0.2 and (passed == 0.5 or share == 1 - passed)
+
+
+def test_long_samples_have_no_more_points_than_allowed():
+    def answers(**changes):
+        batch = source_of(vary_length=False, deferred=True, curriculum=((0, 20),), batch_size=8,
+                          questions_per_point=1, **changes)[0]
+        return count_answers(batch.answer_BL, batch.answer_BL)[1]
+
+    assert answers(max_points=3) <= 8 * 3 < answers()

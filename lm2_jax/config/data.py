@@ -31,6 +31,9 @@ class DataConfig:
     other persons have moved."""
     points_per_segment: float = 0.0
     """Simulator: places with questions per segment; 0 makes stories as long as those of bAbI."""
+    max_points: int = 0
+    """Simulator: most of these places in a sample, which makes facts rare in long ones; 0 does not
+    limit them. A story of bAbI's qa1 has at most 10."""
     max_points_per_segment: int = 2
     """Most of these places in one segment, where data.deferred is set."""
     questions_per_point: int = 1
@@ -64,7 +67,7 @@ class DataConfig:
                 and all(weight > 0 for weight in self.task_weights), "data.task_weights",
                 self.task_weights, "a number above 0 for each of data.tasks, or ()")
         at_least(self, "data", 0, "persons", "points_per_segment", "loss_on_all",
-                 "num_workers", "turns_up_to")
+                 "num_workers", "turns_up_to", "max_points")
         at_least(self, "data", 1, "questions_per_point", "max_points_per_segment",
                  "background_sentences")
         at_least(self, "data", 8, "tokenizer_vocab_size")
