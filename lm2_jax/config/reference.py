@@ -58,7 +58,7 @@ USES = (
     ("Training on bAbI files in books", "data.babi=BABI/en-10k data.background=BOOKS"),
     ("Samples as in BABILong: one question, at the end", "data.dense=false"),
     ("A mixture of tasks", "data.tasks=qa1,qa2 data.task_weights=1,2"),
-    ("Facts as rare in long rows as in BABILong", "data.points_per_segment=1 data.max_points=10"),
+    ("Facts as rare in long rows as in BABILong", "data.max_points=10"),
     ("Longer segments, as dense with facts", "model.segment_length=96 "
      "data.max_points_per_segment=8"),
     ("Samples that begin with the state that another one left, behind a cut of the gradient",
