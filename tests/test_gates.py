@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 T, M, D, P = 4, 3, 8, 2
 CONFIG = ModelConfig(vocab_size=11, embed_dim=D, num_layers=3, num_heads=2, num_kv_heads=2,
                      mlp_dim=8, segment_length=T,
-                     memory=MemoryConfig(num_slots=M, num_heads=2, num_layers=P))
+                     memory=MemoryConfig(num_slots=M, num_heads=2, num_layers=P, write="paper"))
 MODEL = LanguageModel(CONFIG)
 
 

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 SHAPES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2)]
 QUICK = [(2, 2, 2)]  # those that the other kinds are tried on every time
 KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
-         "routed": dataclasses.replace(MODEL.memory, write="routed"), "llama": MemoryConfig()}
+         "paper": dataclasses.replace(MODEL.memory, write="paper"), "llama": MemoryConfig()}
 ONCE = {"armt": MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
         "delta": MemoryConfig(kind="delta", num_heads=2, num_layers=1, key_dim=4)}
 

@@ -19,7 +19,7 @@ V, B, T, BIAS = 64, 2, 6, 6.0
 
 def make_config(kind, num_slots=8, dtype="bfloat16"):
     memory = MemoryConfig(kind=kind, num_slots=num_slots, num_heads=2, num_layers=2, key_dim=16,
-                          forget_gate_bias=BIAS)
+                          forget_gate_bias=BIAS, write="paper")
     return ModelConfig(vocab_size=V, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2,
                        mlp_dim=48, segment_length=T, dtype=dtype, memory=memory)
 

@@ -18,15 +18,15 @@ SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                       original_max_position=16)
 
 
+UNCOUPLED = dict(coupled_gates=False, gates_see_slot=False)
 WRITES = {
-    "paper": {}, "coupled": dict(coupled_gates=True), "null": dict(write="null"),
-    "routed": dict(write="routed"),
-    "top 2": dict(write="routed", write_top_k=2),
-    "gates that see the slot": dict(write="routed", gates_see_slot=True),
-    "coupled gates that see the slot": dict(coupled_gates=True, gates_see_slot=True),
-    "coupled, routed": dict(write="routed", coupled_gates=True),
-    "untied": dict(tied_addressing=False), "slot keys": dict(slot_keys=True),
-    "untied, routed": dict(write="routed", tied_addressing=False, slot_keys=True),
+    "routed": {}, "paper": dict(write="paper"), "open": dict(write="open"),
+    "null": dict(write="null"), "top 2": dict(write_top_k=2),
+    "uncoupled": UNCOUPLED, "uncoupled gates that see the slot": dict(coupled_gates=False),
+    "coupled gates that do not see the slot": dict(gates_see_slot=False),
+    "slot keys": dict(slot_keys=True),
+    "untied, of the paper": dict(write="paper", tied_addressing=False),
+    "untied": dict(tied_addressing=False, slot_keys=True),
 }
 
 
@@ -43,8 +43,8 @@ MODELS = {
     "more slots than tokens": make_config(slots=9, segment_length=5),
     "more slots than channels": make_config(slots=19, num_layers=3, memory_heads=4),
     "no memory": make_config(layers=0, num_kv_heads=4),
-    "routed write": make_config(slots=5, layers=2, options=WRITES["routed"]),
-    "untied, routed write": make_config(slots=5, layers=2, options=WRITES["untied, routed"]),
+    "the paper's write": make_config(slots=5, layers=2, options=WRITES["paper"]),
+    "untied write": make_config(slots=5, layers=2, options=WRITES["untied"]),
     "top 2 of 5": make_config(slots=5, layers=2, top_k=2),
     "scaled rope, untied": make_config(rope_scaling=SCALING, tie_embeddings=False),
     "window, head_dim of its own": make_config(attention_window=4, rope_scaling=SCALING,
@@ -111,8 +111,8 @@ def test_write(memory_of, D, T, M, heads, kind):
 def test_a_routed_write_closes_and_opens_exactly(memory_of, bias):
     """Closed it leaves the bank bit for bit as it is, open it is the paper's write."""
     rng = np.random.default_rng(0)
-    routed, variables = memory_of(16, 5, 2, options=WRITES["routed"])
-    paper, _ = memory_of(16, 5, 2)
+    routed, variables = memory_of(16, 5, 2, options=UNCOUPLED)
+    paper, _ = memory_of(16, 5, 2, options=WRITES["paper"])
     params = variables["params"] | {"route_bias": jnp.full(2, bias)}
     x_BTD, bank_BMD = (rng.normal(size=(3, n, 16)).astype(np.float32) for n in (7, 5))
     valid_BT = np.ones((3, 7), bool)

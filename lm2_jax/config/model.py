@@ -6,7 +6,7 @@ from lm2_jax.config.checks import at_least, one_of, require
 
 MEMORY_KINDS = ("lm2", "rmt", "armt", "delta")
 ROUTED_WRITES = ("null", "routed")
-MEMORY_WRITES = ("paper", *ROUTED_WRITES)
+MEMORY_WRITES = ("paper", "open", *ROUTED_WRITES)
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
@@ -25,18 +25,19 @@ class MemoryConfig:
     """Number of blocks that have a memory, counted from the first; 0 makes a plain Llama."""
     num_heads: int = 4
     """Attention heads of the memory's read and write (lm2), or heads of the layer (delta)."""
-    write: str = "paper"
-    """How a segment is written (lm2): paper, or as far as the segment's tokens match a slot (null
-    and routed). Only routed leaves a slot exactly as it is where no token matches it."""
-    coupled_gates: bool = False
+    write: str = "routed"
+    """How a segment is written (lm2): paper, as in the paper; open, which differs by the two keys
+    below; null or routed, which also write a slot only as far as the segment's tokens match it.
+    Only routed leaves a slot exactly as it is where no token matches it."""
+    coupled_gates: bool = True
     """Whether the input gate is 1 - the forget gate (lm2), so that what is written replaces as much
-    of the slot."""
+    of the slot; false for the paper's write."""
+    gates_see_slot: bool = True
+    """Whether the forget gate of a slot sees its content beside what is to be written (lm2); false
+    for the paper's write."""
     write_top_k: int = 0
     """Each head writes only the k slots that match the segment best (lm2 with a null or routed
     write); 0 lets it write all of them."""
-    gates_see_slot: bool = False
-    """Whether the input and forget gates of a slot see its content beside what is to be written
-    (lm2)."""
     slot_keys: bool = False
     """Whether a slot is also found by a learnt key of its own, which no write changes (lm2)."""
     tied_addressing: bool = True
@@ -44,8 +45,9 @@ class MemoryConfig:
     its own."""
     top_k: int = 0
     """Each token reads only its k best-matching slots (lm2); 0 lets it read all of them."""
-    forget_gate_bias: float = 3.0
-    """Initial bias of the forget gate (lm2); at 3 a slot keeps 95 % of its content per segment."""
+    forget_gate_bias: float | None = None
+    """Initial bias of the forget gate (lm2). None takes 3 for the paper's write, which so keeps
+    95 % of a slot's content per segment, and 0 for the others."""
     output_gate_bias: float = -2.0
     """Initial bias of the output gate (lm2); the default starts with the gate nearly closed."""
     key_dim: int = 64
@@ -55,6 +57,11 @@ class MemoryConfig:
     def __post_init__(self):
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
         one_of(self, "model.memory", "write", MEMORY_WRITES)
+        if self.write == "paper":
+            object.__setattr__(self, "coupled_gates", False)
+            object.__setattr__(self, "gates_see_slot", False)
+        if self.forget_gate_bias is None:
+            object.__setattr__(self, "forget_gate_bias", 3.0 if self.write == "paper" else 0.0)
         at_least(self, "model.memory", 1, "num_slots", "num_heads", "key_dim")
         at_least(self, "model.memory", 0, "num_layers", "top_k", "write_top_k")
         for name in ("top_k", "write_top_k"):

@@ -42,12 +42,13 @@ right.
 Results of these configs are in [results](results/README.md).
 """
 USES = (
-    ("A write that can leave slots exactly as they are, with a late cost of open slots",
-     "model.memory.write=routed train.write_cost=0.1 train.write_cost_from=1800"),
-    ("A write that each head takes to its two best-matching slots, by gates that see them",
-     "model.memory.write=null model.memory.write_top_k=2 model.memory.gates_see_slot=true "
-     "model.memory.coupled_gates=true model.memory.slot_keys=true "
+    ("The paper's write", "model.memory.write=paper"),
+    ("A late cost of open slots", "train.write_cost=0.1 train.write_cost_from=1800"),
+    ("Other writes: each head writes its two best-matching slots, found by keys of their own",
+     "model.memory.write=null model.memory.write_top_k=2 model.memory.slot_keys=true "
      "model.memory.tied_addressing=false"),
+    ("Gates as in the paper, in a routed write",
+     "model.memory.coupled_gates=false model.memory.gates_see_slot=false"),
     ("Gates that learn faster and are not decayed",
      "train.gate_learning_rate_factor=3 train.decay_gates=false"),
     ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),

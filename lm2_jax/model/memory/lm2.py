@@ -94,18 +94,19 @@ class LM2Memory(BlockMemory):
     def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Returns the next bank, float32 [B, M, D].
 
-            paper           i * tanh(S) + f * bank
+            paper, open     i * tanh(S) + f * bank
             null, routed    u * (i * tanh(S) + f * bank) + (1 - u) * bank
 
         With h = norm(x) and n = norm(bank),
 
             S = softmax((n W_k) (h W_q)^T / sqrt(H)) (h W_s)     over the valid tokens
-            i = sigmoid(S W_in + b_in)
-            f = sigmoid(S W_forget + b_forget)
+            f = sigmoid(S W_forget + n W_slot + b_forget)        n W_slot only if gates_see_slot
+            i = 1 - f                                            coupled_gates
+            i = sigmoid(S W_in + n W_in_slot + b_in)             otherwise
 
-        and u as `_route` returns it. The options of the config make i = 1 - f (coupled_gates), add
-        n W to the inputs of i and f (gates_see_slot), and replace W_q and W_k by matrices of the
-        write (tied_addressing off). The bank of a row without a valid token is returned unchanged.
+        and u as `_route` returns it. Without tied_addressing the write has its own W_q and W_k. The
+        paper's gates are neither coupled nor do they see the slot. The bank of a row without a
+        valid token is returned unchanged.
         """
         m = self.config.memory
         h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
