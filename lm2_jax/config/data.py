@@ -43,6 +43,8 @@ class DataConfig:
     deferred: bool = False
     """Whether questions come in a later segment than the facts that answer them, in samples of two
     segments or more."""
+    deferred_fraction: float = 1.0
+    """Fraction of the samples of two segments or more that are so, where data.deferred is set."""
     bare_fraction: float = 0.0
     """Fraction of samples without background text, among those whose questions are not deferred."""
     loss_on_all: float = 0.0
@@ -71,13 +73,11 @@ class DataConfig:
         at_least(self, "data", 1, "questions_per_point", "max_points_per_segment",
                  "background_sentences")
         at_least(self, "data", 8, "tokenizer_vocab_size")
-        require(0 <= self.bare_fraction <= 1, "data.bare_fraction", self.bare_fraction,
-                "in [0, 1]")
         at_least(self, "data", 0, "sample_segments")
         require(not self.sample_segments or not self.vary_length, "data.sample_segments",
                 self.sample_segments, "0 where data.vary_length is set")
-        require(0 <= self.passed_states <= 1, "data.passed_states", self.passed_states,
-                "in [0, 1]")
+        for name in ("deferred_fraction", "bare_fraction", "passed_states"):
+            require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "in [0, 1]")
         require(all(len(stage) in (2, 3) and min(stage[1:]) >= 1 for stage in self.curriculum)
                 and [s[0] for s in self.curriculum[:1]] == [0]
                 and all(a[0] < b[0] for a, b in itertools.pairwise(self.curriculum)),

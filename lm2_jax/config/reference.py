@@ -60,6 +60,8 @@ USES = (
     ("Samples as in BABILong: one question, at the end", "data.dense=false"),
     ("A mixture of tasks", "data.tasks=qa1,qa2 data.task_weights=1,2"),
     ("Facts as rare in long rows as in BABILong", "data.max_points=10"),
+    ("Some long samples whose facts stand close together",
+     "data.deferred=true data.deferred_fraction=0.8 data.bare_fraction=0.5"),
     ("Longer segments, as dense with facts", "model.segment_length=96 "
      "data.max_points_per_segment=8"),
     ("Samples that begin with the state that another one left, behind a cut of the gradient",

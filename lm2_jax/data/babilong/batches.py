@@ -23,7 +23,7 @@ ATTEMPTS = 1000
 DIGEST_KEYS = {"num_workers": 0, "num_threads": 0, "min_sentence_tokens": 4}
 # Keys that earlier versions did not have, with the value that stands for what these did.
 NEW_KEYS = {"max_points": 0, "max_points_per_segment": 2, "sample_segments": 0,
-            "passed_states": 0.0}
+            "passed_states": 0.0, "deferred_fraction": 1.0}
 STORIES_READ = 32  # stories of each task that the digest includes
 
 
@@ -46,8 +46,9 @@ class SampleMaker:
 
     def draw(self, segments: int, rng: np.random.Generator) -> Sample:
         """Draws a sample of the given number of segments."""
-        c, length = self.config, segments * self.segment_length
-        corpus, deferring = self.corpus, c.deferred and segments > 1
+        c, length, corpus = self.config, segments * self.segment_length, self.corpus
+        deferring = c.deferred and segments > 1 and (
+            c.deferred_fraction == 1 or rng.random() < c.deferred_fraction)
         bos = corpus.encoder.bos
         points = max(1, round(c.points_per_segment * segments)) if c.points_per_segment else None
         if points and c.max_points:
