@@ -28,11 +28,9 @@ def get_config() -> ConfigDict:
     config.train = dict(
         num_steps=6500, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, advance_accuracy=0.96,
-        eval_every_steps=800,
         write_cost=0.3, write_cost_from=5000)
     config.checkpoint = dict(every_steps=100)
     config.eval = dict(
         lengths=("0k", "1k", "4k", "16k", "64k", "128k"), num_samples=300,
-        max_samples=(300, 300, 300, 100, 30, 30), reset_up_to="4k", during_training=50,
-        batch_size=50)
+        max_samples=(300, 300, 300, 100, 30, 30), reset_up_to="4k")
     return config
