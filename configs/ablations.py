@@ -1,24 +1,39 @@
 """The memory of LM2 in variants, each trained on the task and the tokens of rivals.py.
 
-    lm2 train --config=ablations:routed --workdir=runs/ablations/routed_seed0
+    lm2 train --config=ablations:base --workdir=runs/ablations/base_seed0
 
 Train and evaluate all of them, one run a core, with one table of the results; then the best ones
 with more seeds:
 
   lm2 sweep --config=ablations --out=runs/ablations
-  lm2 sweep --config=ablations --out=runs/ablations --runs=routed,paper --seeds=0,1,2 \\
-      --config.eval.num_samples=300 --config.eval.lengths=192,1k,4k,16k
+  lm2 sweep --config=ablations --out=runs/ablations --runs=base,paper --seeds=0,1,2 \\
+      --config.eval.num_samples=300 --config.eval.lengths=192,1k,4k,16k,64k,128k \\
+      --config.eval.max_samples=300,300,300,100,30,30
 
-A run is the model `lm2` of rivals.py with the keys of BASE and then its own keys in RUNS. Names:
+A run is the model `lm2` of rivals.py with its own keys in RUNS. Names:
 
-  routed, paper         the write
-  cost_C, late_cost_C   a write cost of C from the start, or for the last fifth of the steps
-  segment_T             segments of T tokens. A row has as many segments as before, so it is
-                        longer, and a batch has fewer rows, with as many tokens in all and as many
-                        facts to a token. A row is asked no more questions, so a batch has fewer.
+  base                  the model as it is: a routed write, coupled gates that see the slot, a write
+                        cost for the last quarter of the steps
+  paper                 the paper's write
+  open, null            coupled gates that see the slot, in a write that is never closed, or never
+                        closed exactly
+  uncoupled, blind      input and forget gates of their own; gates that do not see the slot
+  routed                both: the paper's gates in a routed write
+  cost_C, early_cost_C  a write cost of C for the last quarter of the steps, or from the start
+  short                 rows of at most 8 segments, as many tokens in all
+  dense                 as many facts to a token in long rows as in short ones
+  passed                long rows hold four samples of 8 segments, each of which begins with the
+                        state that another one left, without a gradient through it
+  window_N              attention sees N tokens of earlier segments, not 24
+  write_top_2           a head writes the two slots that match best
+  slot_keys, untied     learnt keys of the slots; a write with queries and keys of its own
+  gates_fast            gates that learn three times as fast and do not decay
+  segment_T             segments of T tokens, in rows of at most 768 tokens. A row is longer where
+                        it can be, and a batch has fewer rows, with as many tokens in all and as
+                        many facts to a token. A row is asked no more questions, so a batch has
+                        fewer.
   slots_N, heads_N      slots of a bank; heads of the memory's attention
   blocks_N              a memory in the first N blocks only
-  window_N              attention also sees N tokens of earlier segments
   forget_B              initial bias of the forget gate
   top_k_N               a token reads its N best slots only
 """
@@ -31,39 +46,52 @@ from lm2_jax.config import source
 
 rivals = source.module(Path(__file__).with_name("rivals.py"))
 
-BASE = {
-    "model.memory.write": "routed",
-    "eval.lengths": ("192", "1k", "4k"), "eval.num_samples": 100, "eval.memory": ("carried",),
-}
-
-
-def late_cost(cost: float) -> dict:
-    """A write cost for the last fifth of the steps."""
-    return {"train.write_cost": cost,
-            "train.write_cost_from": rivals.get_config().train.num_steps * 4 // 5}
+EVAL = {"eval.lengths": ("192", "1k", "4k"), "eval.max_samples": (), "eval.num_samples": 100,
+        "eval.memory": ("carried",)}
 
 
 def segments_of(tokens: int) -> dict:
-    """Longer segments, with as many tokens in a batch and as many facts to a token."""
+    """Longer segments, with as many tokens in a batch and in the longest rows, and as many facts to
+    a token."""
     base = rivals.get_config()
-    times = tokens / base.model.segment_length
+    times, longest = tokens / base.model.segment_length, base.data.curriculum[-1][1]
+
+    def stage(first: int, segments: int, rows: int) -> tuple[int, int, int]:
+        fewer = min(segments, round(longest / times))
+        return first, fewer, round(rows * segments / (fewer * times))
+
     return {
-        "model.segment_length": tokens, "model.rope_theta": base.model.rope_theta * times,
+        "model.segment_length": tokens, "model.attention_window": tokens,
+        "model.rope_theta": base.model.rope_theta * times,
         "data.points_per_segment": base.data.points_per_segment * times,
         "data.max_points_per_segment": round(base.data.get("max_points_per_segment", 2) * times),
-        "data.curriculum": tuple((first, segments, round(rows / times))
-                                 for first, segments, rows in base.data.curriculum)}
+        "data.curriculum": tuple(stage(*one) for one in base.data.curriculum)}
 
 
 RUNS = {
-    "routed": {},
-    "paper": {"model.memory.write": "paper"},
-    "late_cost_0.1": late_cost(0.1),
-    "cost_0.1": {"train.write_cost": 0.1},
-    "late_cost_0.3": late_cost(0.3),
-    "cost_0.3": {"train.write_cost": 0.3},
-    "late_cost_0.03": late_cost(0.03),
+    "base": {},
+    "paper": {"model.memory.write": "paper", "train.write_cost": 0.0},
+    "open": {"model.memory.write": "open", "train.write_cost": 0.0},
+    "null": {"model.memory.write": "null"},
+    "uncoupled": {"model.memory.coupled_gates": False},
+    "blind": {"model.memory.gates_see_slot": False},
+    "routed": {"model.memory.coupled_gates": False, "model.memory.gates_see_slot": False,
+               "model.memory.forget_gate_bias": 3.0},
+    "cost_0": {"train.write_cost": 0.0},
     "cost_0.03": {"train.write_cost": 0.03},
+    "cost_0.1": {"train.write_cost": 0.1},
+    "cost_1": {"train.write_cost": 1.0},
+    "early_cost_0.1": {"train.write_cost": 0.1, "train.write_cost_from": 0},
+    "early_cost_0.3": {"train.write_cost": 0.3, "train.write_cost_from": 0},
+    "short": {"data.curriculum": rivals.get_config().data.curriculum[:-1]},
+    "dense": {"data.max_points": 0},
+    "passed": {"data.sample_segments": 8, "data.passed_states": 1.0, "train.bptt_segments": 8},
+    "window_0": {"model.attention_window": 0},
+    "window_48": {"model.attention_window": 48},
+    "write_top_2": {"model.memory.write_top_k": 2},
+    "slot_keys": {"model.memory.slot_keys": True},
+    "untied": {"model.memory.tied_addressing": False},
+    "gates_fast": {"train.gate_learning_rate_factor": 3.0, "train.decay_gates": False},
     "segment_48": segments_of(48),
     "segment_96": segments_of(96),
     "segment_192": segments_of(192),
@@ -75,18 +103,15 @@ RUNS = {
     "heads_8": {"model.memory.num_heads": 8},
     "blocks_1": {"model.memory.num_layers": 1},
     "blocks_2": {"model.memory.num_layers": 2},
-    "window_24": {"model.attention_window": 24},
-    "window_48": {"model.attention_window": 48},
-    "forget_1": {"model.memory.forget_gate_bias": 1.0},
-    "forget_5": {"model.memory.forget_gate_bias": 5.0},
+    "forget_-2": {"model.memory.forget_gate_bias": -2.0},
+    "forget_2": {"model.memory.forget_gate_bias": 2.0},
     "top_k_4": {"model.memory.top_k": 4},
-    "top_k_8": {"model.memory.top_k": 8},
 }
 
 
-def get_config(name: str = "routed") -> ConfigDict:
+def get_config(name: str = "base") -> ConfigDict:
     if name not in RUNS:
         raise ValueError(f"there is no run {name}; the runs are {', '.join(RUNS)}")
     config = rivals.get_config("lm2")
-    config.update_from_flattened_dict(BASE | RUNS[name])
+    config.update_from_flattened_dict(EVAL | RUNS[name])
     return config

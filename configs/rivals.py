@@ -9,25 +9,27 @@ The name after the colon is the model:
   armt   16 memory tokens that write to an associative memory in each block
   delta  a gated DeltaNet layer of two heads beside the attention of each block
   llama  attention within the segment only
-  full   attention over all earlier tokens; RoPE base 1000, since it looks further back
+  window attention to the last 24 to 48 tokens, as all memories have beside them
+  full   attention to 16k earlier tokens; RoPE base 1000, since it looks further back
   rag    the model `full`, evaluated on five sentences of the context that BM25 retrieves
 
 Numbers of parameters are equal within 1 %. Every model gets the same batch at every step (no stage
 ends early) and the same held-out samples. The task is qa1 with two persons, as in quickstart.py,
-trained on up to 192 tokens and evaluated at 0k to 4k. Train every model with three seeds; then
+trained on up to 768 tokens and evaluated at 0k to 128k. Train every model with three seeds; then
 evaluate RAG, compare, and measure the gates:
 
   lm2 sweep --config=rivals --out=runs/rivals --seeds=0,1,2
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
   lm2 eval --config=rivals:rag --workdir=runs/rivals/rag_seed0
-  lm2 report runs/rivals/{lm2,rmt,armt,llama,full,rag}_seed0 --out=runs/rivals_report \\
-      --names="LM2,RMT,ARMT,Llama on one segment,Llama with full attention,RAG over full attention"
+  lm2 report runs/rivals/{lm2,rmt,armt,delta,llama,window,full,rag}_seed0 \\
+      --out=runs/rivals_report \\
+      --names="LM2,RMT,ARMT,DeltaNet,one segment,window,full attention,RAG over full attention"
   lm2 gates --config=rivals:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
 
 An answer of qa2 takes two facts, which do not fit into one segment. Train and evaluate qa2 with:
 
   --config.data.tasks=qa2 --config.eval.lengths=192,512,1k,4k \\
-      "--config.data.curriculum=((0,2,20),(600,4,12),(1200,8,8))"
+      "--config.data.curriculum=((0,2,20),(700,4,12),(1200,8,8),(2400,32,2))"
 """
 
 from ml_collections import ConfigDict
@@ -38,8 +40,10 @@ RUNS = {
     "rmt": dict(mlp_dim=600, memory=dict(kind="rmt")),
     "armt": dict(mlp_dim=536, memory=dict(kind="armt", key_dim=32)),
     "delta": dict(mlp_dim=376, memory=dict(kind="delta", num_heads=2, key_dim=64)),
-    "llama": dict(mlp_dim=600, memory=dict(num_layers=0)),
-    "full": dict(mlp_dim=600, memory=dict(num_layers=0), attention_window=4096, rope_theta=1000.0),
+    "llama": dict(mlp_dim=600, memory=dict(num_layers=0), attention_window=0),
+    "window": dict(mlp_dim=600, memory=dict(num_layers=0)),
+    "full": dict(mlp_dim=600, memory=dict(num_layers=0), attention_window=16384,
+                 rope_theta=1000.0),
 }
 MODELS = RUNS | {"rag": RUNS["full"]}  # which is not trained a second time
 
@@ -51,23 +55,30 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.seed = 0
     config.model = dict(
         embed_dim=128, num_layers=3, num_heads=4, num_kv_heads=4, segment_length=24,
-        rope_theta=10.0) | MODELS[name]
+        attention_window=24, rope_theta=10.0) | MODELS[name]
     config.model.memory = dict(
         num_slots=16, num_heads=4, num_layers=3, output_gate_bias=-1.0) | MODELS[name]["memory"]
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
         points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
-        vary_length=False,
-        curriculum=((0, 1, 30), (300, 2, 20), (700, 4, 12), (1200, 8, 8)))
+        vary_length=False, max_points=10,
+        curriculum=((0, 1, 30), (300, 2, 20), (700, 4, 12), (1200, 8, 8), (2400, 32, 2)))
     config.train = dict(
-        num_steps=1800, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        num_steps=3200, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False)
     config.checkpoint = dict(every_steps=300)
-    config.eval = dict(lengths=("0k", "192", "512", "1k", "2k", "4k"), num_samples=300,
-                       batch_size=50)
-    if MODELS[name].get("attention_window"):
-        config.eval.batch_size = 10  # a row holds keys and values of 4096 tokens
+    config.eval = dict(
+        lengths=("0k", "192", "1k", "4k", "16k", "64k", "128k"), num_samples=300,
+        max_samples=(300, 300, 300, 300, 100, 30, 30), reset_up_to="4k", batch_size=50)
+    if name == "lm2":
+        config.train.write_cost, config.train.write_cost_from = 0.3, 2400
+    if not config.model.memory.num_layers:
         config.eval.memory = ("carried",)
+    if config.model.attention_window > 24:  # a row holds keys and values of up to 16k tokens
+        config.eval.batch_size = 10
+    if name == "full":
+        config.eval.lengths, config.eval.max_samples = (
+            values[:-2] for values in (config.eval.lengths, config.eval.max_samples))
     if name == "rag":
         config.eval.retrieve = 5
     return config

@@ -75,14 +75,16 @@ RIVALS = FOLDER / "rivals.py"
 def test_rivals_differ_only_in_the_memory():
     """And in the width of the MLP, so that numbers of parameters are equal within 1 %."""
     configs = {name: load_config(f"{RIVALS}:{name}") for name in
-               ("lm2", "rmt", "armt", "delta", "llama", "full")}
+               ("lm2", "rmt", "armt", "delta", "llama", "window", "full")}
     sizes = []
     for config in configs.values():
         model = dataclasses.replace(config.model, vocab_size=512)
         shapes = jax.eval_shape(lambda model=model: LanguageModel(model).init(
             jax.random.key(0), jnp.zeros((1, 1), jnp.int32), init_state(model, 1)))
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
-        assert config.data == configs["lm2"].data and config.train == configs["lm2"].train
+        train = dataclasses.replace(configs["lm2"].train, write_cost=config.train.write_cost,
+                                    write_cost_from=config.train.write_cost_from)
+        assert config.data == configs["lm2"].data and config.train == train
     assert max(sizes) <= 1.01 * min(sizes)
     assert "there is no model lm3; the models are lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
 
