@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training import CONFIG, MODEL, B, S, T, batch, furthest, plain, train
+from training import CONFIG, MODEL, B, S, T, batch, first_state, furthest, plain, train
 
-from lm2_jax.config import TrainConfig
+from lm2_jax.config import MemoryConfig, TrainConfig
 from lm2_jax.model import kernels
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
@@ -190,6 +190,22 @@ def test_dropout_differs_between_segments():
         assert np.allclose(two.row_loss_B, 2 * one.row_loss_B, rtol=1e-5) == same
 
 
+@pytest.mark.parametrize("memory", [
+    MemoryConfig(num_slots=3, num_heads=2, num_layers=1),
+    MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
+    MemoryConfig(kind="delta", num_heads=2, num_layers=1, key_dim=4)], ids=lambda m: m.kind)
+def test_a_cost_closes_the_memory_from_its_first_step_on(memory):
+    model = dataclasses.replace(MODEL, memory=memory)
+    config = dataclasses.replace(CONFIG, weight_decay=0.0, learning_rate=0.03)
+    costly = dataclasses.replace(config, write_cost=100.0, write_cost_from=2)
+    batches = [batch(0)] * 12
+    free, cost = (train(each, model, batches=batches).metrics for each in (config, costly))
+    assert [values["loss"] for values in free[:3]] == [values["loss"] for values in cost[:3]]
+    assert 0 < cost[-1]["writes"] < 0.9 * free[-1]["writes"] and free[-1]["writes"] < B * S
+    nothing = batch(0).replace(valid_BL=np.zeros((B, S * T), bool))
+    assert sums_only(nn.unbox(first_state(model).params), nothing, model=model).writes == 0
+
+
 # The optimizer.
 
 def test_decay_is_on_kernels_and_embeddings_only():
@@ -216,12 +232,13 @@ def test_gates_learn_at_their_own_rate_and_need_not_decay():
 
     def check(path, plain, decayed, changed):
         names = {key.key for key in path}
-        gate = "memory" in names and bool(names & {"input_gate", "forget_gate", "output_gate"})
+        gate = "memory" in names and bool(names & {
+            "output_gate", "forget_gate", "forget_gate_of_slot", "route_bias"})
         np.testing.assert_allclose(changed, 3 * plain if gate else decayed, rtol=1e-5)
         return gate
 
     found = jax.tree_util.tree_map_with_path(check, plain, decayed, changed)
-    assert sum(jax.tree.leaves(found)) == 6  # kernel and bias of three gates
+    assert sum(jax.tree.leaves(found)) == 6  # three kernels, two of them with a bias, and that of the route
 
 
 def test_without_a_gradient_only_what_is_decayed_changes():

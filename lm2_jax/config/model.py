@@ -72,9 +72,10 @@ class MemoryConfig:
                 "0 unless model.memory.write is null or routed")
 
     @property
-    def routed(self) -> bool:
-        """Whether a segment opens slots (u in `LM2Memory.write`)."""
-        return self.kind == "lm2" and self.num_layers > 0 and self.write in ROUTED_WRITES
+    def closes(self) -> bool:
+        """Whether the memory can leave out a segment, so that train.write_cost can ask it to."""
+        can_close = {"lm2": self.write in ROUTED_WRITES, "armt": True, "delta": True}
+        return self.num_layers > 0 and can_close.get(self.kind, False)
 
 
 @dataclass(frozen=True)

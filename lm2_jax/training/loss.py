@@ -26,8 +26,8 @@ class LossSums:
       answers: all of them.
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
-      writes: how far the slots were open to a segment (null and routed write), the mean over
-        slots, summed over rows, blocks and segments.
+      writes: how far the memory was open to a segment, from 0 to 1, summed over rows, blocks and
+        segments (`_apply`).
     """
 
     loss: jax.Array
@@ -83,13 +83,16 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
 
 
 def _apply(model: LanguageModel, *args, **options) -> tuple[Output, jax.Array]:
-    """Applies the model; returns its output and how far the routed writes of a segment were open,
-    the mean over slots and heads, summed over rows and blocks."""
-    if not model.config.memory.routed:
+    """Applies the model; returns its output and how far its memory was open to the segment.
+
+    This is the mean, over all but blocks and rows, of what a memory sows as "open", summed over
+    rows and blocks: u of an LM2 memory, beta of ARMT, 1 - alpha (1 - beta) of a gated DeltaNet.
+    """
+    if not model.config.memory.closes:
         return model.apply(*args, **options), jnp.zeros(())
     out, sown = model.apply(*args, mutable="intermediates", **options)
-    open_PBNM, = sown["intermediates"]["memory_blocks"]["memory"]["open"]
-    return out, jnp.sum(jnp.mean(open_PBNM, axis=(2, 3)))
+    open_PBX, = sown["intermediates"]["memory_blocks"]["memory"]["open"]
+    return out, jnp.sum(jnp.mean(open_PBX, axis=tuple(range(2, open_PBX.ndim))))
 
 
 def _token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -65,7 +65,7 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
         "param_norm": optax.tree.norm(params),
         "learning_rate": optimizers.learning_rate(config)(state.step),
         "tokens": sums.tokens,
-        **({"writes": sums.writes} if model.config.memory.routed else {}),
+        **({"writes": sums.writes} if model.config.memory.closes else {}),
         "row_loss": row_loss,
     }
     state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)

@@ -69,6 +69,7 @@ class AssociativeMemory(BlockMemory):
         value_BMD = self.v_proj(m_BMD)
         beta_BM1 = jax.nn.sigmoid(self.write_gate(m_BMD))
         beta_BM1 = jnp.where(writes_B[:, None, None], beta_BM1, 0.0)
+        self.sow("intermediates", "open", beta_BM1)
         new_BM = jax.lax.stop_gradient(jnp.clip(1 - coverage_BM, 0, 1)) * writes_B[:, None]
         return AssociativeState(
             matrix_BED=state.matrix_BED + jnp.einsum(

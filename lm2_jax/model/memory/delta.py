@@ -87,6 +87,7 @@ class GatedDeltaNet(BlockMemory):
         beta_BTN = nn.sigmoid(self.b_proj(a_BTD))
         log_alpha_BTN, beta_BTN = (jnp.where(written_BT[..., None], x, 0.0)
                                    for x in (log_alpha_BTN, beta_BTN))
+        self.sow("intermediates", "open", 1 - jnp.exp(log_alpha_BTN) * (1 - beta_BTN))
         o_BTNV, matrix_BNVK = gated_delta_rule(q_BTNK, k_BTNK, v_BTNV, log_alpha_BTN, beta_BTN,
                                                state.matrix_BNVK)
         out_BTD = self.o_proj(self.o_norm(o_BTNV) * nn.silu(self.g_proj(a_BTD)))
