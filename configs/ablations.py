@@ -13,17 +13,17 @@ with more seeds:
 A run is the model `lm2` of rivals.py with its own keys in RUNS. Names:
 
   base                  the model as it is: a routed write, coupled gates that see the slot, a write
-                        cost for the last quarter of the steps
+                        cost for the last fifth of the steps, in which samples begin with the memory that
+                        another one left
   paper                 the paper's write
   open, null            coupled gates that see the slot, in a write that is never closed, or never
                         closed exactly
   uncoupled, blind      input and forget gates of their own; gates that do not see the slot
   routed                both: the paper's gates in a routed write
-  cost_C, early_cost_C  a write cost of C for the last quarter of the steps, or from the start
-  short                 rows of at most 8 segments, as many tokens in all
-  dense                 as many facts to a token in long rows as in short ones
-  passed                long rows hold four samples of 8 segments, each of which begins with the
-                        state that another one left, without a gradient through it
+  cost_C, early_cost_C  a write cost of C for the last fifth of the steps, or from the start
+  short                 rows of at most 8 segments, as many tokens in all: no states are passed on
+  dense, sparse         samples of 32 segments in place of four of 8, with as many facts to a token,
+                        or with at most ten facts
   window_N              attention sees N tokens of earlier segments, not 24
   write_top_2           a head writes the two slots that match best
   slot_keys, untied     learnt keys of the slots; a write with queries and keys of its own
@@ -55,6 +55,7 @@ def segments_of(tokens: int) -> dict:
     a token."""
     base = rivals.get_config()
     times, longest = tokens / base.model.segment_length, base.data.curriculum[-1][1]
+    of_sample = max(2, round(base.data.sample_segments / times))
 
     def stage(first: int, segments: int, rows: int) -> tuple[int, int, int]:
         fewer = min(segments, round(longest / times))
@@ -65,9 +66,11 @@ def segments_of(tokens: int) -> dict:
         "model.rope_theta": base.model.rope_theta * times,
         "data.points_per_segment": base.data.points_per_segment * times,
         "data.max_points_per_segment": round(base.data.get("max_points_per_segment", 2) * times),
+        "data.sample_segments": of_sample, "train.bptt_segments": of_sample,
         "data.curriculum": tuple(stage(*one) for one in base.data.curriculum)}
 
 
+WHOLE = {"data.sample_segments": 0, "data.passed_states": 0.0, "train.bptt_segments": 0}
 RUNS = {
     "base": {},
     "paper": {"model.memory.write": "paper", "train.write_cost": 0.0},
@@ -79,13 +82,13 @@ RUNS = {
                "model.memory.forget_gate_bias": 3.0},
     "cost_0": {"train.write_cost": 0.0},
     "cost_0.03": {"train.write_cost": 0.03},
-    "cost_0.1": {"train.write_cost": 0.1},
+    "cost_0.3": {"train.write_cost": 0.3},
     "cost_1": {"train.write_cost": 1.0},
-    "early_cost_0.1": {"train.write_cost": 0.1, "train.write_cost_from": 0},
+    "early_cost_0.1": {"train.write_cost_from": 0},
     "early_cost_0.3": {"train.write_cost": 0.3, "train.write_cost_from": 0},
     "short": {"data.curriculum": rivals.get_config().data.curriculum[:-1]},
-    "dense": {"data.max_points": 0},
-    "passed": {"data.sample_segments": 8, "data.passed_states": 1.0, "train.bptt_segments": 8},
+    "dense": WHOLE,
+    "sparse": WHOLE | {"data.max_points": 10},
     "window_0": {"model.attention_window": 0},
     "window_48": {"model.attention_window": 48},
     "write_top_2": {"model.memory.write_top_k": 2},

@@ -4,9 +4,9 @@
 
 The task is bAbI's qa1 with two persons. Facts are scattered over segments of 24 tokens, and a
 question is asked when attention no longer sees the fact that answers it. The curriculum has stages
-of one, two, four, eight and 32 segments (768 tokens); a stage ends when held-out accuracy reaches
-0.97, or at its last step. Stories have at most ten facts, so that these are rare in the last stage,
-which also has a cost of open slots. The evaluation reads up to 16k tokens.
+of one, two, four and eight segments; a stage ends when held-out accuracy reaches 0.97, or at its
+last step. Rows of a last stage hold four samples of eight segments, each of which begins with the
+memory that the one before left, and open slots cost. The evaluation reads up to 16k tokens.
 """
 
 from ml_collections import ConfigDict
@@ -22,12 +22,12 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
         points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
-        vary_length=False, max_points=10,
+        vary_length=False, sample_segments=8, passed_states=1.0,
         curriculum=((0, 1, 30), (400, 2, 20), (900, 4, 12), (1200, 8, 8), (1700, 32, 2)))
     config.train = dict(
         num_steps=2200, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, advance_accuracy=0.97,
-        write_cost=0.3, write_cost_from=1800)
+        bptt_segments=8, write_cost=0.1, write_cost_from=1700)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(
         lengths=("96", "192", "384", "1k", "4k", "16k"), num_samples=300,

@@ -15,7 +15,9 @@ The name after the colon is the model:
 
 Numbers of parameters are equal within 1 %. Every model gets the same batch at every step (no stage
 ends early) and the same held-out samples. The task is qa1 with two persons, as in quickstart.py,
-trained on up to 768 tokens and evaluated at 0k to 128k. Train every model with three seeds; then
+evaluated at 0k to 128k. Samples have up to 192 tokens. Rows of the last stage hold four of them, each
+of which begins with the memory that the one before left; no gradient flows from one to the other.
+Memories that can stay closed have a cost of being open in that stage. Train every model with three seeds; then
 evaluate RAG, compare, and measure the gates:
 
   lm2 sweep --config=rivals --out=runs/rivals --seeds=0,1,2
@@ -61,17 +63,17 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
         points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
-        vary_length=False, max_points=10,
+        vary_length=False, sample_segments=8, passed_states=1.0,
         curriculum=((0, 1, 30), (300, 2, 20), (700, 4, 12), (1200, 8, 8), (2400, 32, 2)))
     config.train = dict(
-        num_steps=3200, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
-        weight_decay=0.01, remat_segments=False)
+        num_steps=3000, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
+        weight_decay=0.01, remat_segments=False, bptt_segments=8)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(
         lengths=("0k", "192", "1k", "4k", "16k", "64k", "128k"), num_samples=300,
         max_samples=(300, 300, 300, 300, 100, 30, 30), reset_up_to="4k", batch_size=50)
-    if name == "lm2":
-        config.train.write_cost, config.train.write_cost_from = 0.3, 2400
+    if config.model.memory.get("kind") in ("lm2", "armt", "delta"):
+        config.train.write_cost, config.train.write_cost_from = 0.1, 2400
     if not config.model.memory.num_layers:
         config.eval.memory = ("carried",)
     if config.model.attention_window > 24:  # a row holds keys and values of up to 16k tokens
