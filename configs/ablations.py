@@ -12,9 +12,9 @@ with more seeds:
 
 A run is the model `lm2` of rivals.py with its own keys in RUNS. Names:
 
-  base                  the model as it is: a routed write, coupled gates that see the slot, a write
-                        cost for the last fifth of the steps, in which samples begin with the memory that
-                        another one left
+  base                  the model as it is: a routed write, coupled gates that see the slot. For the
+                        last fifth of the steps open slots cost, and samples begin with the memory
+                        that another one left
   paper                 the paper's write
   open, null            coupled gates that see the slot, in a write that is never closed, or never
                         closed exactly

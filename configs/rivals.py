@@ -15,10 +15,10 @@ The name after the colon is the model:
 
 Numbers of parameters are equal within 1 %. Every model gets the same batch at every step (no stage
 ends early) and the same held-out samples. The task is qa1 with two persons, as in quickstart.py,
-evaluated at 0k to 128k. Samples have up to 192 tokens. Rows of the last stage hold four of them, each
-of which begins with the memory that the one before left; no gradient flows from one to the other.
-Memories that can stay closed have a cost of being open in that stage. Train every model with three seeds; then
-evaluate RAG, compare, and measure the gates:
+evaluated at 0k to 128k. Samples have up to 192 tokens. Rows of the last stage hold four of them,
+each of which begins with the memory that the one before left; no gradient flows from one to the
+other. Memories that can stay closed have a cost of being open in that stage. Train every model with
+three seeds; then evaluate RAG, compare, and measure the gates:
 
   lm2 sweep --config=rivals --out=runs/rivals --seeds=0,1,2
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0

@@ -232,13 +232,13 @@ def test_gates_learn_at_their_own_rate_and_need_not_decay():
 
     def check(path, plain, decayed, changed):
         names = {key.key for key in path}
-        gate = "memory" in names and bool(names & {
-            "output_gate", "forget_gate", "forget_gate_of_slot", "route_bias"})
+        gates = {"output_gate", "forget_gate", "forget_gate_of_slot", "route_bias"}
+        gate = "memory" in names and bool(names & gates)
         np.testing.assert_allclose(changed, 3 * plain if gate else decayed, rtol=1e-5)
         return gate
 
     found = jax.tree_util.tree_map_with_path(check, plain, decayed, changed)
-    assert sum(jax.tree.leaves(found)) == 6  # three kernels, two of them with a bias, and that of the route
+    assert sum(jax.tree.leaves(found)) == 6
 
 
 def test_without_a_gradient_only_what_is_decayed_changes():
