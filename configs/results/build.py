@@ -31,6 +31,18 @@ PAGES = (Path("README.md"), RESULTS / "README.md")  # whose tables are made here
 SINGLE = ("quickstart", "babilong_real")
 RIVALS = {"lm2": "LM2", "rmt": "RMT", "armt": "ARMT", "llama": "Llama on one segment",
           "full": "Llama with full attention", "rag": "RAG over full attention"}
+# Of the first round of ablations: the folder of each finished run, and what it is.
+TRIALS = {"routed": "routed", "routed_window": "routed, window",
+          "routed_window_forget_0": "the same, forget bias 0",
+          "routed_window_forget_-2": "the same, forget bias -2",
+          "coupled_window": "coupled gates, window",
+          "coupled_seeing": "coupled gates that see the slot",
+          "coupled_seeing_window": "coupled gates that see the slot, window",
+          "cost_0.3": "the same, write cost 0.3", "cost_1": "the same, write cost 1",
+          "dense": "routed, window; samples of 32 segments",
+          "sparse": "coupled, seeing, window; sparse samples of 32 segments",
+          "passed": "coupled, seeing, window; passed states"}
+MEMORIES = {"lm2_seed?": "LM2", "paper_seed?": "the paper's write"}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 
 
@@ -42,7 +54,9 @@ def main(copies: list[str]) -> None:
     for name in SINGLE:
         draw(RESULTS / name)
     for name in ("rivals", "rivals_qa2"):
-        compare(RESULTS / name, RESULTS / name)
+        compare(RESULTS / name, {f"{rival}_seed?": label for rival, label in RIVALS.items()})
+    compare(RESULTS / "trials", TRIALS)
+    compare(RESULTS / "memory", MEMORIES)
     folder = RESULTS / "lm2_1b7_compile"
     (folder / "report.md").write_text(compilation.markdown(compilation.read_all(folder)), "utf-8")
     for page in PAGES:
@@ -82,10 +96,14 @@ def draw(folder: Path) -> None:
                         stages, folder.name)
 
 
-def compare(folder: Path, out: Path) -> Comparison:
-    """Writes report.md and accuracy.png of the rivals in a folder."""
-    folders = [path for name in RIVALS for path in sorted(folder.glob(f"{name}_seed?"))]
-    return report(folders, out, names=list(RIVALS.values()), console=Console(quiet=True))
+def compare(folder: Path, names: dict[str, str]) -> Comparison:
+    """Writes report.md and accuracy.png of the runs in a folder.
+
+    Args:
+      names: patterns of their folders, and what each is called.
+    """
+    folders = [path for pattern in names for path in sorted(folder.glob(pattern))]
+    return report(folders, folder, names=list(names.values()), console=Console(quiet=True))
 
 
 def with_tables(text: str) -> str:
@@ -103,16 +121,36 @@ def make_table(name: str) -> str:
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
     if name.startswith("rivals"):
-        return by_model(folder)
+        return by_model(folder, {f"{rival}_seed?": label for rival, label in RIVALS.items()})
+    if name == "memory":
+        return by_model(folder, MEMORIES)
+    if name == "trials":
+        return by_trial(folder)
     if name == "lm2_1b7_compile":
         return compiled(folder)
     return kills(folder / "200_kills.json")
 
 
-def by_model(folder: Path) -> str:
+def by_trial(folder: Path) -> str:
+    """Runs down, lengths across: exact match and the number of samples."""
+    runs = {label: read_run(folder / name) for name, label in TRIALS.items()}
+    lengths = ("192", "1k", "4k", "16k")
+    rows = []
+    for label, run in runs.items():
+        at = {row.length: row for row in run.rows if row.memory == "carried"}
+        rows.append([label, *(f"{100 * at[length].exact_match:.1f} ({at[length].n})"
+                              for length in lengths)])
+    constant = [run.rates("constant_answer") for run in runs.values()]
+    rows.append(["constant answer", *(spread(means(constant, ["qa1"], [length]))
+                                      for length in lengths)])
+    return Table(["run", *lengths], [rows]).markdown()
+
+
+def by_model(folder: Path, names: dict[str, str]) -> str:
     """Lengths down, models across."""
-    groups = {label: [read_run(path) for path in sorted(folder.glob(f"{name}_seed?"))]
-              for name, label in RIVALS.items()}
+    groups = {label: [read_run(path) for path in sorted(folder.glob(pattern))]
+              for pattern, label in names.items()}
+    groups = {label: members for label, members in groups.items() if members}
     runs = list(itertools.chain(*groups.values()))
     rows = []
     for cell in cells(runs[0].rows):
