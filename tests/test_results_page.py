@@ -36,7 +36,7 @@ def test_every_result_has_a_section():
         assert (build.RESULTS / target).is_file(), target
 
 
-@pytest.mark.parametrize("name", ["rivals", "rivals_qa2"])
+@pytest.mark.parametrize("name", build.COMPARED)
 def test_reports_are_up_to_date(name, tmp_path, drawn):
     build.compare(build.RESULTS / name, tmp_path)
     written = (tmp_path / "report.md").read_text("utf-8")

@@ -29,9 +29,11 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path("configs/results")  # from ROOT, so that reports name paths of the repository
 PAGES = (Path("README.md"), RESULTS / "README.md")  # whose tables are made here
 SINGLE = ("quickstart", "babilong_real")
-RIVALS = {"lm2": "LM2", "rmt": "RMT", "armt": "ARMT", "llama": "Llama on one segment",
-          "full": "Llama with full attention", "rag": "RAG over full attention"}
-# Of the first round of ablations: the folder of each finished run, and what it is.
+# Patterns of the folders of runs that are compared, and what they are called.
+RIVALS = {"lm2_seed?": "LM2", "rmt_seed?": "RMT", "armt_seed?": "ARMT",
+          "llama_seed?": "Llama on one segment", "full_seed?": "Llama with full attention",
+          "rag_seed?": "RAG over full attention"}
+MEMORIES = {"lm2_seed?": "LM2", "paper_seed?": "the paper's write"}
 TRIALS = {"routed": "routed", "routed_window": "routed, window",
           "routed_window_forget_0": "the same, forget bias 0",
           "routed_window_forget_-2": "the same, forget bias -2",
@@ -42,7 +44,7 @@ TRIALS = {"routed": "routed", "routed_window": "routed, window",
           "dense": "routed, window; samples of 32 segments",
           "sparse": "coupled, seeing, window; sparse samples of 32 segments",
           "passed": "coupled, seeing, window; passed states"}
-MEMORIES = {"lm2_seed?": "LM2", "paper_seed?": "the paper's write"}
+COMPARED = {"memory": MEMORIES, "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 
 
@@ -53,10 +55,8 @@ def main(copies: list[str]) -> None:
     os.chdir(ROOT)
     for name in SINGLE:
         draw(RESULTS / name)
-    for name in ("rivals", "rivals_qa2"):
-        compare(RESULTS / name, {f"{rival}_seed?": label for rival, label in RIVALS.items()})
-    compare(RESULTS / "trials", TRIALS)
-    compare(RESULTS / "memory", MEMORIES)
+    for name in COMPARED:
+        compare(RESULTS / name, RESULTS / name)
     folder = RESULTS / "lm2_1b7_compile"
     (folder / "report.md").write_text(compilation.markdown(compilation.read_all(folder)), "utf-8")
     for page in PAGES:
@@ -96,14 +96,18 @@ def draw(folder: Path) -> None:
                         stages, folder.name)
 
 
-def compare(folder: Path, names: dict[str, str]) -> Comparison:
-    """Writes report.md and accuracy.png of the runs in a folder.
+def compare(folder: Path, out: Path) -> Comparison:
+    """Writes report.md and accuracy.png of the runs in a folder."""
+    found = found_in(folder)
+    return report([path for paths in found.values() for path in paths], out, names=list(found),
+                  console=Console(quiet=True))
 
-    Args:
-      names: patterns of their folders, and what each is called.
-    """
-    folders = [path for pattern in names for path in sorted(folder.glob(pattern))]
-    return report(folders, folder, names=list(names.values()), console=Console(quiet=True))
+
+def found_in(folder: Path) -> dict[str, list[Path]]:
+    """The folders of the runs that are compared there, by what they are called."""
+    found = {label: sorted(folder.glob(pattern))
+             for pattern, label in COMPARED[folder.name].items()}
+    return {label: paths for label, paths in found.items() if paths}
 
 
 def with_tables(text: str) -> str:
@@ -120,12 +124,10 @@ def make_table(name: str) -> str:
         return tables.results(read_run(folder).rows).markdown()
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
-    if name.startswith("rivals"):
-        return by_model(folder, {f"{rival}_seed?": label for rival, label in RIVALS.items()})
-    if name == "memory":
-        return by_model(folder, MEMORIES)
     if name == "trials":
         return by_trial(folder)
+    if name in COMPARED:
+        return by_model(folder)
     if name == "lm2_1b7_compile":
         return compiled(folder)
     return kills(folder / "200_kills.json")
@@ -133,7 +135,7 @@ def make_table(name: str) -> str:
 
 def by_trial(folder: Path) -> str:
     """Runs down, lengths across: exact match and the number of samples."""
-    runs = {label: read_run(folder / name) for name, label in TRIALS.items()}
+    runs = {label: read_run(path) for label, (path,) in found_in(folder).items()}
     lengths = ("192", "1k", "4k", "16k")
     rows = []
     for label, run in runs.items():
@@ -146,11 +148,9 @@ def by_trial(folder: Path) -> str:
     return Table(["run", *lengths], [rows]).markdown()
 
 
-def by_model(folder: Path, names: dict[str, str]) -> str:
+def by_model(folder: Path) -> str:
     """Lengths down, models across."""
-    groups = {label: [read_run(path) for path in sorted(folder.glob(pattern))]
-              for pattern, label in names.items()}
-    groups = {label: members for label, members in groups.items() if members}
+    groups = {label: list(map(read_run, paths)) for label, paths in found_in(folder).items()}
     runs = list(itertools.chain(*groups.values()))
     rows = []
     for cell in cells(runs[0].rows):
