@@ -89,8 +89,13 @@ def changed(config: Config) -> dict[str, object]:
 
 
 def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """One line for each key that differs: "model.embed_dim: 128 -> 64"."""
+    """One line for each key that differs: "model.embed_dim: 128 -> 64".
+
+    Keys that change nothing for the kind of memory that both configs have are left out.
+    """
     a, b = flat(old), flat(new)
+    unused = set(old.model.memory.unused) & set(new.model.memory.unused)
+    ignore += tuple(f"model.memory.{key}" for key in sorted(unused))
     return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in sorted(a.keys() | b.keys())
             if a.get(key) != b.get(key) and not key.startswith(ignore)]
 
