@@ -47,8 +47,9 @@ class TrainConfig:
     remat_segments: bool = True
     """Whether the backward pass recomputes each segment, to save memory."""
     write_cost: float = 0.0
-    """Cost of an open slot (routed write), per row, block and segment, in nats; it is added to the
-    summed loss, so that slots stay closed to text that need not be remembered."""
+    """Cost of opening all slots to a segment, per row and block, in nats; half of it if they are
+    half open. It is added to the summed loss, so that slots stay closed to text that need not be
+    remembered. Only a null or routed write has it."""
     write_cost_from: int = 0
     """First step at which write_cost counts."""
     eval_every_steps: int = 0
