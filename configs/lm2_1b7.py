@@ -4,8 +4,10 @@
         --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS
 
 As in section 3 of the paper, 1.24 B parameters are Llama's and 0.54 B the memory's: a bank of 2048
-slots in each of the 16 blocks. Segments have 2048 tokens. The mesh follows from the number of
-devices, and each device takes one row at a time. This prints the memory that a device needs:
+slots in each of the 16 blocks. The write is the default one; --config.model.memory.write=paper
+takes the paper's, which has as many parameters. Segments have 2048 tokens. The mesh follows from
+the number of devices, and each device takes one row at a time. This prints the memory that a device
+needs:
 
     lm2 compile --config=lm2_1b7 --topology=v5e:4x4
 

@@ -3,10 +3,12 @@
     lm2 train --config=quickstart --workdir=runs/quickstart
 
 The task is bAbI's qa1 with two persons. Facts are scattered over segments of 24 tokens, and a
-question is asked when attention no longer sees the fact that answers it. The curriculum has stages
-of one, two, four and eight segments; a stage ends when held-out accuracy reaches 0.97, or at its
-last step. Rows of a last stage hold four samples of eight segments, each of which begins with the
-memory that the one before left, and open slots cost. The evaluation reads up to 16k tokens.
+question is asked in a later segment than the fact that answers it; in the evaluation there is at
+least one whole segment between the two, so that the fact is outside of attention's window. The
+curriculum has stages of one, two, four and eight segments; a stage ends when held-out accuracy
+reaches 0.97, or at its last step. Rows of a last stage hold four samples of eight segments, each of
+which begins with the memory that the one before left, and open slots cost. The evaluation reads up
+to 16k tokens.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ COMMANDS = {
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
     "bench": "Measure speed: data = batches without a model, eval = rate and memory over the "
-             "length of the context, costs = LM2 against its backbone.",
+             "length of the context, costs = a model against its backbone.",
 }
 MODULES = {"eval": "evaluate"}  # of the commands that are not named like their module
 # What the file system refuses is the user's to mend, whichever line of code met it.

@@ -89,6 +89,17 @@ def test_rivals_differ_only_in_the_memory():
     assert "there is no model lm3; the models are lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
 
 
+@pytest.mark.parametrize("name", ["quickstart", "rivals:lm2", "babilong_real"])
+@pytest.mark.parametrize("override", ["model.memory.write=paper", "model.memory.kind=rmt",
+                                      "model.memory.num_layers=0", "eval.lengths=512,4k"])
+def test_one_flag_gives_another_memory_or_other_lengths(name, override):
+    key, value = override.split("=")
+    config = load_config(name, {key: value})
+    assert str(value_of(config, key)) == value or config.eval.max_samples == ()
+    both = load_config(name, {"eval.lengths": "512,4k", "eval.max_samples": "9,3"})
+    assert both.eval.max_samples == (9, 3)
+
+
 def test_a_missing_file_names_those_beside_it(tmp_path):
     for path, wanted in ((FOLDER / "tyni.py", "tiny.py"), (tmp_path / "no" / "x.py", "x.py")):
         with pytest.raises(FileNotFoundError, match=wanted) as error:

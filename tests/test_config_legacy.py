@@ -6,7 +6,7 @@ import pytest
 from config_keys import FOLDER, KEYS, TINY, refusal
 
 from lm2_jax.config import legacy
-from lm2_jax.config.files import from_stored, load_config, to_dict
+from lm2_jax.config.files import differences, from_stored, load_config, to_dict
 from lm2_jax.config.legacy import Removed
 
 STORED = sorted(FOLDER.rglob("provenance.json"))
@@ -31,6 +31,19 @@ def test_committed_results_of_earlier_versions_load(path):
     assert read["eval"]["prompt_style"] == "fine_tuned"
     flat = dict(_flat(read))
     assert all(flat[key] == value for key, value in legacy.BEFORE.items() if key not in kept)
+
+
+@pytest.mark.parametrize("changes", [
+    {"model.memory.kind": "rmt"}, {"model.memory.kind": "armt"}, {"model.memory.num_layers": "0"}])
+def test_runs_without_an_lm2_memory_stay_equal_to_their_config(changes):
+    """Whatever the write of LM2 is by default now, and was in the version that stored them."""
+    config = load_config(TINY, changes)
+    stored = to_dict(config)
+    for key in ("write", "coupled_gates", "gates_see_slot", "slot_keys"):
+        del stored["model"]["memory"][key]
+    stored["model"]["memory"]["forget_gate_bias"] = 3.0
+    assert differences(from_stored(stored), config) == []
+    assert len(differences(from_stored(stored), load_config(TINY))) >= 4
 
 
 @pytest.fixture

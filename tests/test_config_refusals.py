@@ -12,7 +12,7 @@ def test_an_unknown_key_names_the_nearest(key):
 
 @pytest.mark.parametrize("key,wanted", [
     ("train.num_step", "did you mean train.num_steps?"),
-    ("model.memory.slots", "did you mean model.memory.num_slots?"),
+    ("model.memory.num_slot", "did you mean model.memory.num_slots?"),
     ("trian.num_steps", "did you mean train?"),
     ("train.xyz", "known: num_steps, batch_size"),
     ("model.rope_scaling.fact", "did you mean model.rope_scaling.factor?"),
@@ -71,6 +71,8 @@ def test_a_wrong_type_names_the_key(key, hint):
     ({"data.curriculum": "((0,'x'),)"}, "data.curriculum[0][1]", "int"),
     ({"eval.memory": "carried,kept"}, "eval.memory", "carried, reset"),
     ({"eval.lengths": "4x"}, "eval.lengths", "'192', '4k' or '1M'"),
+    ({"eval.lengths": "1k,4k", "eval.max_samples": "9"}, "eval.max_samples", "2 numbers >= 1"),
+    ({"eval.max_samples": "9,0"}, "eval.max_samples", "one for each of eval.lengths"),
     ({"eval.prompt_style": "chat"}, "eval.prompt_style", "fine_tuned, instruct"),
     ({"eval.prompt_style": "instruct", "eval.lengths": "0k,300"}, "eval.lengths", "more than 300"),
     ({"eval.prompts": "own.json"}, "eval.prompts", "unless eval.prompt_style is instruct"),

@@ -10,7 +10,7 @@ import pytest
 from lm2_jax.bench import data as bench
 from lm2_jax.bench import eval as bench_eval
 from lm2_jax.commands import data as inspection
-from lm2_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from lm2_jax.data.babilong import corpus, mixing
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
@@ -120,7 +120,8 @@ def test_lengths_are_read_in_turn_when_all_is_compiled(monkeypatch, compiled_qui
         return ask(streamer, prompts, *args, **options)
 
     monkeypatch.setattr(stream.Streamer, "answer", answer)
-    config = dataclasses.replace(config_of(tasks=("qa2", "qa1")), model=model)
+    config = dataclasses.replace(config_of(tasks=("qa2", "qa1")), model=model,
+                                 eval=EvalConfig(max_samples=(9,)))
     readings, text = printed(bench_eval.run, config, ("500", "2k"))
     (warm, _), *sizes = asked
     assert warm == (stream.CHUNK + 2) * T and len(sizes) == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm2_jax.config import shipped
+from lm2_jax.config.files import load_config
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -47,3 +48,15 @@ def test_everything_that_it_names_exists():
     names = {name for name, _ in shipped.shipped()}
     commands = re.findall(r"--config=(\w+)", README)
     assert len(commands) >= 4 and set(commands) <= names
+
+
+@pytest.mark.parametrize("page", [
+    "README.md", "configs/README.md", "configs/results/README.md", "lm2_jax/analysis/README.md",
+    *(f"configs/{name}.py" for name, _ in shipped.shipped())])
+def test_its_commands_have_configs_that_load(page):
+    """Also those of the other pages, and of the configs themselves."""
+    text = re.sub(r"\\+\n\s*", " ", (ROOT / page).read_text(encoding="utf-8"))
+    commands = re.findall(r"^.*\blm2 \w+ .*--config=([\w:]+(?:/[\w:]+\.py)?)(.*)", text, re.M)
+    assert commands
+    for name, rest in commands:
+        load_config(name, dict(re.findall(r"--config\.([\w.]+)=([^\s`\"]+)", rest)))

@@ -238,7 +238,14 @@ def test_gates_learn_at_their_own_rate_and_need_not_decay():
         return gate
 
     found = jax.tree_util.tree_map_with_path(check, plain, decayed, changed)
-    assert sum(jax.tree.leaves(found)) == 6
+    assert sum(jax.tree.leaves(found)) == 6  # three kernels, two biases and that of the route
+
+
+def test_a_run_can_be_resumed_with_another_rate_of_the_gates():
+    """The checkpoint of the one fits the other."""
+    states = [jax.tree.structure(optimizer.make(dataclasses.replace(
+        CONFIG, gate_learning_rate_factor=factor)).init(variables())) for factor in (1.0, 3.0)]
+    assert states[0] == states[1]
 
 
 def test_without_a_gradient_only_what_is_decayed_changes():

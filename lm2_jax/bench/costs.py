@@ -61,9 +61,7 @@ def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: st
         config = with_vocab_size(config, words.vocab_size, corpus.vocab_multiple(config.data))
     config = dataclasses.replace(config, mesh=MeshConfig())
     memory = dataclasses.replace(config.model.memory, num_layers=0)
-    backbone = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, memory=memory),
-        train=dataclasses.replace(config.train, write_cost=0.0))
+    backbone = dataclasses.replace(config, model=dataclasses.replace(config.model, memory=memory))
     both = _Model(config), _Model(backbone)
     unembedding = 2 * config.model.embed_dim * config.model.vocab_size
     training = [flops_per_token(one.config.model) for one in both]

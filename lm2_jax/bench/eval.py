@@ -60,7 +60,8 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
     if not lengths:
         raise UserError("--lengths names no length; it must be as 64k,1M")
     console = console or Console()
-    e = dataclasses.replace(config.eval, lengths=tuple(lengths), batch_size=1, retrieve=0,
+    e = dataclasses.replace(config.eval, lengths=tuple(lengths), max_samples=(), batch_size=1,
+                            retrieve=0,
                             tasks=(config.eval.tasks or config.data.tasks)[:1], samples="",
                             indices="")
     words = corpus.make_tokenizer(config.data, config.seed)

@@ -37,10 +37,6 @@ class Config:
         for rows in self.batch_sizes():
             _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
                      self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
-        memory = self.model.memory
-        _require(not self.train.write_cost or memory.closes,
-                 "train.write_cost", self.train.write_cost,
-                 "0 unless the memory can close: lm2 (write null or routed), armt or delta")
         chunk, T = self.train.loss_chunk_tokens, self.model.segment_length
         _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
                  f"0 or a divisor of model.segment_length = {T}")

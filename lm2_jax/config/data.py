@@ -32,8 +32,8 @@ class DataConfig:
     points_per_segment: float = 0.0
     """Simulator: places with questions per segment; 0 makes stories as long as those of bAbI."""
     max_points: int = 0
-    """Simulator: most of these places in a sample, which makes facts rare in long ones; 0 does not
-    limit them. A story of bAbI's qa1 has at most 10."""
+    """Simulator: most of these places in a sample where data.points_per_segment is set, which makes
+    facts rare in long ones; 0 does not limit them. A story of bAbI's qa1 has at most 10."""
     max_points_per_segment: int = 2
     """Most of these places in one segment, where data.deferred is set."""
     questions_per_point: int = 1

@@ -21,7 +21,8 @@ class EvalConfig:
     num_samples: int = 100
     """Samples per task and length."""
     max_samples: tuple[int, ...] = ()
-    """Most samples per task at each of eval.lengths; empty is eval.num_samples at all."""
+    """Most samples per task at each of eval.lengths; empty is eval.num_samples at all, and so is an
+    override of eval.lengths without this key."""
     during_training: int = 0
     """Samples per task and length in evaluations during training; 0 takes num_samples."""
     batch_size: int = 50
@@ -78,7 +79,7 @@ class EvalConfig:
                     "eval.prompt_style is instruct")
         require(len(self.max_samples) in (0, len(self.lengths)) and min(
             self.max_samples, default=1) >= 1, "eval.max_samples", self.max_samples,
-            "a number >= 1 for each of eval.lengths, or ()")
+            f"{len(self.lengths)} numbers >= 1, one for each of eval.lengths, or empty")
         if self.reset_up_to:
             parse_length(self.reset_up_to, "eval.reset_up_to")
         require(not (self.indices and self.samples), "eval.indices", self.indices,

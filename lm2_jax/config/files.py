@@ -27,6 +27,7 @@ def load_config(path: str | Path, overrides: Mapping[str, object] | None = None)
         `get_config("ARGUMENT")`. Keys that the file does not set have the defaults of
         `lm2_jax.config`.
       overrides: {"train.num_steps": 20}; strings are parsed according to the type of the key.
+        `eval.lengths` without `eval.max_samples` takes `eval.num_samples` at all of them.
 
     Raises:
       FileNotFoundError, ValueError: in one line, with the key, its value and what would be right,
@@ -37,6 +38,8 @@ def load_config(path: str | Path, overrides: Mapping[str, object] | None = None)
     values = copy.deepcopy(in_file)
     for key, value in (overrides or {}).items():
         _override(values, key, value)
+    if overrides and "eval.lengths" in overrides and "eval.max_samples" not in overrides:
+        values["eval"].pop("max_samples", None)  # it belongs to the lengths of the file
     try:
         return from_dict(values)
     except KeyRefused as error:
@@ -89,8 +92,13 @@ def changed(config: Config) -> dict[str, object]:
 
 
 def differences(old: Config, new: Config, *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """One line for each key that differs: "model.embed_dim: 128 -> 64"."""
+    """One line for each key that differs: "model.embed_dim: 128 -> 64".
+
+    Keys that change nothing for the kind of memory that both configs have are left out.
+    """
     a, b = flat(old), flat(new)
+    unused = set(old.model.memory.unused) & set(new.model.memory.unused)
+    ignore += tuple(f"model.memory.{key}" for key in sorted(unused))
     return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in sorted(a.keys() | b.keys())
             if a.get(key) != b.get(key) and not key.startswith(ignore)]
 

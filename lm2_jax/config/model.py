@@ -7,6 +7,8 @@ from lm2_jax.config.checks import at_least, one_of, require
 MEMORY_KINDS = ("lm2", "rmt", "armt", "delta")
 ROUTED_WRITES = ("null", "routed")
 MEMORY_WRITES = ("paper", "open", *ROUTED_WRITES)
+OF_LM2 = ("write", "coupled_gates", "gates_see_slot", "write_top_k", "slot_keys",
+          "tied_addressing", "top_k", "forget_gate_bias", "output_gate_bias")  # keys of lm2 alone
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
@@ -76,6 +78,11 @@ class MemoryConfig:
         """Whether the memory can leave out a segment, so that train.write_cost can ask it to."""
         can_close = {"lm2": self.write in ROUTED_WRITES, "armt": True, "delta": True}
         return self.num_layers > 0 and can_close.get(self.kind, False)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Keys of this group that change nothing for this kind of memory."""
+        return () if self.kind == "lm2" and self.num_layers else OF_LM2
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ USES = (
     ("Training on bAbI files in books", "data.babi=BABI/en-10k data.background=BOOKS"),
     ("Samples as in BABILong: one question, at the end", "data.dense=false"),
     ("A mixture of tasks", "data.tasks=qa1,qa2 data.task_weights=1,2"),
-    ("Facts as rare in long rows as in BABILong", "data.max_points=10"),
+    ("Facts as rare in long rows as in BABILong", "data.points_per_segment=2 data.max_points=10"),
     ("Some long samples whose facts stand close together",
      "data.deferred=true data.deferred_fraction=0.8 data.bare_fraction=0.5"),
     ("Longer segments, as dense with facts", "model.segment_length=96 "

@@ -47,9 +47,10 @@ class TrainConfig:
     remat_segments: bool = True
     """Whether the backward pass recomputes each segment, to save memory."""
     write_cost: float = 0.0
-    """Cost of an open memory (lm2 with a null or routed write, armt, delta), per row, block and
-    segment, in nats; it is added to the summed loss, so that the memory stays closed to text that
-    need not be remembered."""
+    """Cost of opening the whole memory to a segment, per row and block, in nats; half of it if the
+    memory is half open. It is added to the summed loss, so that the memory stays closed to text
+    that need not be remembered. LM2 with a null or routed write, ARMT and DeltaNet have it;
+    other memories have none."""
     write_cost_from: int = 0
     """First step at which write_cost counts."""
     eval_every_steps: int = 0

@@ -75,8 +75,8 @@ def table(costs: Costs) -> Table:
             *(f"{size / MB:,.1f}" for size in pair.memory), f"{_ratio(pair.memory):.2f}"])
     return Table(["work", "tokens", "FLOPs\na token", "ratio", "µs a token", "backbone\nµs a token",
                   "ratio\n(lowest-highest)", "peak MB", "backbone\npeak MB", "ratio"], [rows],
-                 note="Ratios are LM2 over the same model with memory.num_layers = 0. FLOPs are "
-                 "the model's own count. Peak memory is that of the compiled program, by XLA's "
+                 note="Ratios are this model over the same one with memory.num_layers = 0. FLOPs "
+                 "are the model's own count. Peak memory is that of the compiled program, by XLA's "
                  "plan: arguments, results and temporaries.")
 
 

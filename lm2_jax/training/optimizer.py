@@ -43,10 +43,18 @@ def _is_gate(path) -> bool:
 def make(config: TrainConfig) -> optax.GradientTransformation:
     """Returns AdamW after clipping by the global norm."""
     mask = functools.partial(decay_mask, decay_gates=config.decay_gates)
-    steps = [
+    adamw = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate(config), b1=config.beta1, b2=config.beta2,
-                    weight_decay=config.weight_decay, mask=mask)]
-    if config.gate_learning_rate_factor != 1:
-        steps.append(optax.masked(optax.scale(config.gate_learning_rate_factor), gate_mask))
-    return optax.chain(*steps)
+                    weight_decay=config.weight_decay, mask=mask))
+    factor = config.gate_learning_rate_factor
+
+    def update(grads, state, params=None):
+        updates, state = adamw.update(grads, state, params)
+        if factor != 1:
+            updates = jax.tree.map(lambda update, gate: factor * update if gate else update,
+                                   updates, gate_mask(updates))
+        return updates, state
+
+    # The state is that of AdamW for every factor, so that a run can be resumed with another one.
+    return optax.GradientTransformation(adamw.init, update)
