@@ -20,7 +20,7 @@ TRAIN = ["lm2", "train", "--config=configs/lm2_1b7.py", '--workdir=/mnt/a "b" \\
 POD = {"NAME": "pod", "PROJECT": "project", "ZONE": "zone-a", "TYPE": "v5litepod-16",
        "VERSION": "v2-alpha-tpuv5-lite", "SHARE": "10.0.0.2:/lm2", "POLL": "0.01"}
 GKE = {"NAME": "run-1", "IMAGE": "example.com/lm2:1", "CLAIM": "lm2-runs"}
-SCRIPTS = ["local.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch"]
+SCRIPTS = ["local.sh", "pieces.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch"]
 
 
 def script(name):
@@ -115,6 +115,9 @@ def test_help(name, tmp_path):
     ("tpu_pod.sh", [], "one of create, setup"), ("tpu_pod.sh", ["strat"], "unknown command strat"),
     ("tpu_pod.sh", ["stop"], "NAME is not set"), ("gke.sh", ["start", "lm2"], "NAME is not set"),
     ("gke.sh", ["watch", "0"], "watch takes no 0"), ("gke.sh", ["begin"], "begin"),
+    ("pieces.sh", [], "no -o FOLDER"), ("pieces.sh", ["-o", "x", "-m", "a", "--"], "-m is 'a'"),
+    ("pieces.sh", ["-o", "x", "--"], "no config"),
+    ("pieces.sh", ["-i", "none", "-o", "x", "--", "y"], "no run.npz.* in 'none'"),
     ("slurm.sbatch", [], "no command"), ("slurm.sbatch", TRAIN, "no Slurm job"),
 ])
 def test_mistakes_are_one_line(name, arguments, wanted, tmp_path):
