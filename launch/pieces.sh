@@ -31,9 +31,8 @@ For example, each on a machine of its own:
   launch/pieces.sh -i out1 -o out2 -- --config=configs/babilong_qa1_5.py "${data[@]}"
   launch/pieces.sh -i out2 -o out3 --eval -- --config=configs/babilong_qa1_5.py "${data[@]}"
 
-The commands that it runs are `lm2 unpack`, `lm2 train --config=configs/babilong_qa1_5.py ...` (or
-`lm2 eval`) and `lm2 pack`, as `python3 -m lm2_jax.cli` of this checkout, which need not be
-installed.
+It runs lm2 unpack, lm2 train --config=configs/babilong_qa1_5.py --workdir=... (or lm2 eval) and lm2
+pack, as `python3 -m lm2_jax.cli` of this checkout, which need not be installed.
 
 Environment:
   PYTHON  Python that has the dependencies (python3)
