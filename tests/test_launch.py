@@ -302,3 +302,42 @@ def test_slurm_starts_a_task_for_each_gpu():
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     assert options["signal"].startswith("B:USR1@") and {"requeue", "open-mode"} <= options.keys()
     assert not {"gpus-per-task", "gpu-bind"} & options.keys()
+
+
+# pieces.sh.
+
+PIECE = """#!/bin/bash
+echo "$3" >> "$CALLS"
+case $3 in
+  unpack) cp "$4" "$CALLS.unpacked" ;;
+  train) w=${4#--workdir=}; mkdir -p "$w/eval"; echo "{}" > "$w/metrics.jsonl"; exit "$STATUS" ;;
+  eval) echo "[]" > "${4#--workdir=}/eval/results.json" ;;
+  pack) head -c 31000000 /dev/urandom | tee "$CALLS.packed" > "${5#--out=}" ;;
+esac
+"""
+
+
+def test_a_piece_hands_on_what_the_one_before_left(tmp_path):
+    """Also if training fails: what it has saved is kept, and its status is returned."""
+    machine, python, calls = Machine(tmp_path), tmp_path / "python", tmp_path / "calls"
+    python.write_text(PIECE)
+    python.chmod(0o755)
+    first, second = tmp_path / "the first", tmp_path / "second"
+
+    def piece(*arguments, status=0):
+        return machine.run(*script("pieces.sh"), *map(str, arguments), "--", "--config=x",
+                           PYTHON=str(python), CALLS=str(calls), STATUS=str(status),
+                           SCRATCH=str(tmp_path / "scratch"))[0]
+
+    assert piece("-o", first, status=3) == 3
+    assert calls.read_text().split() == ["train", "pack"]
+    parts = sorted(first.glob("run.npz.*"))
+    assert [part.stat().st_size for part in parts] == [15_000_000, 15_000_000, 1_000_000]
+    packed = (tmp_path / "calls.packed").read_bytes()
+    assert {path.name for path in first.iterdir()} == {
+        "metrics.jsonl", "output.log", *(part.name for part in parts)}
+
+    assert piece("-i", first, "-o", second, "--eval") == 0
+    assert calls.read_text().split()[2:] == ["unpack", "eval", "pack"]
+    assert (tmp_path / "calls.unpacked").read_bytes() == packed
+    assert (second / "results.json").read_text() == "[]\n"
