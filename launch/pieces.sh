@@ -23,6 +23,9 @@ rises again over train.warmup_steps. A piece that reaches the last step evaluate
 is left. If that is too short, the next piece begins this evaluation again, as rounding has changed
 the parameters; an evaluation that a piece began is resumed by the next one.
 
+Where time runs short, a later piece may have a lower --config.train.num_steps: the learning rate
+then falls sooner.
+
 For example, each on a machine of its own:
 
   data=(--config.eval.babi=BABI/en-10k --config.data.background=BOOKS/train

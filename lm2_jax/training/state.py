@@ -1,5 +1,6 @@
 """The training state, created in its shardings."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -58,8 +59,8 @@ def without_moments(new: TrainState, params: Params, step: int) -> TrainState:
       new: from `create`, with the run's seed.
       params: the run's variables.
     """
-    return new.replace(step=jnp.int32(step), params=params,
-                       opt_state=optimizers.at_step(new.opt_state, step))
+    return dataclasses.replace(new, step=jnp.int32(step), params=params,
+                               opt_state=optimizers.at_step(new.opt_state, step))
 
 
 def _init(model: LanguageModel, optimizer: optax.GradientTransformation, key: jax.Array
