@@ -18,6 +18,8 @@ COMMANDS = {
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
+    "pack": "Write a run to one small file: parameters in bfloat16, no optimizer moments.",
+    "unpack": "Make a workdir of such a file, in which the run goes on.",
     "report": "Compare evaluated workdirs: report.md, plots.",
     "data": "Show training samples of a config as text.",
     "configs": "List the configs that come with the package.",
@@ -109,7 +111,7 @@ def _expand_paths(args: argparse.Namespace) -> None:
     """Expands `~` in the arguments that are paths, and refuses URLs."""
     from lm2_jax.runtime import paths
 
-    for name in ("config", "workdir", "workdirs", "init_from", "out"):
+    for name in ("config", "workdir", "workdirs", "init_from", "out", "file"):
         value = getattr(args, name, None)
         if isinstance(value, list):
             setattr(args, name, [str(paths.local(path)) for path in value])

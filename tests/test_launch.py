@@ -20,7 +20,7 @@ TRAIN = ["lm2", "train", "--config=configs/lm2_1b7.py", '--workdir=/mnt/a "b" \\
 POD = {"NAME": "pod", "PROJECT": "project", "ZONE": "zone-a", "TYPE": "v5litepod-16",
        "VERSION": "v2-alpha-tpuv5-lite", "SHARE": "10.0.0.2:/lm2", "POLL": "0.01"}
 GKE = {"NAME": "run-1", "IMAGE": "example.com/lm2:1", "CLAIM": "lm2-runs"}
-SCRIPTS = ["local.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch"]
+SCRIPTS = ["local.sh", "pieces.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch"]
 
 
 def script(name):
@@ -115,6 +115,9 @@ def test_help(name, tmp_path):
     ("tpu_pod.sh", [], "one of create, setup"), ("tpu_pod.sh", ["strat"], "unknown command strat"),
     ("tpu_pod.sh", ["stop"], "NAME is not set"), ("gke.sh", ["start", "lm2"], "NAME is not set"),
     ("gke.sh", ["watch", "0"], "watch takes no 0"), ("gke.sh", ["begin"], "begin"),
+    ("pieces.sh", [], "no -o FOLDER"), ("pieces.sh", ["-o", "x", "-m", "a", "--"], "-m is 'a'"),
+    ("pieces.sh", ["-o", "x", "--"], "no config"),
+    ("pieces.sh", ["-i", "none", "-o", "x", "--", "y"], "no run.npz.* in 'none'"),
     ("slurm.sbatch", [], "no command"), ("slurm.sbatch", TRAIN, "no Slurm job"),
 ])
 def test_mistakes_are_one_line(name, arguments, wanted, tmp_path):
@@ -299,3 +302,42 @@ def test_slurm_starts_a_task_for_each_gpu():
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     assert options["signal"].startswith("B:USR1@") and {"requeue", "open-mode"} <= options.keys()
     assert not {"gpus-per-task", "gpu-bind"} & options.keys()
+
+
+# pieces.sh.
+
+PIECE = """#!/bin/bash
+echo "$3" >> "$CALLS"
+case $3 in
+  unpack) cp "$4" "$CALLS.unpacked" ;;
+  train) w=${4#--workdir=}; mkdir -p "$w/eval"; echo "{}" > "$w/metrics.jsonl"; exit "$STATUS" ;;
+  eval) echo "[]" > "${4#--workdir=}/eval/results.json" ;;
+  pack) head -c 31000000 /dev/urandom | tee "$CALLS.packed" > "${5#--out=}" ;;
+esac
+"""
+
+
+def test_a_piece_hands_on_what_the_one_before_left(tmp_path):
+    """Also if training fails: what it has saved is kept, and its status is returned."""
+    machine, python, calls = Machine(tmp_path), tmp_path / "python", tmp_path / "calls"
+    python.write_text(PIECE)
+    python.chmod(0o755)
+    first, second = tmp_path / "the first", tmp_path / "second"
+
+    def piece(*arguments, status=0):
+        return machine.run(*script("pieces.sh"), *map(str, arguments), "--", "--config=x",
+                           PYTHON=str(python), CALLS=str(calls), STATUS=str(status),
+                           SCRATCH=str(tmp_path / "scratch"))[0]
+
+    assert piece("-o", first, status=3) == 3
+    assert calls.read_text().split() == ["train", "pack"]
+    parts = sorted(first.glob("run.npz.*"))
+    assert [part.stat().st_size for part in parts] == [15_000_000, 15_000_000, 1_000_000]
+    packed = (tmp_path / "calls.packed").read_bytes()
+    assert {path.name for path in first.iterdir()} == {
+        "metrics.jsonl", "output.log", *(part.name for part in parts)}
+
+    assert piece("-i", first, "-o", second, "--eval") == 0
+    assert calls.read_text().split()[2:] == ["unpack", "eval", "pack"]
+    assert (tmp_path / "calls.unpacked").read_bytes() == packed
+    assert (second / "results.json").read_text() == "[]\n"

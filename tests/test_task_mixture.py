@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import lm2_jax
 from lm2_jax.config import Config, DataConfig
 from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong import batches, corpus
@@ -42,3 +43,22 @@ def test_tasks_come_as_often_as_their_weights_say(weights, shares):
 def test_weights_that_fit_no_tasks_are_refused(weights):
     with pytest.raises(ValueError, match="data.task_weights is .* each of data.tasks"):
         DataConfig(tasks=TASKS, task_weights=weights)
+
+
+@pytest.mark.parametrize("size", ["gpu", "cpu"])
+def test_every_stage_of_the_shipped_mixture_has_every_task(size):
+    """A story that does not fit is drawn again, so long ones can get rare."""
+    config = lm2_jax.load_config(f"configs/babilong_qa1_5.py:{size}",
+                                 {"data.background_sentences": "2000"})
+    data, last = config.data, []
+    whole = corpus.training(config, corpus.make_tokenizer(data, 0))
+    sources = tuple(StorySource(source.task, lambda *options, source=source: (
+        last.append(source.task) or source.draw(*options))) for source in whole.sources)
+    maker = batches.SampleMaker(data, dataclasses.replace(whole, sources=sources),
+                                config.model.segment_length)
+    for segments in sorted({min(stage[1], data.sample_segments) for stage in data.curriculum}):
+        counts = collections.Counter()
+        for index in range(150):
+            maker.draw(segments, np.random.default_rng(index))
+            counts[last[-1]] += 1
+        assert min(counts[task] / 150 for task in data.tasks) > 0.06, (segments, counts)

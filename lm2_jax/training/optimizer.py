@@ -3,11 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lm2_jax.config import TrainConfig
 
 DECAYED = ("kernel", "embedding")
+SCHEDULE = "ScaleByScheduleState"
 GATES = "gate", "route"  # parts of the names of a memory's gates
 
 
@@ -18,6 +20,33 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
         init_value=0.0 if warmup else config.learning_rate, peak_value=config.learning_rate,
         warmup_steps=warmup, decay_steps=config.num_steps,
         end_value=min(config.final_learning_rate, config.learning_rate))
+
+
+def second_warmup(config: TrainConfig, opt_state: optax.OptState) -> jax.Array:
+    """Returns the factor on the learning rate of the next step, float32 [].
+
+    It is 1 unless the state comes from `at_step`: then it rises linearly to 1 over the warm-up
+    steps, since the first updates of new moments are as large as Adam allows.
+    """
+    moments, steps = _count(opt_state, "ScaleByAdamState"), _count(opt_state, SCHEDULE)
+    if moments is None or steps is None:  # an optimizer of the caller's
+        return jnp.ones(())
+    rising = (moments + 1) / (config.warmup_steps + 1)
+    return jnp.where(moments == steps, 1.0, jnp.minimum(1.0, rising))
+
+
+def at_step(opt_state: optax.OptState, step: int) -> optax.OptState:
+    """Returns a new optimizer state whose learning rate is that of a run after `step` steps."""
+    return optax.tree.set(opt_state, _of(SCHEDULE), count=jnp.int32(step))
+
+
+def _count(opt_state: optax.OptState, kind: str) -> jax.Array | None:
+    return optax.tree.get(opt_state, "count", filtering=_of(kind))
+
+
+def _of(kind: str):
+    """Selects the fields of the optimizer states of one class."""
+    return lambda path, _: getattr(path[-1], "tuple_name", "") == kind
 
 
 def decay_mask(params, *, decay_gates: bool = True):
@@ -47,14 +76,15 @@ def make(config: TrainConfig) -> optax.GradientTransformation:
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate(config), b1=config.beta1, b2=config.beta2,
                     weight_decay=config.weight_decay, mask=mask))
-    factor = config.gate_learning_rate_factor
 
     def update(grads, state, params=None):
+        warmup = second_warmup(config, state)
         updates, state = adamw.update(grads, state, params)
-        if factor != 1:
-            updates = jax.tree.map(lambda update, gate: factor * update if gate else update,
-                                   updates, gate_mask(updates))
-        return updates, state
+
+        def scaled(update, is_gate):
+            return update * (warmup * config.gate_learning_rate_factor if is_gate else warmup)
+
+        return jax.tree.map(scaled, updates, gate_mask(updates)), state
 
     # The state is that of AdamW for every factor, so that a run can be resumed with another one.
     return optax.GradientTransformation(adamw.init, update)

@@ -1,5 +1,6 @@
 """The training state, created in its shardings."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from lm2_jax import partition
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_tree, init_params
+from lm2_jax.training import optimizer as optimizers
 from lm2_jax.types import Params
 
 
@@ -46,6 +48,19 @@ def abstract(model: LanguageModel, optimizer: optax.GradientTransformation,
              mesh: partition.AnyMesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state that `create` returns."""
     return abstract_tree(functools.partial(_init, model, optimizer), mesh)
+
+
+def without_moments(new: TrainState, params: Params, step: int) -> TrainState:
+    """Returns the state of a run after `step` steps of which only the parameters are left.
+
+    Batches, learning rate and dropout go on as in that run; the optimizer's moments begin anew.
+
+    Args:
+      new: from `create`, with the run's seed.
+      params: the run's variables.
+    """
+    return dataclasses.replace(new, step=jnp.int32(step), params=params,
+                               opt_state=optimizers.at_step(new.opt_state, step))
 
 
 def _init(model: LanguageModel, optimizer: optax.GradientTransformation, key: jax.Array

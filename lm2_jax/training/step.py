@@ -63,7 +63,8 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
         "answer_accuracy": sums.hits / jnp.maximum(sums.answers, 1),
         "grad_norm": optax.tree.norm(grads),
         "param_norm": optax.tree.norm(params),
-        "learning_rate": optimizers.learning_rate(config)(state.step),
+        "learning_rate": (optimizers.learning_rate(config)(state.step)
+                          * optimizers.second_warmup(config, state.opt_state)),
         "tokens": sums.tokens,
         **({"writes": sums.writes} if model.config.memory.closes else {}),
         "row_loss": row_loss,
