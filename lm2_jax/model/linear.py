@@ -121,6 +121,6 @@ unshard.defvjp(lambda kernel, axes: (unshard(kernel, axes), None),
                lambda axes, _, gradient: (constrain(gradient, *axes),))
 
 
-def partitioned(init: Callable, axes: tuple[str, ...]) -> Callable:
+def partitioned(init: Callable, axes: tuple[str | None, ...]) -> Callable:
     """Wraps an initializer so that its array is boxed with logical axis names."""
     return nn.with_logical_partitioning(init, axes)

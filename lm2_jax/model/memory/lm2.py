@@ -52,6 +52,7 @@ class LM2Memory(BlockMemory):
             self.write_k_proj = heads(kernel_init=partial(self._init_keys, "write_q_proj"))
         if not m.coupled_gates:
             self.input_gate = gate(bias_init=0.0)
+        assert m.forget_gate_bias is not None  # the config sets it
         self.forget_gate = gate(bias_init=m.forget_gate_bias)
         if m.slot_keys:
             self.slot_keys_MNH = self.param(
