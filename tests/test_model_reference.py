@@ -192,7 +192,8 @@ def test_memory_in_some_of_16_blocks(P):
     config = make_config(layers=P, num_layers=16)
     D, F, K, H, V, B = 16, 24, 2, 4, 23, 2
     block = 2 * D * D + 2 * D * K * H + 3 * D * F + 2 * D
-    memory = 8 * D * D + 3 * D + 2 * D  # kernels, biases of gates, norms of slots and write
+    # Kernels, biases of the output and forget gates and the route, norms of slots and write.
+    memory = 8 * D * D + 2 * D + 2 + 2 * D
     variables = reference.params(config)
     sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
     assert sum(sizes) == 16 * block + P * memory + V * D + D

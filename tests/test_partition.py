@@ -201,8 +201,9 @@ WANTED = {
     ("blocks", "mlp", "down_proj", "kernel"): PartitionSpec(None, "tensor", "fsdp"),
     ("memory_blocks", "memory", "q_proj", "kernel"): PartitionSpec(None, "fsdp", "tensor"),
     ("memory_blocks", "memory", "o_proj", "kernel"): PartitionSpec(None, "tensor", None, "fsdp"),
-    ("memory_blocks", "memory", "input_gate", "kernel"): PartitionSpec(None, "fsdp", "tensor"),
-    ("memory_blocks", "memory", "input_gate", "bias"): PartitionSpec(),
+    ("memory_blocks", "memory", "forget_gate", "kernel"): PartitionSpec(None, "fsdp", "tensor"),
+    ("memory_blocks", "memory", "forget_gate", "bias"): PartitionSpec(),
+    ("memory_blocks", "memory", "route_bias"): PartitionSpec(None, "tensor"),
     ("memory_blocks", "memory", "write_norm", "scale"): PartitionSpec(),
 }
 
@@ -234,9 +235,9 @@ def test_every_matrix_is_split(created):
     state, shardings = created
     assert jax.tree.structure(state) == jax.tree.structure(shardings)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        is_vector = path[-1].key in ("scale", "bias")
+        parts = {"scale": 1, "bias": 1, "route_bias": 2}.get(path[-1].key, 4)
         assert len(leaf.addressable_shards) == 8
-        assert leaf.addressable_shards[0].data.size * (1 if is_vector else 4) == leaf.size
+        assert leaf.addressable_shards[0].data.size * parts == leaf.size
 
 
 def test_forward_on_a_mesh_equals_the_unsharded_one(mesh, created):
