@@ -96,6 +96,7 @@ def test_a_workdir_of_an_earlier_version_is_evaluated_and_trained_further(earlie
     overrides = json.loads((earlier / "expected.json").read_text())["overrides"]
     rows = json.loads((earlier / "eval" / "results.json").read_text())
     command = ["--config=configs/tiny.py", f"--workdir={earlier}",
+               "--config.model.memory.write=paper",
                *(f"--config.{override}" for override in overrides)]
     assert main(["eval", *command]) == 0, capsys.readouterr().err
     again = json.loads((earlier / "eval" / "results.json").read_text())

@@ -114,7 +114,8 @@ def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
 
 def _identity(run: Run) -> str:
     """A text that is equal for runs that differ in nothing but the seed."""
-    ignore = ("seed", *CHANGE_NO_RESULT)
+    unused = (f"model.memory.{key}" for key in run.config.model.memory.unused)
+    ignore = ("seed", *CHANGE_NO_RESULT, *unused)
     if run.config.data.tokenizer in TRAINED_TOKENIZERS:
         ignore += ("model.vocab_size",)
     return json.dumps([run.step, {key: value for key, value in files.flat(run.config).items()
