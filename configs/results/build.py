@@ -33,7 +33,8 @@ SINGLE = ("quickstart", "babilong_real")
 RIVALS = {"lm2_seed?": "LM2", "rmt_seed?": "RMT", "armt_seed?": "ARMT",
           "llama_seed?": "Llama on one segment", "full_seed?": "Llama with full attention",
           "rag_seed?": "RAG over full attention"}
-MEMORIES = {"lm2_seed?": "LM2", "paper_seed?": "the paper's write"}
+MEMORIES = {"lm2_seed?": "seed 0", "longer_seed?": "seed 2, 4,500 steps",
+            "late_window_seed?": "seed 1, window added late"}
 TRIALS = {"routed": "routed", "routed_window": "routed, window",
           "routed_window_forget_0": "the same, forget bias 0",
           "routed_window_forget_-2": "the same, forget bias -2",
