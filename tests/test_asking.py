@@ -129,6 +129,12 @@ def test_own_words_take_the_place_of_ours(tmp_path):
         way.prefix("qa2")
 
 
+def test_a_byte_order_mark_of_own_words_is_skipped(tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text("\ufeff" + json.dumps({"qa1": OWN}), "utf-8")
+    assert prompted(prompts=str(path)).prompt("qa1").post_prompt == OWN["post_prompt"]
+
+
 @pytest.mark.parametrize(("content", "said"), [
     ("{", "is not JSON"), ("[]", "must hold an object"),
     ({"qa1": {"instruction": "a", "examples": "b"}}, "qa1 must have texts under instruction"),

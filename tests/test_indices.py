@@ -67,6 +67,12 @@ def test_sample_i_asks_question_indices_i(tmp_path, indices, length):
             assert len(prompt.tokens) == 100 - 2
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    drawn_from = held_out(folder_of(tmp_path, "\ufeff" + json.dumps({"qa1": [3]})))
+    (story, number), = drawn_from.sources[0].selected
+    assert story.questions[number].answer == ANSWERS[3]
+
+
 def test_tasks_without_indices_are_drawn_as_without_the_file(tmp_path):
     folder = folder_of(tmp_path, {"qa2": [0], "qa3": [0]})
     config = Config(model=ModelConfig(), eval=EvalConfig(lengths=("0k", "100")))

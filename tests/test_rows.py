@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from solver import _PATTERNS, TASKS, solve
 
+from lm2_jax.data.babilong import deferred
 from lm2_jax.data.babilong.batches import SampleMaker
 from lm2_jax.data.babilong.encoder import Sample
 from lm2_jax.data.batches import pack
@@ -249,3 +250,15 @@ def test_long_samples_have_no_more_points_than_allowed():
         return count_answers(batch.answer_BL, batch.answer_BL)[1]
 
     assert answers(max_points=3) <= 8 * 3 < answers()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_segment_has_no_more_points_than_allowed(most, monkeypatch):
+    """Each point of this task has two facts."""
+    monkeypatch.setattr(deferred, "SHIFTED_SHARE", 0.0)
+    source = source_of(vary_length=False, deferred=True, batch_size=20, curriculum=((0, 3),),
+                       max_points_per_segment=most, questions_per_point=1)
+    decode = source.maker.corpus.encoder.tokenizer.decode
+    told = [len(re.findall(r"[A-Z]\w+ (?:went|moved|journeyed|travelled) ", decode(segment)))
+            for segment in source[0].tokens_BL.reshape(-1, T)]
+    assert max(told) == 2 * most

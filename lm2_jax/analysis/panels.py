@@ -1,17 +1,14 @@
-"""The panels of the page of `lm2 analyze`: what is measured, and what to look for in it."""
+"""The panels of a question and of a long text: what is measured, and what to look for in it."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from lm2_jax.analysis import attention, distance, plots, probe, reading
+from lm2_jax.analysis import attention, plots, reading
 from lm2_jax.analysis.page import Panel
-from lm2_jax.analysis.planted import Planted
 from lm2_jax.analysis.reading import Trace
 from lm2_jax.analysis.text import Sentence
 from lm2_jax.data.babilong.kinds import FACT
@@ -22,10 +19,7 @@ LONGEST_TEXT = 256  # segments that the panel of the gates shows
 _SENTENCES = 40  # shown at most
 _WORDS = 48
 _SEGMENTS = 64  # that the panel of movement shows
-_BLOCKS = 4
-_GRADIENT_TEXTS = 32
-_BATCH = 32
-_FEATURES = 16_384  # of a block's state that the probe gets
+BLOCKS_SHOWN = 4
 _GATE_LABELS = {"output": "output gate", "input": "input gate i", "forget": "forget gate f",
                 "open": "open, u"}
 
@@ -135,7 +129,7 @@ def _sentence_panel(m: Model, text: Text, trace: Trace, block: int | None) -> Pa
     if trace.write is None:
         return dataclasses.replace(panel, reason="this kind of memory has no write attention")
     chosen = _nearest(text)
-    block = _telling_block(trace, text.sentences) if block is None else block
+    block = _clearest_block(trace, text.sentences) if block is None else block
     maps = {"write attention": sentence_shares(trace.write[:, block], chosen)}
     if trace.written is not None:
         maps["write attention x u"] = sentence_shares(trace.written[:, block], chosen)
@@ -164,7 +158,7 @@ def sentence_shares(write_STM: np.ndarray, sentences: Sequence[Sentence]) -> np.
     return shares
 
 
-def _telling_block(trace: Trace, sentences: Sequence[Sentence]) -> int:
+def _clearest_block(trace: Trace, sentences: Sequence[Sentence]) -> int:
     """The block whose slots, by what is written most to one of them, tell facts from prose best."""
     write_SPTM = trace.write if trace.written is None else trace.written
     assert write_SPTM is not None  # there is write attention
@@ -187,7 +181,7 @@ def _nearest(text: Text) -> list[Sentence]:
 def _movement_panel(m: Model, text: Text, trace: Trace, block: int) -> Panel:
     first = max(0, len(trace.moved) - _SEGMENTS)
     moved, P = trace.moved[first:], trace.moved.shape[1]
-    blocks = list(range(P)) if P <= _BLOCKS else [block]
+    blocks = list(range(P)) if P <= BLOCKS_SHOWN else [block]
     facts = [n for n in text.fact_segments(m.segment_length) if n >= first]
     return Panel(
         "movement", "How the memory moves while it reads and answers",
@@ -215,93 +209,6 @@ def of_long_text(m: Model, text: Text) -> Panel:
         numbers={"fact_segments": facts, "gates": trace.gates})
 
 
-def of_distance(m: Model, texts: Planted, segments: Sequence[int]) -> list[Panel]:
-    """The gradient to a fact, and the probe, after each number of segments."""
-    T, subtitle = m.segment_length, f"texts that end with: {texts.question}"
-    gradient = Panel(
-        "gradient", "The gradient to a fact k segments back",
-        "The curve of the fact should stay level and above that of prose: where it falls by the "
-        "same factor with every segment, the fact is forgotten and training does not reach it (it "
-        "also rises where the answer becomes less certain).")
-    if len(texts.question_Q) > T:
-        gradient = dataclasses.replace(gradient, reason="the question is longer than a segment")
-    else:
-        some = texts.rows(0, _GRADIENT_TEXTS)
-        found = distance.gradients(m.model, m.params, some, segments, m.pad_id, m.progress)
-        picture = plots.gradients(found, m.folder / "gradient.png", T,
-                                  f"{len(some.answer_B)} {subtitle}\nbands: 10 to 90 % of texts")
-        gradient = dataclasses.replace(
-            gradient, picture=picture, numbers={"segments": segments, "texts": len(some.answer_B),
-                                                "fact": found.fact, "prose": found.prose})
-    return [gradient, _probe_panel(m, texts, segments, f"{len(texts.answer_B)} {subtitle}")]
-
-
-def _probe_panel(m: Model, texts: Planted, segments: Sequence[int], subtitle: str) -> Panel:
-    T, asks = m.segment_length, len(texts.question_Q) <= m.segment_length
-    features: list[list[np.ndarray]] = [[] for _ in segments]
-    right: list[list[np.ndarray]] = [[] for _ in segments]
-    first = 0
-    for states in distance.states(m.model, m.params, texts, segments, _BATCH, m.progress):
-        batch = texts.rows(first, first + _BATCH)
-        for i, state in enumerate(states):
-            features[i].append(_picked(reading.flat(state)))
-            if asks:
-                said_B = distance.answers(m.model, m.params, state,
-                                          *distance.ask(batch, T, m.pad_id))
-                right[i].append(np.asarray(said_B) == batch.answer_B)
-        first += _BATCH
-    names, labels = np.unique(texts.answers, return_inverse=True)
-    curves: dict[str, list[float]] = {}
-    if asks:
-        curves["the model's own answer (first token)"] = [
-            float(np.concatenate(parts).mean()) for parts in right]
-    P = features[0][0].shape[0]
-    blocks = [("linear probe of the whole memory", slice(None))]
-    if 1 < P <= _BLOCKS:
-        blocks += [(f"linear probe of block {block}", slice(block, block + 1))
-                   for block in range(P)]
-    for label, wanted in blocks:
-        curves[label] = []
-        for parts in features:
-            values = np.concatenate(parts, axis=1)[wanted].swapaxes(0, 1)
-            said = probe.predictions(values.reshape(len(labels), -1), labels)
-            curves[label].append(float(np.mean(said == labels)))
-    constant = probe.constant(labels)
-    return Panel(
-        "probe", "What a linear probe finds in the memory",
-        "A probe above the model's own answer shows a fact that is still in the memory but is not "
-        "read; a probe that falls to the constant answer shows one that is gone, at least for a "
-        "linear reader.",
-        plots.probe(curves, constant, segments, m.folder / "probe.png", T,
-                    f"{subtitle}\npredicted by ridge regression, five-fold cross-validation"),
-        {"segments": segments, "texts": len(labels), "answers": names, "accuracy": curves,
-         "constant_answer": constant})
-
-
-def _picked(values_PBF: np.ndarray) -> np.ndarray:
-    """At most _FEATURES of each block, the same of every state."""
-    F = values_PBF.shape[2]
-    return values_PBF if F <= _FEATURES else values_PBF[:, :, _choice(F)]
-
-
-@functools.cache
-def _choice(num_features: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return np.sort(rng.choice(num_features, _FEATURES, replace=False))
-
-
-def num_parameters(params: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def num_readings(m: Model, text: Text, long_text: Text, texts: Planted | None,
-                 segments: Sequence[int]) -> int:
-    """How often `progress` is told of a segment, in all panels."""
-    T = m.segment_length
-    count = text.last_segment(T) + 1 + long_text.last_segment(T) + 1
-    if texts:
-        before = texts.fact_segments - 1
-        count += (before + segments[-1]) * -(-len(texts.answer_B) // _BATCH)
-        if len(texts.question_Q) <= T:
-            count += before + segments[-1] + sum(before + k for k in segments)
-    return count
+def num_readings(m: Model, *texts: Text) -> int:
+    """How often `progress` is told of a segment."""
+    return sum(text.last_segment(m.segment_length) + 1 for text in texts)

@@ -11,7 +11,7 @@ LIBRARIES = "orbax", "tensorstore"
 _kept: list[contextlib.ExitStack] = []
 
 
-class _OfOtherCode(logging.Filter):
+class _DropOrbax(logging.Filter):
     """Drops the records of orbax, and those of asyncio about a task or future of orbax."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -30,7 +30,7 @@ def aborted_transfers() -> Iterator[None]:
         yield
         return
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    of_other_code, hook = _OfOtherCode(), sys.unraisablehook
+    drop_orbax, hook = _DropOrbax(), sys.unraisablehook
 
     def ignore_aborted(unraisable) -> None:
         if not isinstance(unraisable.exc_value, (RuntimeError, RuntimeWarning)):
@@ -41,12 +41,12 @@ def aborted_transfers() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
             for logger in loggers:
-                logger.addFilter(of_other_code)
+                logger.addFilter(drop_orbax)
             yield
     finally:
         sys.unraisablehook = hook
         for logger in loggers:
-            logger.removeFilter(of_other_code)
+            logger.removeFilter(drop_orbax)
 
 
 def keep(stack: contextlib.ExitStack) -> None:

@@ -5,9 +5,10 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from lm2_jax.analysis import page, panels, planted
+from lm2_jax.analysis import distance_panels, page, panels, planted
 from lm2_jax.analysis import text as texts
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
@@ -71,8 +72,10 @@ def show(config: Config, workdir: str | Path, step: int | None = None, sample: i
     if has_stories:
         drawn = planted.plant(evaluator.corpus, evaluator.prompting, m.segment_length, num_texts,
                               segments[-1] - 1, evaluator.config.eval.seed)
-    bar = Bar("analyze", panels.num_readings(m, text, long_text, drawn, segments),
-              console=console, unit="segments")
+    readings = panels.num_readings(m, text, long_text)
+    if drawn:
+        readings += distance_panels.num_readings(m, drawn, segments)
+    bar = Bar("analyze", readings, console=console, unit="segments")
     done, doing = 0, ""
 
     def progress(count: int) -> None:
@@ -87,7 +90,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, sample: i
         doing = "a long text"
         gates = panels.of_long_text(m, long_text)
         doing = "gradient and probe"
-        distance = panels.of_distance(m, drawn, segments) if drawn else [
+        distance = distance_panels.of_distance(m, drawn, segments) if drawn else [
             page.Panel(name, title, "", reason="the samples come from a file (eval.samples), so "
                        "no texts can be drawn that differ in length alone")
             for name, title in (("gradient", "The gradient to a fact k segments back"),
@@ -152,11 +155,12 @@ def _answer(evaluator: BabilongEvaluator, params: Params, prompt: Prompt) -> str
 def _about(config: Config, workdir: str | Path, step: int, params: Params, prompt: Prompt,
            number: int) -> dict[str, str]:
     c, m = config.model, config.model.memory
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     write = f", write={m.write}" if m.kind == "lm2" else ""
     return {
         "run": f"{Path(workdir).resolve().name}, step {step:,}",
-        "model": f"{panels.num_parameters(params):,} parameters, {c.num_layers} blocks, segments "
-                 f"of {c.segment_length} tokens",
+        "model": f"{num_parameters:,} parameters, {c.num_layers} blocks, segments of "
+                 f"{c.segment_length} tokens",
         "memory": f"{m.kind}{write}: {m.num_slots} slots, in {m.num_layers} blocks",
         "question": f"sample {number} of {prompt.task} {prompt.length}: {prompt.question}",
         "right answer": prompt.target,

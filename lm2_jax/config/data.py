@@ -57,7 +57,7 @@ class DataConfig:
     passed_states: float = 0.0
     """Fraction of the samples after the first of a row that begin with the state that the sample
     before them left, in place of the initial one. With train.bptt_segments = data.sample_segments
-    no gradient flows between them."""
+    no gradient flows between samples of that length."""
     curriculum: tuple[tuple[int, ...], ...] = ((0, 1),)
     """Stages (first step, segments per row[, rows per batch]); rows default to train.batch_size."""
     num_workers: int = 0

@@ -38,8 +38,8 @@ class MemoryConfig:
     """Whether the forget gate of a slot sees its content beside what is to be written (lm2); false
     for the paper's write."""
     write_top_k: int = 0
-    """Each head writes only the k slots that match the segment best (lm2 with a null or routed
-    write); 0 lets it write all of them."""
+    """Each head writes only the k slots that match the segment best, and those equal to them (lm2
+    with a null or routed write); 0 lets it write all of them."""
     slot_keys: bool = False
     """Whether a slot is also found by a learnt key of its own, which no write changes (lm2)."""
     tied_addressing: bool = True
@@ -76,8 +76,8 @@ class MemoryConfig:
     @property
     def closes(self) -> bool:
         """Whether the memory can leave out a segment, so that train.write_cost can ask it to."""
-        can_close = {"lm2": self.write in ROUTED_WRITES, "armt": True, "delta": True}
-        return self.num_layers > 0 and can_close.get(self.kind, False)
+        return self.num_layers > 0 and (self.kind in ("armt", "delta") or (
+            self.kind == "lm2" and self.write in ROUTED_WRITES))
 
     @property
     def unused(self) -> tuple[str, ...]:

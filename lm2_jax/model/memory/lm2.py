@@ -149,7 +149,8 @@ class LM2Memory(BlockMemory):
         null is the share that the tokens get of a softmax with one more token, whose affinity is b
         plus the log of their number. routed is exactly 0 below rho = -2.4, where no token matches
         the slot, and exactly 1 above 2.4. So any number of segments can leave a slot bit for bit as
-        it is, which no sigmoid allows. With write_top_k, u is 0 for all but the k largest rho.
+        it is, which no sigmoid allows. With write_top_k, u is 0 where rho is below the k-th
+        largest.
         """
         m = self.config.memory
         num_valid_B = jnp.maximum(jnp.sum(valid_BT, axis=1), 1).astype(jnp.float32)
