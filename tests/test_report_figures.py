@@ -76,7 +76,7 @@ def test_each_longest_trained_length_is_marked(tmp_path, run, drawn):
     report(tmp_path, run("a"), run("b", train={"num_steps": 7}),
            run("c", data={"curriculum": [[0, 1], [5, 8], [9, 4]]}))
     shown = lines(drawn["accuracy.png"].axes[0])
-    assert shown["longest trained length of a, b (64 tokens)"][0, 0] == 64
+    assert shown["longest trained length of a; b (64 tokens)"][0, 0] == 64
     assert shown["longest trained length of c (512 tokens)"][0, 0] == 512
 
 

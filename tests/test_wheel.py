@@ -53,7 +53,7 @@ def test_it_holds_the_package_its_data_and_the_configs(wheel):
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         size = sum(info.file_size for info in file.infolist())
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lm2_jax").rglob("*")
-               if path.is_file() and path.suffix != ".pyc"}
+               if path.is_file() and path.suffix not in (".pyc", ".md")}
     configs = {f"lm2_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert names == package | configs
     assert "lm2_jax/py.typed" in names and size < 2_000_000

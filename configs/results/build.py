@@ -20,7 +20,7 @@ from rich.console import Console
 
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.eval.results import cells
-from lm2_jax.report import compilation, plots, tables
+from lm2_jax.report import comparison_plots, compilation, plots, tables
 from lm2_jax.report.comparison import Comparison, means
 from lm2_jax.report.table import Table, spread
 from lm2_jax.runtime.files import replacing
@@ -35,16 +35,21 @@ RIVALS = {"lm2_seed?": "LM2", "rmt_seed?": "RMT", "armt_seed?": "ARMT",
           "rag_seed?": "RAG over full attention"}
 MEMORIES = {"lm2_seed?": "seed 0", "longer_seed?": "seed 2, 4,500 steps",
             "late_window_seed?": "seed 1, window added late"}
-TRIALS = {"routed": "routed", "routed_window": "routed, window",
-          "routed_window_forget_0": "the same, forget bias 0",
-          "routed_window_forget_-2": "the same, forget bias -2",
+TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
+          "routed_window_forget_0": "paper's gates, window, forget bias 0",
+          "routed_window_forget_-2": "paper's gates, window, forget bias -2",
+          "dense": "paper's gates, window, long dense samples",
           "coupled_window": "coupled gates, window",
           "coupled_seeing": "coupled gates that see the slot",
           "coupled_seeing_window": "coupled gates that see the slot, window",
-          "cost_0.3": "the same, write cost 0.3", "cost_1": "the same, write cost 1",
-          "dense": "routed, window; samples of 32 segments",
-          "sparse": "coupled, seeing, window; sparse samples of 32 segments",
-          "passed": "coupled, seeing, window; passed states"}
+          "cost_0.3": "coupled gates that see the slot, window, write cost 0.3",
+          "cost_1": "coupled gates that see the slot, window, write cost 1",
+          "sparse": "coupled gates that see the slot, window, long sparse samples",
+          "passed": "coupled gates that see the slot, window, passed states"}
+DRAWN = {"trials": ("paper's gates, window", "coupled gates, window",
+                    "coupled gates that see the slot, window",
+                    "coupled gates that see the slot, window, long sparse samples",
+                    "coupled gates that see the slot, window, passed states")}  # if not all
 COMPARED = {"memory": MEMORIES, "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 
@@ -100,8 +105,12 @@ def draw(folder: Path) -> None:
 def compare(folder: Path, out: Path) -> Comparison:
     """Writes report.md and accuracy.png of the runs in a folder."""
     found = found_in(folder)
-    return report([path for paths in found.values() for path in paths], out, names=list(found),
-                  console=Console(quiet=True))
+    comparison = report([path for paths in found.values() for path in paths], out,
+                        names=list(found), console=Console(quiet=True))
+    if drawn := DRAWN.get(folder.name):
+        groups = tuple(group for group in comparison.groups if group.name in drawn)
+        comparison_plots.plot_curves(Comparison(groups), out / "accuracy.png")
+    return comparison
 
 
 def found_in(folder: Path) -> dict[str, list[Path]]:

@@ -141,7 +141,7 @@ def _draw_trained(axes: Axes, groups: Sequence[Group]) -> None:
     for index, (tokens, names) in enumerate(sorted(trained.items())):
         if len(names) > _NAMED_MODELS:
             names[1:] = [f"{len(names) - 1} others"]
-        whose = f" of {style.literal(', '.join(names))}" if len(trained) > 1 else ""
+        whose = f" of {style.literal('; '.join(names))}" if len(trained) > 1 else ""
         axes.axvline(tokens, color="black", linestyle=(0, (1 + 5 * index, 2 + index)),
                      linewidth=1.0, zorder=1,
                      label=f"longest trained length{whose} ({tokens:,} tokens)")

@@ -3,7 +3,9 @@
 Figures are drawn without pyplot, so that matplotlib's global state is neither read nor changed.
 """
 
+import itertools
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from matplotlib.ticker import NullLocator
 from lm2_jax.runtime.files import replacing
 
 _DPI = 150
+_LABEL_WIDTH = 85  # characters of a legend
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles and markers differ
 # in grey too. Six styles and seven markers repeat together after 42 series only.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
@@ -77,13 +80,18 @@ def title(axes: Axes, text: str, subtitle: str) -> None:
 
 
 def legend(figure: Figure) -> None:
-    """Puts the legend below the axes, in two columns if half of the width holds every label."""
-    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    """Puts the legend below the axes, in two columns if half of the width holds every label.
+
+    Labels that the whole width does not hold are wrapped.
+    """
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles, labels = (list(itertools.chain(*parts)) for parts in zip(*found, strict=True))
     columns = 2 if max(map(len, labels)) <= 45 else 1
-    rows = -(-len(labels) // columns)
-    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
-    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False,
-                  handlelength=3.6)
+    labels = [textwrap.fill(label, _LABEL_WIDTH) for label in labels]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-lines // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small",
+                  frameon=False, handlelength=3.6)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
