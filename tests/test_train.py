@@ -8,7 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training import CONFIG, MODEL, B, S, T, batch, first_state, furthest, plain, train
+from training import (
+    CONFIG,
+    MODEL,
+    B,
+    S,
+    T,
+    batch,
+    first_state,
+    furthest,
+    one_device,
+    plain,
+    train,
+)
 
 from lm2_jax.config import MemoryConfig, TrainConfig
 from lm2_jax.model import kernels
@@ -16,6 +28,7 @@ from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
 from lm2_jax.training import optimizer
 from lm2_jax.training.loss import count_answers, loss_sums
+from lm2_jax.training.step import make_accuracy
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -204,6 +217,34 @@ def test_a_cost_closes_the_memory_from_its_first_step_on(memory):
     assert 0 < cost[-1]["writes"] < 0.9 * free[-1]["writes"] and free[-1]["writes"] < B * S
     nothing = batch(0).replace(valid_BL=np.zeros((B, S * T), bool))
     assert sums_only(nn.unbox(first_state(model).params), nothing, model=model).writes == 0
+
+
+def test_the_window_is_hidden_up_to_its_first_step():
+    """Then the loss is that of a model without one."""
+    model = dataclasses.replace(MODEL, attention_window=T)
+    slow = dataclasses.replace(CONFIG, learning_rate=1e-30, final_learning_rate=0.0,
+                               weight_decay=0.0, window_from=2)
+    losses = [values["row_loss"] for values in train(slow, model, batches=[batch(0)] * 4).metrics]
+    params = first_state(model).params
+    hidden, shown = (sums_only(params, batch(0), model=each).row_loss_B for each in (MODEL, model))
+    assert np.abs(shown - hidden).max() > 1e-3
+    np.testing.assert_allclose(losses, [hidden, hidden, shown, shown], rtol=1e-5)
+
+
+def test_held_out_accuracy_has_the_window_that_training_has():
+    model = dataclasses.replace(MODEL, attention_window=T)
+    config, params = dataclasses.replace(CONFIG, window_from=2), first_state(model).params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    accuracy = make_accuracy(LanguageModel(model), config, one_device(), shardings)
+    for step, same in ((1, MODEL), (2, model)):
+        # Targets that the model gives are answers that are right.
+        rows = batch(0)
+        out = apply_segments(LanguageModel(same), params, rows.tokens_BL, init_state(same, B),
+                             rows.valid_BL, rows.reset_BS)
+        rows = rows.replace(targets_BL=np.asarray(out.logits.argmax(axis=-1), np.int32))
+        hits, answers = accuracy(params, step, rows)
+        other_hits, _ = accuracy(params, 3 - step, rows)
+        assert hits == answers > other_hits
 
 
 # The optimizer.

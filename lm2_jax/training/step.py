@@ -28,9 +28,10 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     dropout and rounding.
     """
     step_key = jax.random.fold_in(state.rng, state.step)
+    window = not config.window_from or state.step >= config.window_from
 
     def loss(params, rows: Batch, number):
-        sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number),
+        sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number), window=window,
                          bptt_segments=config.bptt_segments,
                          remat_segments=config.remat_segments,
                          chunk_tokens=config.loss_chunk_tokens)
@@ -89,15 +90,16 @@ def make_train_step(model: LanguageModel, optimizer: optax.GradientTransformatio
 
 def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
                   params_shardings: Params) -> Callable:
-    """Returns (params, batch) -> (number of right answers, number of answers), compiled."""
-    def accuracy(params: Params, batch: Batch):
+    """Returns (params, step, batch) -> (number of right answers, number of answers), compiled."""
+    def accuracy(params: Params, step: jax.Array, batch: Batch):
         sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
                          remat_segments=False, chunk_tokens=config.loss_chunk_tokens,
-                         deterministic=True)
+                         deterministic=True,
+                         window=not config.window_from or step >= config.window_from)
         return sums.hits, sums.answers
 
     return jax.jit(accuracy, out_shardings=partition.named(mesh), in_shardings=(
-        params_shardings, partition.named(mesh, "act_batch", None)))
+        params_shardings, None, partition.named(mesh, "act_batch", None)))
 
 
 def _micro_batches(x_B: jax.Array, count: int) -> jax.Array:
