@@ -17,8 +17,10 @@ Numbers of parameters are equal within 1 %. Every model gets the same batch at e
 ends early) and the same held-out samples. The task is qa1 with two persons, as in quickstart.py,
 evaluated at 0k to 128k. Samples have up to 192 tokens. Rows of the last stage hold four of them,
 each of which begins with the memory that the one before left; no gradient flows from one to the
-other. Memories that can stay closed have a cost of being open in that stage. Train every model with
-three seeds; then evaluate RAG, compare, and measure the gates:
+other. Memories that can stay closed have a cost of being open in that stage. Models with a memory
+get their attention window after the stage of two segments, which attention could answer in the
+place of the memory. Train every model with three seeds; then evaluate RAG, compare, and measure the
+gates:
 
   lm2 sweep --config=rivals --out=runs/rivals --seeds=0,1,2
   cp -r runs/rivals/full_seed0 runs/rivals/rag_seed0
@@ -31,7 +33,7 @@ three seeds; then evaluate RAG, compare, and measure the gates:
 An answer of qa2 takes two facts, which do not fit into one segment. Train and evaluate qa2 with:
 
   --config.data.tasks=qa2 --config.eval.lengths=192,512,1k,4k \\
-      "--config.data.curriculum=((0,2,20),(700,4,12),(1200,8,8),(2400,32,2))"
+      "--config.data.curriculum=((0,2,20),(450,3,16),(700,4,12),(1000,8,8),(2400,32,2))"
 """
 
 from ml_collections import ConfigDict
@@ -64,7 +66,8 @@ def get_config(name: str = "lm2") -> ConfigDict:
         tasks=("qa1",), tokenizer_vocab_size=512, persons=2, turns_up_to=2,
         points_per_segment=1.0, questions_per_point=2, deferred=True, bare_fraction=0.5,
         vary_length=False, sample_segments=8, passed_states=1.0,
-        curriculum=((0, 1, 30), (300, 2, 20), (700, 4, 12), (1200, 8, 8), (2400, 32, 2)))
+        curriculum=((0, 1, 30), (200, 2, 20), (450, 3, 16), (700, 4, 12), (1000, 8, 8),
+                    (2400, 32, 2)))
     config.train = dict(
         num_steps=3000, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, bptt_segments=8)
@@ -74,7 +77,9 @@ def get_config(name: str = "lm2") -> ConfigDict:
         max_samples=(300, 300, 300, 300, 100, 30, 30), reset_up_to="4k", batch_size=50)
     if config.model.memory.get("kind") in ("lm2", "armt", "delta"):
         config.train.write_cost, config.train.write_cost_from = 0.1, 2400
-    if not config.model.memory.num_layers:
+    if config.model.memory.num_layers:
+        config.train.window_from = 450
+    else:
         config.eval.memory = ("carried",)
     if config.model.attention_window > 24:  # a row holds keys and values of up to 16k tokens
         config.eval.batch_size = 10

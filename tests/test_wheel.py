@@ -64,7 +64,7 @@ def test_configs_are_found_by_name_from_any_folder(installed):
             "print(files.load_config('quickstart').train.num_steps,"
             " files.load_config('rivals:rmt').model.memory.kind)\n"
             "print(files.shipped())")
-    assert installed("-c", code).splitlines() == ["1700 rmt", str(shipped())]
+    assert installed("-c", code).splitlines() == ["2400 rmt", str(shipped())]
 
 
 def test_a_command_takes_a_config_by_name_from_any_folder(installed):
