@@ -211,9 +211,10 @@ def test_a_cost_closes_the_memory_from_its_first_step_on(memory):
     model = dataclasses.replace(MODEL, memory=memory)
     config = dataclasses.replace(CONFIG, weight_decay=0.0, learning_rate=0.03)
     costly = dataclasses.replace(config, write_cost=100.0, write_cost_from=2)
-    batches = [batch(0)] * 12
+    batches = [batch(0)] * 8
     free, cost = (train(each, model, batches=batches).metrics for each in (config, costly))
-    assert [values["loss"] for values in free[:3]] == [values["loss"] for values in cost[:3]]
+    np.testing.assert_allclose(*([values["loss"] for values in run[:3]] for run in (free, cost)),
+                               rtol=1e-6)
     assert 0 < cost[-1]["writes"] < 0.9 * free[-1]["writes"] and free[-1]["writes"] < B * S
     nothing = batch(0).replace(valid_BL=np.zeros((B, S * T), bool))
     assert sums_only(nn.unbox(first_state(model).params), nothing, model=model).writes == 0
