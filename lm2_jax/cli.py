@@ -15,6 +15,8 @@ DESCRIPTION = "Memory-augmented language models in JAX."
 COMMANDS = {
     "train": "Train in a workdir, or resume the run there, then evaluate.",
     "sweep": "Train the runs of a config, a few at a time, and compare them: a queue that resumes.",
+    "convert": "Make a workdir of a Llama of the transformers library, and such a Llama of a "
+               "workdir.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",

@@ -29,6 +29,8 @@ MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
               "train.stall_seconds", "train.remat_segments",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
               "model.attention_implementation")
+SOURCE = "hf"  # small files of the transformers model that a run began from
+CONVERTED = f"{SOURCE}/tensors.json"  # in a workdir that holds such a model as it was
 OLD_CONFIG = "config.before.jsonl"  # the configs before accepted changes, oldest first
 # Keys whose change would give the parameters another meaning.
 NEVER_CHANGES = ("model.", "data.tokenizer")
