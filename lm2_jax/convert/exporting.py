@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -12,12 +12,15 @@ from flax import traverse_util
 
 from lm2_jax import partition
 from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import Config
 from lm2_jax.convert import card, llama, names, tensors
 from lm2_jax.convert.folders import new_folder
 from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.tokenizer import END
 from lm2_jax.errors import UserError
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.params import abstract_params
 from lm2_jax.types import Params
 
 TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -50,19 +53,21 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
     Raises:
       UserError: if there is no model, or if the folder is not empty.
     """
-    workdir, stored = Path(workdir), workdirs.stored_config(workdir)
+    workdir = Path(workdir)
     codes = {name: code for code, name in TORCH_NAMES.items()}
     if dtype and dtype not in codes:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(codes)}")
     with new_folder(folder) as partial:
-        mesh = partition.mesh_for_storage(stored.model.embed_dim)
-        config, params, step = workdirs.load_checkpoint(workdir, step, mesh)
+        config, checkpointer, step = workdirs.open_checkpoint(workdir, step)
+        params = abstract_params(LanguageModel(config.model),
+                                 partition.mesh_for_storage(config.model.embed_dim))
         record = _read(workdir / workdirs.CONVERTED)
         source = _read(workdir / workdirs.SOURCE / llama.CONFIG)
         rows = record.get("rows") or max(tokenizers.load(workdir).vocab_size,
                                          source.get("vocab_size", 0))
         dtypes = {} if dtype else record.get("dtypes", {})
-        found = _tensors(params, rows, dtypes, codes.get(dtype, "F32"),
+        found = _tensors(_OneAtATime(checkpointer, step, params), rows, dtypes,
+                         codes.get(dtype, "F32"),
                          copy=names.UNEMBEDDING in record.get("dtypes", {}))
         tensors.write(partial, found, shard_bytes)
         sizes = {code: sum(t.bytes for t in found if t.dtype == code) for code in TORCH_NAMES}
@@ -77,32 +82,49 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
     return Exported(step, torch_dtype, sum(sizes.values()))
 
 
-def _tensors(params: Params, rows: int, dtypes: dict[str, str], dtype: str, copy: bool
+class _OneAtATime:
+    """The parameters of a checkpoint, of which the last one that was asked for is in memory."""
+
+    def __init__(self, checkpointer: Checkpointer, step: int, params: Params):
+        self.abstract = params
+        self._checkpointer, self._step = checkpointer, step
+        self._path: tuple[str, ...] = ()
+        self._leaf: jax.Array | None = None
+
+    def __call__(self, path: tuple[str, ...]) -> jax.Array:
+        if path != self._path:
+            self._leaf = None
+            wanted = {path: traverse_util.flatten_dict(self.abstract)[path]}
+            self._leaf = traverse_util.flatten_dict(self._checkpointer.restore_some_params(
+                self._step, traverse_util.unflatten_dict(wanted)))[path]
+            self._path = path
+        return cast(jax.Array, self._leaf)
+
+
+def _tensors(params: _OneAtATime, rows: int, dtypes: dict[str, str], dtype: str, copy: bool
              ) -> list[tensors.ToWrite]:
-    """The tensors to write, in the order of the blocks.
+    """The tensors to write, those of one parameter after the other.
 
     Args:
       rows: of the vocabulary.
       dtypes: {name: dtype} where it is not `dtype`.
       copy: whether a tied embedding is stored as lm_head too.
     """
-    flat, found = traverse_util.flatten_dict(params), []
-    for part in names.stored(params):
-        leaf, shape = flat[part.path], part.stored_shape
+    found = {}
+    for part in names.stored(params.abstract):
+        shape = part.stored_shape
         if part.name in (names.EMBEDDING, names.UNEMBEDDING):
             shape = (rows, *shape[1:])
         for name in [part.name] + [names.UNEMBEDDING] * (copy and part.name == names.EMBEDDING):
-            found.append(tensors.ToWrite(name, shape, dtypes.get(name, dtype),
-                                         _values(leaf, part, shape)))
-    by_name = {tensor.name: tensor for tensor in found}  # an untied lm_head is not a copy
-    blocks = [name for name in by_name if name.startswith("model.layers.")]
-    blocks.sort(key=lambda name: int(name.split(".")[2]))
-    return [by_name[name] for name in [*(n for n in by_name if n not in set(blocks)), *blocks]]
+            found[name] = tensors.ToWrite(name, shape, dtypes.get(name, dtype),
+                                          _values(params, part, shape))
+    return list(found.values())
 
 
-def _values(leaf: jax.Array, part: names.Stored, shape: tuple[int, ...]
+def _values(params: _OneAtATime, part: names.Stored, shape: tuple[int, ...]
             ) -> Callable[[], np.ndarray]:
     def values() -> np.ndarray:
+        leaf = params(part.path)
         array = leaf if part.block is None else _block(leaf, part.block)
         return part.to_stored(np.asarray(array))[:shape[0]]
 
@@ -127,7 +149,7 @@ def _copy_small_files(workdir: Path, to: Path, config: Config, converted: bool) 
     own = {"tokenizer_class": "PreTrainedTokenizerFast",
            "model_max_length": config.model.segment_length,
            "clean_up_tokenization_spaces": False}
-    told = {"pad_token": tokens.pad, "eos_token": tokens.eos or END}
+    told: dict[str, str | bool] = {"pad_token": tokens.pad, "eos_token": tokens.eos or END}
     if tokens.bos:
         told |= {"bos_token": tokens.bos, "add_bos_token": True}
     _write(to / _TOKENIZER_CONFIG, own | _read(kept / _TOKENIZER_CONFIG) | told)

@@ -91,7 +91,8 @@ class Source:
         """Reads one parameter, stacked or not."""
         rows_axis = {names.EMBEDDING: 0, names.UNEMBEDDING: 1}.get(parts[0].name)
 
-        def values(index: tuple[slice, ...]) -> np.ndarray:
+        def values(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # the sharding has devices of this process
             shape = tuple(len(range(*part.indices(size)))
                           for part, size in zip(index, leaf.shape, strict=True))
             array = np.empty(shape, np.float32)
@@ -186,8 +187,11 @@ def from_hf(folder: str | Path, workdir: str | Path, segment_length: int = 0) ->
         meta = {"next_step": STEP, "tokenizer_digest": source.tokenizer.digest,
                 "config": files.to_dict(config)}
         mesh = partition.mesh_for_storage(source.model.embed_dim)
-        with contextlib.closing(Checkpointer(partial, CheckpointConfig())) as checkpointer:
-            checkpointer.save(STEP, source.variables(mesh), {"step": jnp.int32(STEP)}, meta)
+        variables = source.variables(mesh)
+        largest = max(leaf.nbytes for leaf in jax.tree.leaves(variables))
+        with contextlib.closing(Checkpointer(partial, CheckpointConfig(),
+                                             concurrent_gb=int(largest / 1e9) + 1)) as checkpointer:
+            checkpointer.save(STEP, variables, {"step": jnp.int32(STEP)}, meta)
             checkpointer.wait()
     return source
 

@@ -71,7 +71,8 @@ def model_config(config: dict, path: Path, segment_length: int = 0) -> ModelConf
     if config.get("model_type") == LM2 and OUR_MODEL in config:
         model = files.from_stored({"model": config[OUR_MODEL]}).model
         return dataclasses.replace(model, segment_length=segment_length or model.segment_length)
-    values, rope = DEFAULTS | {k: v for k, v in config.items() if v is not None}, _rope(config)
+    rope = _rope(config)
+    values: dict[str, Any] = DEFAULTS | {k: v for k, v in config.items() if v is not None}
     if missing := [key for key in REQUIRED if key not in values]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     if reasons := _not_a_llama(values, rope):
