@@ -113,7 +113,7 @@ def _expand_paths(args: argparse.Namespace) -> None:
     """Expands `~` in the arguments that are paths, and refuses URLs."""
     from lm2_jax.runtime import paths
 
-    for name in ("config", "workdir", "workdirs", "init_from", "out", "file"):
+    for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file"):
         value = getattr(args, name, None)
         if isinstance(value, list):
             setattr(args, name, [str(paths.local(path)) for path in value])

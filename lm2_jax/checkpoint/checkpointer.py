@@ -64,8 +64,9 @@ class Checkpointer(CheckpointFolder):
                  log: Callable[[str], None] | None = None, concurrent_gb: int | None = None):
         super().__init__(workdir, log)
         self._config = config
-        self._handlers = {PARAMS: ocp.StandardCheckpointHandler(
-            save_concurrent_gb=concurrent_gb)} if concurrent_gb else None
+        self._handlers = None if concurrent_gb is None else {
+            PARAMS: ocp.StandardCheckpointHandler(save_concurrent_gb=concurrent_gb),
+            TRAINING: ocp.StandardCheckpointHandler(), META: ocp.JsonCheckpointHandler()}
         self._manager: _Manager | None = None  # created anew after a failed save
         self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save

@@ -53,6 +53,9 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
       UserError: if the workdir holds a run of another config; it names the keys that differ.
     """
     differences: list[str] = []
+    if (workdir / CONVERTED).exists():
+        raise UserError(f"{workdir} holds a converted model, which is not a run; begin one with "
+                        f"lm2 train --init-from={shlex.quote(str(workdir))} --workdir=...")
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
         config = with_vocab_size(config, stored.model.vocab_size)
@@ -65,7 +68,7 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
             tokenizers.load(tokenizer).save(workdir / "tokenizer.json")
-    if tokenizer:
+    if tokenizer and not config.model.vocab_size:
         config = with_vocab_size(config, stored_config(tokenizer.parent).model.vocab_size)
     tokens = corpus.load_tokenizer(config, workdir)
     config = with_vocab_size(config, tokens.vocab_size, corpus.vocab_multiple(config.data))

@@ -32,8 +32,8 @@ Keys that differ from the defaults of lm2_jax:
 |---|---|
 $keys
 """)
-WITH_MEMORY = """A Llama decoder with a memory of kind `$kind` in its first $layers of $blocks blocks. It
-reads a text in segments of $segment tokens and carries the memory from segment to segment.
+WITH_MEMORY = """A Llama decoder with a memory of kind `$kind` in its first $layers of $blocks
+blocks. It reads a text in segments of $segment tokens, and carries the memory from one to the next.
 The tensors of the Llama have the names of the transformers library; those of the memory are
 `model.layers.N.memory.*` and `model.memory_tokens.*`. transformers cannot run the memory, and so
 does not load this model; lm2_jax does."""

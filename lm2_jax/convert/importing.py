@@ -75,6 +75,8 @@ class Source:
     def variables(self, mesh: jax.sharding.Mesh) -> Params:
         """Reads the variables, float32, in their shardings; each device gets its own part alone.
 
+        The largest parameter is read first, since it is in memory twice until it is on the devices.
+
         Rows of the vocabulary that are not stored are the mean of those that are. So their logits
         are the mean logit, and together they get at most the share of the probability that their
         number has among all rows.
@@ -83,9 +85,10 @@ class Source:
         parts: dict[tuple[str, ...], list[names.Stored]] = {}
         for part in names.stored(abstract):
             parts.setdefault(part.path, []).append(part)
+        flat = traverse_util.flatten_dict(abstract)
         return traverse_util.unflatten_dict(
-            {path: self._read(leaf, parts[path])
-             for path, leaf in traverse_util.flatten_dict(abstract).items()})
+            {path: self._read(flat[path], parts[path])
+             for path in sorted(flat, key=lambda path: -flat[path].size)})
 
     def _read(self, leaf: jax.ShapeDtypeStruct, parts: list[names.Stored]) -> jax.Array:
         """Reads one parameter, stacked or not."""

@@ -76,6 +76,14 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(rest)
 
 
+def summary(config: TrainConfig, params: Params) -> str:
+    """Returns a line with the numbers of parameters that are trained and that are not."""
+    trained, rest = (sum(leaf.size for leaf in jax.tree.leaves(tree))
+                     for tree in split(params, config.trainable))
+    return (f"training {trained:,} of {trained + rest:,} parameters (train.trainable: "
+            f"{', '.join(config.trainable)}); {rest:,} stay as they are")
+
+
 def merge(trained: Params, rest: Params) -> Params:
     """Returns the tree that `split` took apart."""
     return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained)

@@ -28,12 +28,11 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     dropout and rounding. Parameters that `train.trainable` leaves out get no gradients.
     """
     step_key = jax.random.fold_in(state.rng, state.step)
-
     trained, rest = optimizers.split(state.params, config.trainable)
 
     def loss(trained, rows: Batch, number):
-        sums = loss_sums(model, optimizers.merge(trained, rest), rows, jax.random.fold_in(step_key, number),
-                         bptt_segments=config.bptt_segments,
+        sums = loss_sums(model, optimizers.merge(trained, rest), rows,
+                         jax.random.fold_in(step_key, number), bptt_segments=config.bptt_segments,
                          remat_segments=config.remat_segments,
                          chunk_tokens=config.loss_chunk_tokens)
         cost = jnp.where(state.step >= config.write_cost_from, config.write_cost, 0.0)
