@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import test_convert
 from test_convert import config_of
+from training import one_device
 
 import lm2_jax as lm2
 from lm2_jax import partition
@@ -19,6 +20,8 @@ from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.errors import UserError
 
 SEGMENT, LENGTH = 8, 24
+WORDS = (" Mary John Daniel Sandra moved went travelled journeyed back to the bathroom hallway"
+         " office kitchen garden bedroom. Where is Mary?")
 
 
 def model_beside(source, **memory):
@@ -47,15 +50,14 @@ def folder(tmp_path_factory):
 def llama(folder):
     """The Llama's logits in the segments."""
     source = importing.Source(folder)
-    return logits(model_beside(source), source.variables(partition.make_mesh({})))
+    return logits(model_beside(source), source.variables(one_device()))
 
 
 @pytest.mark.parametrize("kind,blocks,same", [
     ("lm2", 1, "bits"), ("lm2", 2, "bits"), ("delta", 2, "bits"), ("armt", 2, "rounded"),
     ("rmt", 2, "no")])
 def test_the_first_logits_are_those_of_the_llama(kind, blocks, same, folder, llama, tmp_path):
-    model, mesh = model_beside(importing.Source(folder), kind=kind, num_layers=blocks), (
-        partition.make_mesh({}))
+    model, mesh = model_beside(importing.Source(folder), kind=kind, num_layers=blocks), one_device()
     new = lm2.init(model, jax.random.key(0))
     shardings = jax.tree.map(lambda leaf: partition.named(mesh, *[None] * leaf.ndim), new)
     variables, lines = Beginning(init_from_hf=str(folder)).weights(
@@ -82,8 +84,8 @@ def test_a_model_of_another_shape_is_refused(folder, tmp_path):
 @pytest.mark.processes
 def test_from_a_llama_to_one_with_a_memory_by_commands(tmp_path, capsys):
     """Two steps that train the memory alone, a resume, and the whole model as another's folder."""
-    tokens = tokenizers.train(["where is john? the kitchen"], kind="bpe", vocab_size=300)
-    config = config_of("grouped") | {"vocab_size": 320}
+    tokens = tokenizers.train([WORDS], kind="bpe", vocab_size=400)
+    config = config_of("grouped") | {"vocab_size": 400}
     folder, converted = tmp_path / "hf", tmp_path / "converted"
     hf_folders.write(folder, config, tokens=tokens._tokenizer)
     assert main(["convert", "from-hf", str(folder), f"--workdir={converted}"]) == 0
@@ -106,13 +108,16 @@ def test_from_a_llama_to_one_with_a_memory_by_commands(tmp_path, capsys):
     # Resumed without the folder, which is no longer needed.
     assert main(["train", *arguments, f"--workdir={runs[0]}", "--config.train.num_steps=3"]) == 0
     assert "resuming" in capsys.readouterr().out
+    # The config of the run, which is that of another shape, also evaluates it.
+    assert main(["eval", *arguments[:3], arguments[-1], f"--workdir={runs[0]}"]) == 2
+    assert "eval.lengths is empty" in capsys.readouterr().err
     a = lm2.load(runs[0])
     assert a.step == 3
     assert np.abs(a.variables["params"]["memory_blocks"]["memory"]["o_proj"]["kernel"]).max() > 0
     exporting.to_hf(runs[0], tmp_path / "out")
     stored, before = (test_convert.tensors_of(path) for path in (tmp_path / "out", folder))
     for name, value in before.items():
-        np.testing.assert_array_equal(stored[name][:320], value.astype(np.float32))
+        np.testing.assert_array_equal(stored[name], value.astype(np.float32))
     told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert told["chat_template"] == hf_folders.CHAT_TEMPLATE and told["bos_token"] == "<s>"
     assert llama.config.model.memory.num_layers == 0

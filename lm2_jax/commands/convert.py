@@ -9,6 +9,7 @@ from lm2_jax import partition
 from lm2_jax.commands import arguments
 from lm2_jax.config import Config
 from lm2_jax.convert import exporting, importing
+from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import provenance
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     workdir, folder = paths.for_checkpoints(args.workdir), paths.local(args.folder)
+    others = {"from-hf": ("step", "dtype"), "to-hf": ("segment_length",)}[args.direction]
+    if given := [name for name in others if getattr(args, name)]:
+        raise UserError(f"--{given[0].replace('_', '-')} is not an argument of {args.direction}")
     if args.direction == "from-hf":
         _from_hf(folder, workdir, args.segment_length)
     else:

@@ -20,7 +20,7 @@ from lm2_jax.config import Config, files
 from lm2_jax.convert.beginning import Beginning
 from lm2_jax.data import batches, feed, sources
 from lm2_jax.data.babilong import corpus as corpora
-from lm2_jax.errors import RunError, UserError
+from lm2_jax.errors import RunError
 from lm2_jax.eval import identity
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.results import Row
@@ -87,11 +87,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     compilation_cache.enable()
     options = Options(profile.parse(args.profile) if args.profile else None,
                       args.accept_changes, args.init_from, args.init_from_hf)
-    shape = options.beginning.shape(paths.for_checkpoints(args.workdir))
-    if given := [key for key in overrides if key.startswith(tuple(shape))]:
-        raise UserError(f"--config.{given[0]} is decided by the Llama that the run begins with; "
-                        "leave it out")
-    config = files.load_config(args.config, overrides | shape)
+    config = arguments.load_config(args, overrides, options.beginning)
     with arguments.joined_processes(args, "lm2 train"):
         train(config, args.workdir, options=options, begun=begun)
     return 0

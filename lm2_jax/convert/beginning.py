@@ -40,6 +40,8 @@ class Beginning:
     def shape(self, workdir: Path) -> dict[str, object]:
         """Returns {key: value} of the config's keys that the Llama decides; {} without a Llama.
 
+        It runs no JAX, since the processes of the run have not joined yet.
+
         Args:
           workdir: of the run; if it has begun with a Llama, the shape is that of its own config.
         """
@@ -47,7 +49,7 @@ class Beginning:
         if (workdir / workdirs.SOURCE).is_dir() and (workdir / "config.json").exists():
             return llama.shape(workdirs.stored_config(workdir).model)
         if self.init_from_hf:
-            return llama.shape(importing.Source(self.init_from_hf).model)
+            return llama.shape(importing.read_config(Path(self.init_from_hf))[2])
         if self.init_from and (folder / workdirs.SOURCE).is_dir():
             return llama.shape(workdirs.stored_config(folder).model)
         return {}

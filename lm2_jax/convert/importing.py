@@ -18,7 +18,7 @@ from flax import traverse_util
 from lm2_jax import partition
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
-from lm2_jax.config import CheckpointConfig, Config, files
+from lm2_jax.config import CheckpointConfig, Config, ModelConfig, files
 from lm2_jax.convert import llama, names
 from lm2_jax.convert.folders import new_folder
 from lm2_jax.convert.tensors import DTYPES, Tensors
@@ -45,8 +45,7 @@ class Source:
       folder: where it is.
       config: the contents of its config.json.
       tokenizer: with the special tokens that we add.
-      model: the `ModelConfig`. Its vocabulary has room for the tokenizer's own and our added
-        tokens, and is a multiple of VOCAB_MULTIPLE.
+      model: the `ModelConfig`, from `read_config`.
       tensors: of its safetensors files.
       rows: rows of the stored embedding.
       notes: lines for the user.
@@ -58,13 +57,8 @@ class Source:
 
     def __init__(self, folder: str | Path, segment_length: int = 0):
         self.folder = Path(folder)
-        self.config = llama.read(self.folder)
-        model = llama.model_config(self.config, self.folder / llama.CONFIG, segment_length)
-        self.tokenizer = _tokenizer(self.folder)
-        self.rows = model.vocab_size
-        size = max(self.rows, self.tokenizer.vocab_size)
-        self.model = dataclasses.replace(model, vocab_size=-(-size // VOCAB_MULTIPLE)
-                                         * VOCAB_MULTIPLE)
+        self.config, self.tokenizer, self.model = read_config(self.folder, segment_length)
+        self.rows = self.config["vocab_size"]
         self.tensors = Tensors(self.folder)
         self.notes: list[str] = []
         if "auto_map" in self.config:
@@ -161,6 +155,20 @@ class Source:
                   for first in range(0, self.rows, MEAN_ROWS))
         return all(np.array_equal(self.tensors.read(names.UNEMBEDDING, rows),
                                   self.tensors.read(names.EMBEDDING, rows)) for rows in chunks)
+
+
+def read_config(folder: Path, segment_length: int = 0) -> tuple[dict, Tokenizer, ModelConfig]:
+    """Returns the contents of config.json, the tokenizer and the `ModelConfig`; runs no JAX.
+
+    The vocabulary of the `ModelConfig` has room for the tokenizer's own tokens and those that we
+    add, and is a multiple of VOCAB_MULTIPLE.
+    """
+    config = llama.read(folder)
+    model = llama.model_config(config, folder / llama.CONFIG, segment_length)
+    tokenizer = _tokenizer(folder)
+    size = max(model.vocab_size, tokenizer.vocab_size)
+    padded = -(-size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return config, tokenizer, dataclasses.replace(model, vocab_size=padded)
 
 
 def from_hf(folder: str | Path, workdir: str | Path, segment_length: int = 0) -> Source:
