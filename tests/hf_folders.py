@@ -38,6 +38,20 @@ def weights(config, dtype=ml_dtypes.bfloat16):
     return found
 
 
+def variables(model):
+    """Random variables of a model, without compiling what initialises them."""
+    import jax  # the script that writes the golden file may lack it
+
+    from lm2_jax import partition
+    from lm2_jax.model.lm import LanguageModel
+    from lm2_jax.model.params import abstract_params
+
+    rng = np.random.default_rng(3)
+    abstract = abstract_params(LanguageModel(model), partition.make_mesh({}, 1))
+    return jax.tree.map(lambda a: jax.device_put(
+        rng.normal(0, 0.3, a.shape).astype(np.float32)), abstract)
+
+
 def tokenizer(vocab_size):
     """A tokenizer of single letters and the like, with ends of a text."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {chr(97 + i): i for i in range(3, vocab_size)}

@@ -216,7 +216,7 @@ def write_run(workdir, model):
     made.save(str(workdir / "tokenizer.json"))
     tokenizers.load(workdir).save(workdir / "tokenizer.json")
     workdirs.store_config(Config(model=model), workdir)
-    variables = lm2.init(model, jax.random.key(3))
+    variables = hf_folders.variables(model)
     checkpointer = Checkpointer(workdir, CheckpointConfig())
     checkpointer.save(7, variables, {"step": jnp.int32(7)}, {"next_step": 7})
     checkpointer.wait()
