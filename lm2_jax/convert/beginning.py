@@ -66,7 +66,9 @@ class Beginning:
 
         The layer through which a new memory's read is added (`Kind.output`) becomes 0 if that
         model is a Llama of the transformers library, so that the first step computes what the
-        Llama computes in the same segments.
+        Llama computes in the same segments, bit for bit (lm2, delta). The values that ARMT writes
+        are 0 at first, so its logits differ by rounding alone. RMT's do differ, since its memory
+        tokens are attended to from the first segment on.
 
         Args:
           model: of the run.
