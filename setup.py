@@ -31,6 +31,7 @@ setup(
         "ml_collections>=1.1",
         "numpy>=2.0",
         "tokenizers>=0.22",
+        "safetensors>=0.5.3",
         "matplotlib>=3.10",
         "rich>=14.0",
         "bm25s>=0.3.16",

@@ -15,6 +15,8 @@ DESCRIPTION = "Memory-augmented language models in JAX."
 COMMANDS = {
     "train": "Train in a workdir, or resume the run there, then evaluate.",
     "sweep": "Train the runs of a config, a few at a time, and compare them: a queue that resumes.",
+    "convert": "Make a workdir of a Llama of the transformers library, and such a Llama of a "
+               "workdir.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
@@ -111,7 +113,7 @@ def _expand_paths(args: argparse.Namespace) -> None:
     """Expands `~` in the arguments that are paths, and refuses URLs."""
     from lm2_jax.runtime import paths
 
-    for name in ("config", "workdir", "workdirs", "init_from", "out", "file"):
+    for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file"):
         value = getattr(args, name, None)
         if isinstance(value, list):
             setattr(args, name, [str(paths.local(path)) for path in value])

@@ -107,6 +107,13 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
     return Mesh(placed, MESH_AXES, axis_types=types)
 
 
+def mesh_for_storage(width: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices, over as many of which as possible parameters of an embedding of this
+    width are split."""
+    count = len(jax.devices() if devices is None else devices)
+    return make_mesh({"fsdp": math.gcd(count, width), "data": -1}, devices)
+
+
 def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
                heads: Sequence[int]) -> dict[str, int]:
     """The size of each axis, where `shape` leaves more than one to be inferred (-1).

@@ -56,15 +56,16 @@ class Run:
 
 
 @functools.cache
-def first_state(model):
+def first_state(model, trainable=()):
     """Of one device; its copies on a mesh are made faster than it is born there."""
-    return train_state.create(LanguageModel(model), optimizer.make(CONFIG), 0, one_device())[0]
+    tx = optimizer.make(dataclasses.replace(CONFIG, trainable=trainable))
+    return train_state.create(LanguageModel(model), tx, 0, one_device())[0]
 
 
 @functools.cache
 def compiled(config, model, mesh):
     """The step, and what makes a new state for it to take."""
-    state = first_state(model)
+    state = first_state(model, config.trainable)
     abstract = train_state.abstract(LanguageModel(model), optimizer.make(config), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=shardings)

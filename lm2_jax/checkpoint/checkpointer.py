@@ -56,12 +56,17 @@ class Checkpointer(CheckpointFolder):
     Args:
       config: None = only for reading, also while a run saves to the same folder.
       log: receives each line for the user; None = they go to stderr.
+      concurrent_gb: GB of parameters that are written at the same time, more than the largest of
+        them has; None = no limit. Each needs about its own size again while it is compressed.
     """
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None,
-                 log: Callable[[str], None] | None = None):
+                 log: Callable[[str], None] | None = None, concurrent_gb: int | None = None):
         super().__init__(workdir, log)
         self._config = config
+        self._handlers = None if concurrent_gb is None else {
+            PARAMS: ocp.StandardCheckpointHandler(save_concurrent_gb=concurrent_gb),
+            TRAINING: ocp.StandardCheckpointHandler(), META: ocp.JsonCheckpointHandler()}
         self._manager: _Manager | None = None  # created anew after a failed save
         self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save
@@ -91,23 +96,31 @@ class Checkpointer(CheckpointFolder):
         """Restores the parameters alone."""
         return self._restore(step, PARAMS, abstract_params)
 
+    def restore_some_params(self, step: int, abstract_params: Params) -> Params:
+        """Restores the parameters of a tree that is a part of the stored one."""
+        return self._restore(step, PARAMS, abstract_params, partial=True)
+
     def meta(self, step: int) -> dict:
         """Restores the JSON object."""
         with self._reading(self.directory / str(step) / META) as folder:
             return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(
                 folder, args=ocp.args.JsonRestore())
 
-    def _restore(self, step: int, part: str, abstract: Any) -> Any:
-        handler = ocp.StandardCheckpointHandler()
+    def _restore(self, step: int, part: str, abstract: Any, partial: bool = False) -> Any:
+        handler = ocp.PyTreeCheckpointHandler() if partial else ocp.StandardCheckpointHandler()
+        args = ocp.args.PyTreeRestore(
+            abstract, ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
+        ) if partial else ocp.args.StandardRestore(abstract)
         with self._reading(self.directory / str(step) / part) as folder:
             stored = _describe(handler.metadata(folder).tree)
+        if partial:
+            stored = {name: stored[name] for name in stored.keys() & _describe(abstract)}
         # orbax would silently cast to the expected dtype.
         if differences := _differences(stored, _describe(abstract)):
             others = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(f"{folder} does not fit: " + "; ".join(differences[:3]) + others)
         with self._reading(folder):
-            return ocp.Checkpointer(handler).restore(
-                folder, args=ocp.args.StandardRestore(abstract))
+            return ocp.Checkpointer(handler).restore(folder, args=args)
 
     @contextlib.contextmanager
     def _reading(self, folder: Path) -> Iterator[Path]:
@@ -184,12 +197,13 @@ class Checkpointer(CheckpointFolder):
     def _create_manager(self) -> _Manager:
         if jax.process_index() == 0:
             self._clear_incomplete_steps(self._saving.keep)
-        return _Manager(self.directory, options=ocp.CheckpointManagerOptions(
+        options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(self._saving.keep),
             async_options=ocp.AsyncOptions(
                 barrier_sync_fn=self._barrier, post_finalization_callback=self._verify,
                 # orbax would wait for a folder that cannot be created.
-                create_directories_asynchronously=False)))
+                create_directories_asynchronously=False))
+        return _Manager(self.directory, item_handlers=self._handlers, options=options)
 
     def _make_room(self, step: int) -> None:
         """Moves away what orbax would overwrite."""

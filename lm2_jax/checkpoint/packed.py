@@ -19,7 +19,8 @@ from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
-FILES = ("*.json", "*.jsonl", "eval/*.json", "eval/*.jsonl")  # of the workdir
+FILES = ("*.json", "*.jsonl", "eval/*.json", "eval/*.jsonl",
+         f"{workdirs.SOURCE}/*")  # of the workdir
 PARAM = "params/"
 
 

@@ -1,5 +1,6 @@
 """`lm2 train --init-from`: a new run starts from the weights of another model."""
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.config import ModelConfig
 from lm2_jax.errors import UserError
+from lm2_jax.model import memory as memories
 from lm2_jax.runtime import processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
@@ -68,10 +71,13 @@ def compare(old: Params, new: Params) -> Differences:
                          if name in shapes and shapes[name][0] != shapes[name][1]))
 
 
-def transplant(old: Params, new: Params) -> Params:
+def transplant(old: Params, new: Params, zero: str = "") -> Params:
     """Returns `new` with the values of `old` under every name that both have.
 
     A block keeps its index, whether or not it has a memory in either model.
+
+    Args:
+      zero: end of the names of parameters that become 0 if `old` does not have them.
     """
     sources, old_leaves = _locations(old), traverse_util.flatten_dict(old)
     leaves = traverse_util.flatten_dict(new)
@@ -80,21 +86,24 @@ def transplant(old: Params, new: Params) -> Params:
         source = sources.get(name)
         if row is None:
             leaves[path] = old_leaves[source[0]] if source else leaves[path]
-        else:
-            value = old_leaves[source[0]][source[1]] if source else leaves[path][row]
-            rows.setdefault(path, []).append(value)
+            continue
+        value = old_leaves[source[0]][source[1]] if source else leaves[path][row]
+        if not source and zero and name.endswith(zero):
+            value = jnp.zeros_like(value)
+        rows.setdefault(path, []).append(value)
     return traverse_util.unflatten_dict(
         leaves | {path: jnp.stack(values) for path, values in rows.items()})
 
 
-def weights_from(source: str, workdir: Path, params: Params, shardings: Params, mesh: Mesh
-                 ) -> tuple[Params, list[str]]:
+def weights_from(source: str, workdir: Path, params: Params, shardings: Params, mesh: Mesh,
+                 silent: ModelConfig | None = None) -> tuple[Params, list[str]]:
     """Replaces new variables by those of another run's checkpoint, and records it in
     `workdir/init_from.json`.
 
     Args:
       source: WORKDIR or WORKDIR:STEP.
       params, shardings: of the new model; `params` are donated.
+      silent: of the new model, whose new memories then add 0 at first; None = as initialised.
 
     Returns:
       The variables, and lines for the user.
@@ -104,18 +113,36 @@ def weights_from(source: str, workdir: Path, params: Params, shardings: Params, 
     """
     folder, step = split_source(source)
     _, old, step = workdirs.load_checkpoint(folder, step, mesh)
+    return begin_with(old, {"workdir": str(folder), "step": step}, workdir, params, shardings, mesh,
+                      silent)
+
+
+def begin_with(old: Params, origin: dict, workdir: Path, params: Params, shardings: Params,
+               mesh: Mesh, silent: ModelConfig | None = None) -> tuple[Params, list[str]]:
+    """Does what `weights_from` does, with variables that are given.
+
+    Args:
+      old: the variables of the source, in the layout of the mesh.
+      origin: {"workdir": where they are from, "step": number or None}.
+    """
     differences = compare(old, params)
     lines = differences.lines()
     if differences.mismatched:
-        raise UserError(f"--init-from={source}: {lines[-1]}. Use a model of the same sizes")
+        raise UserError(f"{origin['workdir']}: {lines[-1]}. Use a model of the same sizes")
+    kind = memories.kind_of(silent) if silent else None
+    output = f"memory/{kind.output}/kernel" if kind and kind.output else ""
+    begin = functools.partial(transplant, zero=output)
     with jax.set_mesh(mesh):
-        params = jax.jit(transplant, out_shardings=shardings, donate_argnums=1)(old, params)
+        params = jax.jit(begin, out_shardings=shardings, donate_argnums=1)(old, params)
     if processes.is_primary():
         with replacing(workdir / "init_from.json") as partial:
             partial.write_text(json.dumps({
-                "workdir": str(folder), "step": step, "missing": differences.missing,
+                **origin, "missing": differences.missing,
                 "unused": differences.unused}, indent=2) + "\n", "utf-8")
-    return params, [f"starting from the weights of {folder} at step {step}", *lines]
+    step = "" if origin["step"] is None else f" at step {origin['step']}"
+    return params, [f"starting from the weights of {origin['workdir']}{step}", *lines,
+                    *[f"{output} is 0 where it is new, so that the memory adds nothing at first"]
+                    * (output != "" and differences.missing != ())]
 
 
 def _locations(variables: Params) -> dict[str, Location]:

@@ -29,9 +29,11 @@ MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
               "train.stall_seconds", "train.remat_segments",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
               "model.attention_implementation")
+SOURCE = "hf"  # small files of the transformers model that a run began from
+CONVERTED = f"{SOURCE}/tensors.json"  # in a workdir that holds such a model as it was
 OLD_CONFIG = "config.before.jsonl"  # the configs before accepted changes, oldest first
-# Keys whose change would give the parameters another meaning.
-NEVER_CHANGES = ("model.", "data.tokenizer")
+# Keys whose change would give the parameters or the optimizer's state another meaning.
+NEVER_CHANGES = ("model.", "data.tokenizer", "train.trainable")
 
 
 def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path | None = None
@@ -51,6 +53,9 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
       UserError: if the workdir holds a run of another config; it names the keys that differ.
     """
     differences: list[str] = []
+    if (workdir / CONVERTED).exists():
+        raise UserError(f"{workdir} holds a converted model, which is not a run; begin one with "
+                        f"lm2 train --init-from={shlex.quote(str(workdir))} --workdir=...")
     if (workdir / "config.json").exists():
         stored = stored_config(workdir)
         config = with_vocab_size(config, stored.model.vocab_size)
@@ -63,7 +68,7 @@ def prepare(config: Config, workdir: Path, accept: bool = False, tokenizer: Path
         (workdir / "tokenizer.json").unlink(missing_ok=True)
         if tokenizer:
             tokenizers.load(tokenizer).save(workdir / "tokenizer.json")
-    if tokenizer:
+    if tokenizer and not config.model.vocab_size:
         config = with_vocab_size(config, stored_config(tokenizer.parent).model.vocab_size)
     tokens = corpus.load_tokenizer(config, workdir)
     config = with_vocab_size(config, tokens.vocab_size, corpus.vocab_multiple(config.data))
@@ -109,6 +114,25 @@ def refuse(differences: list[str], workdir: str | Path, advice: str = "") -> Non
                         + f". Use another --workdir, or the config of that run{advice}")
 
 
+def open_checkpoint(workdir: str | Path, step: int | None = None
+                    ) -> tuple[Config, Checkpointer, int]:
+    """Returns the config, the checkpoints and the step of a checkpoint whose files are verified.
+
+    Args:
+      step: None = the newest one that is valid; damaged ones are named on stderr.
+
+    Raises:
+      UserFileNotFoundError: if there is no checkpoint.
+      UserError: if it is damaged.
+    """
+    workdir = paths.local(workdir)
+    config, checkpointer = stored_config(workdir), Checkpointer(workdir)
+    # One process verifies the files for all.
+    step = processes.broadcast_from_primary(
+        checkpointer.select_step(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
+    return config, checkpointer, step
+
+
 def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None
                     ) -> tuple[Config, Params, int]:
     """Loads the config, the variables and the step of a checkpoint.
@@ -121,12 +145,7 @@ def load_checkpoint(workdir: str | Path, step: int | None = None, mesh: Mesh | N
       UserFileNotFoundError: if there is no checkpoint.
       UserError: if it is damaged or does not fit the config.
     """
-    workdir = paths.local(workdir)
-    config = stored_config(workdir)
-    checkpointer = Checkpointer(workdir)
-    # One process verifies the files for all.
-    step = processes.broadcast_from_primary(
-        checkpointer.select_step(step, parts=(PARAMS, META)) if processes.is_primary() else 0)
+    config, checkpointer, step = open_checkpoint(workdir, step)
     mesh = partition.make_mesh({"data": -1}) if mesh is None else mesh
     params = checkpointer.restore_params(step, abstract_params(LanguageModel(config.model), mesh))
     return config, params, step

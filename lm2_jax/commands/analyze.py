@@ -11,7 +11,7 @@ import numpy as np
 from lm2_jax.analysis import distance_panels, page, panels, planted
 from lm2_jax.analysis import text as texts
 from lm2_jax.commands import arguments, evaluate
-from lm2_jax.config import Config, files
+from lm2_jax.config import Config
 from lm2_jax.data.babilong.prompting import Instruct
 from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.errors import UserError
@@ -189,6 +189,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     compilation_cache.enable()
-    show(files.load_config(args.config, overrides), args.workdir, args.step, args.sample,
+    show(arguments.load_config(args, overrides), args.workdir, args.step, args.sample,
          args.block, args.head, args.samples, args.segments, args.out)
     return 0

@@ -4,7 +4,10 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-from lm2_jax.runtime import processes
+from lm2_jax.config import Config, files
+from lm2_jax.convert.beginning import Beginning
+from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths, processes
 
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
 --config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32;
@@ -18,6 +21,23 @@ seconds."""
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True,
                         help="a Python file with get_config(), or the name of a shipped config")
+
+
+def load_config(args: argparse.Namespace, overrides: dict[str, str],
+                beginning: Beginning = Beginning()) -> Config:  # noqa: B008
+    """Loads --config for --workdir.
+
+    Keys that a Llama decides (`llama.SHAPE`) are those of the Llama that the run there has begun
+    with, or now begins with.
+
+    Raises:
+      UserError: if such a key is overridden.
+    """
+    shape = beginning.shape(paths.for_checkpoints(args.workdir))
+    if given := [key for key in overrides if key.startswith(tuple(shape))]:
+        raise UserError(f"--config.{given[0]} is decided by the Llama that the run begins with; "
+                        "leave it out")
+    return files.load_config(args.config, overrides | shape)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -160,7 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     compilation_cache.enable()
-    config = files.load_config(args.config, overrides)
+    config = arguments.load_config(args, overrides)
     with arguments.joined_processes(args, "lm2 eval"):
         try:
             evaluate(config, args.workdir, args.step, out=args.out)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lm2_jax.commands import arguments, evaluate
-from lm2_jax.config import Config, files
+from lm2_jax.config import Config
 from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
@@ -74,6 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     compilation_cache.enable()
-    show(files.load_config(args.config, overrides), args.workdir, args.step, args.samples,
+    show(arguments.load_config(args, overrides), args.workdir, args.step, args.samples,
          args.out)
     return 0

@@ -13,11 +13,11 @@ import jax
 from jax.sharding import Mesh
 
 from lm2_jax import partition
-from lm2_jax.checkpoint import transplant
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer, SaveError
 from lm2_jax.commands import arguments, evaluate
 from lm2_jax.config import Config, files
+from lm2_jax.convert.beginning import Beginning
 from lm2_jax.data import batches, feed, sources
 from lm2_jax.data.babilong import corpus as corpora
 from lm2_jax.errors import RunError
@@ -54,11 +54,17 @@ class Options:
       profile: first and last step of a trace; None = none.
       accept_changes: resume although data, seed, batch size or optimizer differ.
       init_from: workdir (or WORKDIR:STEP) whose weights a new run begins with; "" = none.
+      init_from_hf: folder of the transformers library with a Llama; "" = none.
     """
 
     profile: tuple[int, int] | None = None
     accept_changes: bool = False
     init_from: str = ""
+    init_from_hf: str = ""
+
+    @property
+    def beginning(self) -> Beginning:
+        return Beginning(self.init_from, self.init_from_hf)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,15 +75,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="resume although data, seed, batch size or optimizer differ")
     parser.add_argument("--init-from", default="", metavar="WORKDIR[:STEP]",
                         help="begin a new run with the weights of another one")
+    parser.add_argument("--init-from-hf", default="", metavar="FOLDER",
+                        help="begin a new run with a Llama of the transformers library: its shape, "
+                             "tokenizer and weights; a memory that is added changes nothing at "
+                             "first (lm2, delta)")
     arguments.add_processes(parser)
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     begun = time.perf_counter()
     compilation_cache.enable()
-    config = files.load_config(args.config, overrides)
     options = Options(profile.parse(args.profile) if args.profile else None,
-                      args.accept_changes, args.init_from)
+                      args.accept_changes, args.init_from, args.init_from_hf)
+    config = arguments.load_config(args, overrides, options.beginning)
     with arguments.joined_processes(args, "lm2 train"):
         train(config, args.workdir, options=options, begun=begun)
     return 0
@@ -114,7 +124,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
 
     # Tokenizer, and the config with its vocabulary size.
     tokenizer, config, changes = processes.primary_first(lambda: workdirs.prepare(
-        config, workdir, options.accept_changes, transplant.tokenizer_of(options.init_from)))
+        config, workdir, options.accept_changes, options.beginning.tokenizer()))
     console.print(tables.settings(f"{workdir}: keys that differ from the defaults",
                                       files.changed(config)))
 
@@ -151,11 +161,13 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
         say(f"resuming {workdir} after step {step}")
     else:
         state, _ = train_state.create(model, tx, config.seed, mesh)
-        if options.init_from:
-            params, lines = transplant.weights_from(options.init_from, workdir, state.params,
-                                                    shardings.params, mesh)
+        if options.beginning:
+            params, lines = options.beginning.weights(config.model, workdir, state.params,
+                                                      shardings.params, mesh)
             state = dataclasses.replace(state, params=params)
             say("\n".join(lines))
+    if config.train.trainable:
+        say(optimizer.summary(config.train, state.params))
     if processes.is_primary():
         workdirs.store_config(config, workdir, keep_old=bool(changes))
     if changes:

@@ -54,6 +54,8 @@ USES = (
      "train.gate_learning_rate_factor=3 train.decay_gates=false"),
     ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),
     ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
+    ("A memory beside a Llama that stays as it is",
+     "train.trainable=*/memory/*,memory_tokens/*"),
     ("Regularisation", "model.dropout=0.1"),
     ("Sparse memory reads, as in the paper", "model.memory.top_k=8"),
     ("A memory that forgets more slowly", "model.memory.forget_gate_bias=6"),

@@ -36,6 +36,10 @@ class TrainConfig:
     """AdamW's decay rate of the second moment."""
     clip_norm: float = 1.0
     """Gradients are clipped to this global norm."""
+    trainable: tuple[str, ...] = ()
+    """Patterns over the paths of parameters, such as `*/memory/*`; those that match one of them are
+    trained, and the others stay as they are and take no memory of the optimizer. Empty trains all.
+    """
     accumulate_steps: int = 1
     """Micro-batches per step, whose gradients are accumulated."""
     rows_per_device: int = 0

@@ -76,6 +76,11 @@ class Tokenizer:
         return self._id(END)
 
     @property
+    def eos_id(self) -> int | None:
+        """The id of the end of a text; None if the tokenizer names none."""
+        return None if self.eos is None else self._id(self.eos)
+
+    @property
     def unk_id(self) -> int | None:
         """The id of unknown words; None if the tokenizer has none."""
         name = getattr(self._tokenizer.model, "unk_token", None)

@@ -1,12 +1,17 @@
 """AdamW with warm-up and cosine decay, clipped by the global norm."""
 
+import fnmatch
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from lm2_jax.config import TrainConfig
+from lm2_jax.errors import UserError
+from lm2_jax.types import Params
 
 DECAYED = ("kernel", "embedding")
 SCHEDULE = "ScaleByScheduleState"
@@ -49,6 +54,42 @@ def _of(kind: str):
     return lambda path, _: getattr(path[-1], "tuple_name", "") == kind
 
 
+def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
+    """Returns the variables that are trained and those that stay as they are, as two trees.
+
+    Args:
+      params: the model's variables, boxed or not.
+      patterns: `train.trainable`; a path is as "memory_blocks/memory/o_proj/kernel".
+
+    Raises:
+      UserError: if a pattern matches no path.
+    """
+    flat = traverse_util.flatten_dict(params)
+    paths = {path: "/".join(path).removeprefix("params/") for path in flat}
+    for pattern in patterns:
+        if not fnmatch.filter(paths.values(), pattern):
+            raise UserError(f"train.trainable: no parameter has a path that matches {pattern!r}; "
+                            f"paths: {', '.join(sorted(paths.values()))}")
+    trained = {path: leaf for path, leaf in flat.items()
+               if not patterns or any(fnmatch.fnmatchcase(paths[path], p) for p in patterns)}
+    rest = {path: leaf for path, leaf in flat.items() if path not in trained}
+    return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(rest)
+
+
+def summary(config: TrainConfig, params: Params) -> str:
+    """Returns a line with the numbers of parameters that are trained and that are not."""
+    trained, rest = (sum(leaf.size for leaf in jax.tree.leaves(tree))
+                     for tree in split(params, config.trainable))
+    return (f"training {trained:,} of {trained + rest:,} parameters (train.trainable: "
+            f"{', '.join(config.trainable)}); {rest:,} stay as they are")
+
+
+def merge(trained: Params, rest: Params) -> Params:
+    """Returns the tree that `split` took apart."""
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained)
+                                        | traverse_util.flatten_dict(rest))
+
+
 def decay_mask(params, *, decay_gates: bool = True):
     """Returns True for the parameters with weight decay: matrices, not norms and biases, and the
     matrices of gates only if `decay_gates`."""
@@ -70,7 +111,11 @@ def _is_gate(path) -> bool:
 
 
 def make(config: TrainConfig) -> optax.GradientTransformation:
-    """Returns AdamW after clipping by the global norm."""
+    """Returns AdamW after clipping by the global norm.
+
+    Its `init` takes all variables, and has moments of those alone that are trained; its `update`
+    takes the gradients of these.
+    """
     mask = functools.partial(decay_mask, decay_gates=config.decay_gates)
     adamw = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -87,4 +132,5 @@ def make(config: TrainConfig) -> optax.GradientTransformation:
         return jax.tree.map(scaled, updates, gate_mask(updates)), state
 
     # The state is that of AdamW for every factor, so that a run can be resumed with another one.
-    return optax.GradientTransformation(adamw.init, update)
+    return optax.GradientTransformation(
+        lambda params: adamw.init(split(params, config.trainable)[0]), update)

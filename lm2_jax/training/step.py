@@ -25,13 +25,15 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
 
     The rows are split into `num_parts` micro-batches. Their gradients are summed and then divided
     by the loss weight of the whole batch, so the number of micro-batches changes nothing but
-    dropout and rounding.
+    dropout and rounding. Parameters that `train.trainable` leaves out get no gradients.
     """
     step_key = jax.random.fold_in(state.rng, state.step)
     window = not config.window_from or state.step >= config.window_from
+    trained, rest = optimizers.split(state.params, config.trainable)
 
-    def loss(params, rows: Batch, number):
-        sums = loss_sums(model, params, rows, jax.random.fold_in(step_key, number), window=window,
+    def loss(trained, rows: Batch, number):
+        sums = loss_sums(model, optimizers.merge(trained, rest), rows,
+                         jax.random.fold_in(step_key, number), window=window,
                          bptt_segments=config.bptt_segments,
                          remat_segments=config.remat_segments,
                          chunk_tokens=config.loss_chunk_tokens)
@@ -40,25 +42,25 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
 
     grad = jax.grad(loss, has_aux=True)
     if num_parts == 1:
-        grads, sums = grad(state.params, batch, 0)
+        grads, sums = grad(trained, batch, 0)
         row_loss = sums.row_loss_B
     else:
         def accumulate(total, x):
-            part = grad(state.params, *x)
+            part = grad(trained, *x)
             return jax.tree.map(jnp.add, total, part), part[1].row_loss_B
 
         rows = jax.tree.map(lambda a: _micro_batches(a, num_parts), batch)
         xs = (rows, jnp.arange(num_parts))
         first = jax.tree.map(lambda a: a[0], xs)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype),
-                             jax.eval_shape(grad, state.params, *first))
+                             jax.eval_shape(grad, trained, *first))
         (grads, sums), row_loss_AB = jax.lax.scan(accumulate, zeros, xs)
         row_loss = row_loss_AB.swapaxes(0, 1).reshape(-1)
 
     weight = jnp.maximum(sums.weight, 1e-6)
     grads = jax.tree.map(lambda g: g / weight, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = optimizers.merge(optax.apply_updates(trained, updates), rest)
     metrics = {
         "loss": sums.loss / weight,
         "answer_accuracy": sums.hits / jnp.maximum(sums.answers, 1),

@@ -18,20 +18,23 @@ class Kind(NamedTuple):
         memory tokens through the blocks.
       block: class of the module in a block. Its hooks get the state of their block, [B, ...].
       tokens: class of the module that adds memory tokens to a segment. It gets the whole state.
+      output: name of the layer of `block` through which the read is added; if its kernel is 0, the
+        model computes what it computes without the memory. "" where there is no such layer.
     """
 
     init_state: Callable[[ModelConfig, int], Any]
     flops: Callable[[ModelConfig], float]
     block: type[BlockMemory] | None = None
     tokens: type[MemoryTokens] | None = None
+    output: str = ""
 
 
 KINDS = {
-    "lm2": Kind(lm2.init_state, lm2.flops, block=lm2.LM2Memory),
+    "lm2": Kind(lm2.init_state, lm2.flops, block=lm2.LM2Memory, output="o_proj"),
     "rmt": Kind(rmt.init_state, rmt.flops, tokens=rmt.RecurrentTokens),
     "armt": Kind(armt.init_state, armt.flops, block=armt.AssociativeMemory,
                  tokens=armt.WriteTokens),
-    "delta": Kind(delta.init_state, delta.flops, block=delta.GatedDeltaNet),
+    "delta": Kind(delta.init_state, delta.flops, block=delta.GatedDeltaNet, output="o_proj"),
 }
 
 

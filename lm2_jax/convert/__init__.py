@@ -1,0 +1,1 @@
+"""Weights, config and tokenizer from and to folders of the transformers library."""
