@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
         num_steps=1000, learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=50,
         remat_segments=False, eval_every_steps=100)
     config.checkpoint = dict(every_steps=100)
-    config.eval = dict(lengths=())
+    config.eval = dict(lengths=(), batch_size=64)
     return config

@@ -14,9 +14,8 @@ class DataConfig:
     documents of tokenized corpora."""
 
     source: str = "babilong"
-    """`babilong` makes samples of data.tasks; `corpus` takes the documents of data.corpora, and of
-    the other keys data.tokenizer (if it is a path), data.loss_on_all (for prompts),
-    data.curriculum and data.num_workers."""
+    """What rows hold: `babilong` is samples of data.tasks, `corpus` the documents of data.corpora.
+    Documents have loss weight 1, prompts data.loss_on_all, and the keys of tasks are not used."""
     corpora: tuple[str, ...] = ()
     """Folders that `lm2 data tokenize` made, where data.source is corpus."""
     corpus_weights: tuple[float, ...] = ()
@@ -33,7 +32,8 @@ class DataConfig:
     background_sentences: int = 20_000
     """Number of sentences of generated background text."""
     tokenizer: str = "word"
-    """`word` or `bpe` trains a tokenizer on the data; otherwise the path of a tokenizer.json."""
+    """`word` or `bpe` trains a tokenizer on the data, or takes that of data.corpora; otherwise the
+    path of a tokenizer.json."""
     tokenizer_vocab_size: int = 4096
     """Largest vocabulary of a trained tokenizer."""
     persons: int = 0
