@@ -9,9 +9,9 @@ the corpus, python-edu, is left out, as it is published without its texts. These
     hf download HuggingFaceTB/smollm-corpus --repo-type=dataset --local-dir=smollm-corpus \\
         --include="cosmopedia-v2/*" --include="fineweb-edu-dedup/*"
     lm2 data tokenize smollm-corpus/cosmopedia-v2 --tokenizer=LLAMA3 --held-out=0.0005 \\
-        --shard-characters=500000000 --out=shards/cosmopedia-v2
+        --out=shards/cosmopedia-v2
     lm2 data tokenize smollm-corpus/fineweb-edu-dedup --tokenizer=LLAMA3 --held-out=0.0005 \\
-        --shard-characters=500000000 --out=shards/fineweb-edu-dedup
+        --out=shards/fineweb-edu-dedup
 
 One process reads and writes, so that some forty others tokenize at most; where there are more
 cores, tokenize parts of the files by a command each, and give all folders in data.corpora with a
