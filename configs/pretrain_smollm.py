@@ -4,7 +4,7 @@
 
 The paper's mixture is cosmopedia-v2 (28 B tokens) and fineweb-edu-dedup (220 B); the third part of
 the corpus, python-edu, is left out, as it is published without its texts. These commands fetch both
-(some 700 GB of parquet) and tokenize them; LLAMA3 is a folder with the tokenizer of Llama 3:
+and tokenize them; LLAMA3 is a folder with the tokenizer of Llama 3:
 
     hf download HuggingFaceTB/smollm-corpus --repo-type=dataset --local-dir=smollm-corpus \\
         --include="cosmopedia-v2/*" --include="fineweb-edu-dedup/*"
@@ -13,9 +13,9 @@ the corpus, python-edu, is left out, as it is published without its texts. These
     lm2 data tokenize smollm-corpus/fineweb-edu-dedup --tokenizer=LLAMA3 --held-out=0.0005 \\
         --out=shards/fineweb-edu-dedup
 
-One process reads and writes, so that some forty others tokenize at most; where there are more
-cores, tokenize parts of the files by a command each, and give all folders in data.corpora with a
-weight each.
+One process reads the texts and writes the shards, whatever the number of processes that tokenize.
+Where it is too slow for them, tokenize parts of the files by a command each, and give all folders
+in data.corpora, with a weight each.
 
 The model is that of configs/lm2_1b7.py. Its segments have 512 tokens, not 2048: a document of the
 mixture has about 1,100 tokens, and one that is no longer than a segment trains no memory. Documents
