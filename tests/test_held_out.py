@@ -38,6 +38,7 @@ def printed(function, *args):
     return function(*args, console), console.file.getvalue()
 
 
+@pytest.mark.processes  # a whole run
 def test_the_held_out_loss_is_watched_and_measured_once(tmp_path, compiled_quickly):
     config = config_of("a", "mixed")
     _, text = printed(train, config, tmp_path)

@@ -14,9 +14,7 @@ from lm2_jax.model.schedule import apply_segments
 
 S = 6
 CASES = {
-    "lm2 and window": model_cases.CASES["window and memory"],
-    "the paper's write, long window": model_cases.make_config(T=4, M=3, P=2, window=11,
-                                                              write="paper"),
+    "lm2 and a long window": model_cases.make_config(T=4, M=3, P=2, window=11),
     "rmt and window": model_cases.CASES["memory tokens and window"],
     "armt and window": model_cases.CASES["associations and window"],
     "delta and window": model_cases.make_config(T=6, P=1, kind="delta", window=4),
