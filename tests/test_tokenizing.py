@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import shard_cases
 
+from lm2_jax import cli
 from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.shards import manifest as manifests
 from lm2_jax.data.shards import reading, tokenizing
@@ -253,3 +255,17 @@ def test_progress_counts_the_sources(tmp_path):
     reads, tokens = zip(*seen, strict=True)
     assert list(reads) == sorted(reads) and 0.5 < reads[-1] / source.stat().st_size <= 1
     assert tokens[-1] == manifests.read(out).total("train", "tokens")
+
+
+def test_the_command_has_help_and_writes_shards(tmp_path, capsys, monkeypatch):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["data", "tokenize", "--help"])
+    assert "--held-out FRACTION" in capsys.readouterr().out
+    monkeypatch.setattr(tokenizing, "ProcessPoolExecutor", shard_cases.InProcess)
+    source = shard_cases.write(tmp_path / "x.jsonl", shard_cases.texts(1, 20))
+    command = ["data", "tokenize", str(source), f"--tokenizer={shard_cases.words()}",
+               f"--out={tmp_path / 'out'}"]
+    assert cli.main([*command, "--held-out=0.5"]) == 0
+    assert re.search(r"held_out: \d+ documents, \d[\d,]* tokens in 1 shards", " ".join(
+        capsys.readouterr().out.split()))
+    assert cli.main(command) == 2 and "another tokenized corpus" in capsys.readouterr().err
