@@ -56,8 +56,8 @@ class TrainConfig:
     eval_every_steps: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
     held_out_batches: int = 8
-    """Batches of the held-out split of data.corpora whose loss is measured with each of these
-    evaluations and at the end."""
+    """Batches of the held-out split of data.corpora, in rows of the last stage, whose loss is
+    measured every train.eval_every_steps and at the end; 0 measures none."""
     stall_seconds: float = 600.0
     """Seconds without progress after which a watchdog reports where each process is; 0 is never."""
 
