@@ -28,6 +28,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "grain>=0.2.18",
+        "array_record>=0.8",
         "ml_collections>=1.1",
         "numpy>=2.0",
         "tokenizers>=0.22",

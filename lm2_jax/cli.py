@@ -24,13 +24,15 @@ COMMANDS = {
     "unpack": "Make a workdir of such a file, in which the run goes on.",
     "report": "Compare evaluated workdirs: report.md, plots.",
     "data": "Show training samples of a config as text.",
+    "data tokenize": "Tokenize texts into shards, which data.source=corpus trains on.",
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
     "bench": "Measure speed: data = batches without a model, eval = rate and memory over the "
              "length of the context, costs = a model against its backbone.",
 }
-MODULES = {"eval": "evaluate"}  # of the commands that are not named like their module
+# Of the commands that are not named like their module.
+MODULES = {"eval": "evaluate", "data tokenize": "tokenize"}
 # What the file system refuses is the user's to mend, whichever line of code met it.
 SYSTEM_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
                  errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.EFBIG}
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     name, *rest = argv
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name not in COMMANDS:
         print(f"lm2: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
@@ -113,7 +117,8 @@ def _expand_paths(args: argparse.Namespace) -> None:
     """Expands `~` in the arguments that are paths, and refuses URLs."""
     from lm2_jax.runtime import paths
 
-    for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file"):
+    for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file",
+                 "sources", "tokenizer"):
         value = getattr(args, name, None)
         if isinstance(value, list):
             setattr(args, name, [str(paths.local(path)) for path in value])

@@ -12,6 +12,7 @@ from lm2_jax.config import Config
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.batches import iterate
 from lm2_jax.data.sources import make_source
+from lm2_jax.errors import UserError
 from lm2_jax.runtime.console import Console
 from lm2_jax.types import Batch
 
@@ -36,6 +37,8 @@ def run(config: Config, seconds: float, console: Console | None = None) -> list[
     console = console or Console()
     data, T = config.data, config.model.segment_length
     segments = -(-CONTEXT // T)
+    if data.source == "corpus":
+        raise UserError("data.source is corpus; lm2 bench data measures samples of data.tasks")
     drawn_from = corpus.training(config, corpus.make_tokenizer(data, config.seed))
     rates = []
     a_story = dataclasses.replace(data, vary_length=False, dense=False, deferred=False,

@@ -155,7 +155,7 @@ def _programs(config: Config, mesh: partition.AnyMesh, steps: Collection[str]):
         segments, rows, parts = heaviest_stage(config, mesh)
         yield (_training_title(config, segments, rows, parts),
                training_step(config.model, config.train, mesh, rows=rows, segments=segments))
-    if "eval" in steps:
+    if "eval" in steps and config.eval.lengths:
         for what, traced in evaluation_steps(config, mesh).items():
             yield f"evaluation, {what}, {config.eval.batch_size} rows", traced
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,12 @@ from lm2_jax.runtime.watchdog import Watchdog
 from lm2_jax.training import loop, optimizer, profile
 from lm2_jax.training import state as train_state
 from lm2_jax.training.curriculum import Curriculum, Stage
+from lm2_jax.training.held_out import HeldOutLoss
 from lm2_jax.training.hooks import PeriodicEvaluation, TrainingHooks
 from lm2_jax.training.metrics_log import MetricsLog
 from lm2_jax.training.profile import Profile
 from lm2_jax.training.stages import HeldOutAccuracy, StageEvaluator
-from lm2_jax.training.step import make_accuracy, make_train_step
+from lm2_jax.training.step import make_accuracy, make_loss, make_train_step
 from lm2_jax.training.writers import JsonLines, read_lines
 from lm2_jax.types import Batch
 
@@ -129,7 +130,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                                       files.changed(config)))
 
     # Corpus and source of batches.
-    corpus = corpora.training(config, tokenizer)
+    corpus = sources.open_training(config, tokenizer)
     row_sharding = partition.named(mesh, "act_batch", None)
     rows = {size: feed.local_rows(row_sharding, size) for size in config.batch_sizes()}
     make_source = functools.partial(
@@ -179,11 +180,17 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     with Preemption() as preemption, contextlib.ExitStack() as to_the_end:
         with contextlib.ExitStack() as until_trained:
             until_trained.callback(checkpointer.close)
+            held_out = _held_out_batches(config, make_source, corpus, row_sharding, rows)
             stages = _stage_evaluator(
-                config, curriculum, make_source, corpus, row_sharding, rows,
-                make_accuracy(model, config.train, mesh, shardings.params), workdir, step)
+                curriculum, held_out, make_accuracy(model, config.train, mesh, shardings.params),
+                workdir, step)
             hooks = _hooks(config, workdir, step, stages, evaluator, checkpointer, curriculum, meta,
                            console, options, preemption, begun)
+            if config.data.source == "corpus":
+                hooks.held_out = HeldOutLoss(
+                    make_loss(model, config.train, mesh, shardings.params),
+                    held_out(config.data.curriculum[-1], config.train.held_out_batches), workdir,
+                    step, hooks.write_held_out, console)
             to_the_end.callback(hooks.watchdog.close)
             until_trained.callback(hooks.close)
             until_trained.enter_context(jax.set_mesh(mesh))
@@ -203,6 +210,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                 except loop.NonFiniteError as error:
                     raise RunError(f"{error}. Stopped; the checkpoints in {workdir} are from "
                                    "before.") from error
+            if not hooks.preempted:
+                hooks.measure_held_out(step, state)
             with hooks.phase(phases.SAVE):
                 checkpointer.wait()
             hooks.note_time(step)
@@ -222,21 +231,29 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     return results or []
 
 
-def _stage_evaluator(config: Config, curriculum: Curriculum, make_source, corpus, sharding,
-                     rows: Mapping[int, tuple[int, ...]], accuracy, workdir: Path, first_step: int
-                     ) -> StageEvaluator:
-    """Held-out batches of each stage: stories that training does not see, in its prose."""
-    held_out = make_source(config.data, corpora.validation(config, corpus),
-                           seed=corpora.HELD_OUT + config.seed)
+def _held_out_batches(config: Config, make_source, corpus, sharding,
+                      rows: Mapping[int, tuple[int, ...]]) -> Callable[..., list[Batch]]:
+    """Returns (stage, how many) -> held-out batches of the stage: of stories that training does not
+    see, in its prose, or of the held-out split of the corpora; none if these have no such split."""
+    drawn_from = sources.open_held_out(config, corpus)
+    held_out = drawn_from and make_source(config.data, drawn_from,
+                                          seed=corpora.HELD_OUT + config.seed)
 
-    def batches_of(stage: Stage) -> list[Batch]:
+    def batches_of(stage: Stage, count: int = HELD_OUT_BATCHES) -> list[Batch]:
+        if not held_out:
+            return []
         source = held_out.with_curriculum(((0, *stage[1:]),))
         size = source.rows_at(0)
         return [feed.to_devices(source[number], rows[size], size, sharding)
-                for number in range(HELD_OUT_BATCHES)]
+                for number in range(count)]
 
+    return batches_of
+
+
+def _stage_evaluator(curriculum: Curriculum, held_out, accuracy, workdir: Path, first_step: int
+                     ) -> StageEvaluator:
     log = JsonLines(workdir / "curriculum.jsonl", first_step) if processes.is_primary() else None
-    return StageEvaluator(curriculum, HeldOutAccuracy(batches_of, accuracy), log)
+    return StageEvaluator(curriculum, HeldOutAccuracy(held_out, accuracy), log)
 
 
 def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluator,

@@ -34,6 +34,9 @@ class Config:
 
     def __post_init__(self):
         _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
+        _require(not self.train.advance_accuracy or self.data.source == "babilong",
+                 "train.advance_accuracy", self.train.advance_accuracy,
+                 "0 where data.source is corpus")
         for rows in self.batch_sizes():
             _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
                      self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")

@@ -1,15 +1,26 @@
-"""The training data: tasks, their stories, the background text, tokenizer and curriculum."""
+"""The training data: tasks or tokenized corpora, tokenizer and curriculum."""
 
 import itertools
 from dataclasses import dataclass
 
-from lm2_jax.config.checks import at_least, require
+from lm2_jax.config.checks import at_least, one_of, require
+
+SOURCES = ("babilong", "corpus")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Training samples: facts and questions of bAbI tasks scattered in background text."""
+    """Training samples: facts and questions of bAbI tasks scattered in background text, or the
+    documents of tokenized corpora."""
 
+    source: str = "babilong"
+    """What rows hold: `babilong` is samples of data.tasks, `corpus` the documents of data.corpora.
+    Documents have loss weight 1, prompts data.loss_on_all, and the keys of tasks are not used."""
+    corpora: tuple[str, ...] = ()
+    """Folders that `lm2 data tokenize` made, where data.source is corpus."""
+    corpus_weights: tuple[float, ...] = ()
+    """Share of the rows of each of data.corpora, relative to each other; empty takes them by their
+    sizes."""
     tasks: tuple[str, ...] = ("qa1",)
     """bAbI tasks to train on, such as qa1,qa2."""
     task_weights: tuple[float, ...] = ()
@@ -21,7 +32,8 @@ class DataConfig:
     background_sentences: int = 20_000
     """Number of sentences of generated background text."""
     tokenizer: str = "word"
-    """`word` or `bpe` trains a tokenizer on the data; otherwise the path of a tokenizer.json."""
+    """`word` or `bpe` trains a tokenizer on the data, or takes that of data.corpora; otherwise the
+    path of a tokenizer.json."""
     tokenizer_vocab_size: int = 4096
     """Largest vocabulary of a trained tokenizer."""
     persons: int = 0
@@ -64,6 +76,12 @@ class DataConfig:
     """Worker processes that prepare batches ahead of training; 0 uses one thread."""
 
     def __post_init__(self):
+        one_of(self, "data", "source", SOURCES)
+        require(bool(self.corpora) or self.source != "corpus", "data.corpora", self.corpora,
+                "a folder or more where data.source is corpus")
+        require(len(self.corpus_weights) in (0, len(self.corpora))
+                and all(weight > 0 for weight in self.corpus_weights), "data.corpus_weights",
+                self.corpus_weights, "a number above 0 for each of data.corpora, or ()")
         require(len(self.tasks) > 0, "data.tasks", self.tasks, "at least one task")
         require(len(self.task_weights) in (0, len(self.tasks))
                 and all(weight > 0 for weight in self.task_weights), "data.task_weights",

@@ -63,6 +63,9 @@ class TrainConfig:
     every step."""
     eval_every_steps: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
+    held_out_batches: int = 8
+    """Batches of the held-out split of data.corpora, in rows of the last stage, whose loss is
+    measured every train.eval_every_steps and at the end; 0 measures none."""
     stall_seconds: float = 600.0
     """Seconds without progress after which a watchdog reports where each process is; 0 is never."""
 
@@ -76,7 +79,7 @@ class TrainConfig:
         require(0 <= self.advance_accuracy <= 1, "train.advance_accuracy",
                 self.advance_accuracy, "in [0, 1]")
         at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
-                 "eval_every_steps", "final_learning_rate", "stall_seconds",
+                 "eval_every_steps", "held_out_batches", "final_learning_rate", "stall_seconds",
                  "rows_per_device", "loss_chunk_tokens", "write_cost", "write_cost_from",
                  "window_from")
         require(self.accumulate_steps == 1 or not self.rows_per_device, "train.accumulate_steps",

@@ -8,6 +8,8 @@ from lm2_jax.config import Config, DataConfig, with_vocab_size
 from lm2_jax.data.babilong import corpus as corpora
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.corpus import Corpus
+from lm2_jax.data.shards import batches as shards
+from lm2_jax.data.shards.batches import CorpusBatches, Mixture
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.types import Batch
 
@@ -31,17 +33,37 @@ class BatchSource(Protocol):
         """A fingerprint of everything that the batches depend on."""
 
 
-def make_source(data: DataConfig, corpus: Corpus, *, segment_length: int, seed: int,
+def open_training(config: Config, tokenizer: Tokenizer) -> Corpus | Mixture:
+    """What training batches are drawn from: stories and prose, or tokenized corpora.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    if config.data.source == "corpus":
+        return shards.open_corpora(config.data, tokenizer)
+    return corpora.training(config, tokenizer)
+
+
+def open_held_out(config: Config, training: Corpus | Mixture) -> Corpus | Mixture | None:
+    """What held-out batches are drawn from during training; None if nothing is held out."""
+    if isinstance(training, Mixture):
+        return training.held_out()
+    return corpora.validation(config, training)
+
+
+def make_source(data: DataConfig, corpus: Corpus | Mixture, *, segment_length: int, seed: int,
                 batch_size: int, num_steps: int,
                 rows: Mapping[int, tuple[int, ...]] | None = None) -> BatchSource:
     """The source that a config names.
 
     Args:
-      corpus: the stories and the prose that samples are drawn from.
+      corpus: what the samples are drawn from (`open_training`).
       segment_length: tokens.
       batch_size: rows of the global batch where the curriculum gives none.
       rows: for each size of the global batch the rows that this process needs; None = all.
     """
+    if isinstance(corpus, Mixture):
+        return CorpusBatches(data, corpus, segment_length, seed, batch_size, num_steps, rows)
     maker = SampleMaker(data, corpus, segment_length)
     return BabilongBatches(maker, seed, batch_size, num_steps, rows)
 
@@ -85,7 +107,7 @@ def batches(config: Config) -> Batches:
     tokenizer = corpora.make_tokenizer(config.data, config.seed)
     config = with_vocab_size(config, tokenizer.vocab_size,
                              corpora.vocab_multiple(config.data))
-    source = make_source(config.data, corpora.training(config, tokenizer), seed=config.seed,
+    source = make_source(config.data, open_training(config, tokenizer), seed=config.seed,
                          segment_length=config.model.segment_length,
                          batch_size=config.train.batch_size, num_steps=config.train.num_steps)
     return Batches(config, tokenizer, source)

@@ -111,6 +111,10 @@ class Tokenizer:
         written = self._tokenizer.to_str() + (json.dumps(config) if config else "")
         return hashlib.sha256(written.encode()).hexdigest()
 
+    def id_of(self, token: str) -> int:
+        """The id of a token of the vocabulary; a ValueError if there is no such token."""
+        return self._id(token)
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens.
 

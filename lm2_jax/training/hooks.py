@@ -12,6 +12,7 @@ from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
 from lm2_jax.training import loop
+from lm2_jax.training.held_out import HeldOutLoss
 from lm2_jax.training.metrics_log import MetricsLog
 from lm2_jax.training.profile import Profile
 from lm2_jax.training.stages import StageEvaluator
@@ -83,6 +84,7 @@ class TrainingHooks(loop.Hooks):
       save_state: (step, state) -> None: begins to write a checkpoint.
       poll_save: raises if a checkpoint that is being written has failed.
       note_time: (step) -> None: stores the wall time by phase.
+      held_out: None measures no loss on held-out batches.
       preempted: set when the run is asked to end before its last step.
       watchdog: closed by the caller, since it watches the last evaluation too.
     """
@@ -98,6 +100,7 @@ class TrainingHooks(loop.Hooks):
     note_time: Callable[[int], None]
     profile: Profile
     preemption: Preemption
+    held_out: HeldOutLoss | None = None
     preempted: bool = field(default=False, init=False)
 
     def phase(self, name: str) -> AbstractContextManager:
@@ -135,16 +138,31 @@ class TrainingHooks(loop.Hooks):
         self.log.pause()
 
     def evaluate(self, step: int, state: TrainState) -> bool:
-        if not self.evaluation.is_due(step):
-            return False
+        self._run_if_due(self.evaluation, step, state)
+        if not self.preempted:
+            self.measure_held_out(step, state)
+        return self.preempted
+
+    def measure_held_out(self, step: int, state: TrainState) -> None:
+        """Measures the loss on held-out batches, if there are any and the step is not done."""
+        if self.held_out:
+            self._run_if_due(self.held_out, step, state)
+
+    def write_held_out(self, step: int, values: dict[str, float]) -> None:
+        """Logs values of held-out batches, with the time so far as every line has it."""
+        self.log.write_held_out(step, values | self.timer.metrics())
+
+    def _run_if_due(self, part: PeriodicEvaluation | HeldOutLoss, step: int, state: TrainState
+                    ) -> None:
+        if not part.is_due(step):
+            return
         with self.timer.within(phases.EVAL):
             try:
-                self.evaluation.run(step, state.params, self.between_batches)
+                part.run(step, state.params, self.between_batches)
             except Preempted:
                 self.preempted = True
-                return True
+                return
         self.log.pause()
-        return False
 
     def between_batches(self) -> None:
         """Called after each batch of an evaluation.

@@ -46,6 +46,11 @@ class MetricsLog:
                                f"{values['answer_accuracy']:.3f}  segments {segments}"
                          + (f"  {rate:,.0f} tokens/s" if rate else ""))
 
+    def write_held_out(self, step: int, values: dict[str, float]) -> None:
+        """Logs values of held-out batches after a step, as a line of their own."""
+        if self._writer:
+            self._writer.write(step, {**values})
+
     def pause(self) -> None:
         """Leaves the time until the next step out of the measured rate."""
         self._clock.restart()

@@ -93,14 +93,26 @@ def make_train_step(model: LanguageModel, optimizer: optax.GradientTransformatio
 def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
                   params_shardings: Params) -> Callable:
     """Returns (params, step, batch) -> (number of right answers, number of answers), compiled."""
-    def accuracy(params: Params, step: jax.Array, batch: Batch):
-        sums = loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
-                         remat_segments=False, chunk_tokens=config.loss_chunk_tokens,
-                         deterministic=True,
-                         window=not config.window_from or step >= config.window_from)
-        return sums.hits, sums.answers
+    return _make_sums(lambda sums: (sums.hits, sums.answers), model, config, mesh,
+                      params_shardings)
 
-    return jax.jit(accuracy, out_shardings=partition.named(mesh), in_shardings=(
+
+def make_loss(model: LanguageModel, config: TrainConfig, mesh: Mesh, params_shardings: Params
+              ) -> Callable:
+    """Returns (params, step, batch) -> (summed loss, in nats, summed loss weight), compiled."""
+    return _make_sums(lambda sums: (sums.loss, sums.weight), model, config, mesh, params_shardings)
+
+
+def _make_sums(choose: Callable, model: LanguageModel, config: TrainConfig, mesh: Mesh,
+               params_shardings: Params) -> Callable:
+    """Returns (params, step, batch) -> choose(LossSums without dropout), compiled."""
+    def sums(params: Params, step: jax.Array, batch: Batch):
+        return choose(loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
+                                remat_segments=False, chunk_tokens=config.loss_chunk_tokens,
+                                deterministic=True,
+                                window=not config.window_from or step >= config.window_from))
+
+    return jax.jit(sums, out_shardings=partition.named(mesh), in_shardings=(
         params_shardings, None, partition.named(mesh, "act_batch", None)))
 
 

@@ -23,7 +23,8 @@ ATTEMPTS = 1000
 DIGEST_KEYS = {"num_workers": 0, "num_threads": 0, "min_sentence_tokens": 4}
 # Keys that earlier versions did not have, with the value that stands for what these did.
 NEW_KEYS = {"max_points": 0, "max_points_per_segment": 2, "sample_segments": 0,
-            "passed_states": 0.0, "deferred_fraction": 1.0}
+            "passed_states": 0.0, "deferred_fraction": 1.0, "source": "babilong", "corpora": (),
+            "corpus_weights": ()}
 STORIES_READ = 32  # stories of each task that the digest includes
 
 

@@ -15,6 +15,7 @@ from lm2_jax.data.babi import story_sources
 from lm2_jax.data.babi.story import Story
 from lm2_jax.data.babi.story_sources import StorySource
 from lm2_jax.data.babilong.encoder import Encoder, sentence_ids
+from lm2_jax.data.shards import batches as shards
 from lm2_jax.data.text import background
 from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.data.tokenizer import Tokenizer
@@ -113,7 +114,8 @@ def _corpus(config: DataConfig, sources: tuple[StorySource, ...], prose: str, se
 
 def vocab_multiple(config: DataConfig) -> int:
     """Returns what `model.vocab_size` is rounded up to a multiple of."""
-    return 1 if config.tokenizer in TRAINED else VOCAB_MULTIPLE
+    trained = config.source == "babilong" and config.tokenizer in TRAINED
+    return 1 if trained else VOCAB_MULTIPLE
 
 
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
@@ -127,9 +129,13 @@ def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
 def make_tokenizer(config: DataConfig, seed: int) -> Tokenizer:
     """Loads the configured tokenizer.json, or trains a tokenizer on training stories and prose.
 
+    Tokenized corpora have their tokenizer beside them.
+
     Raises:
       ValueError: the tokenizer does not know the answers of the stories.
     """
+    if config.source == "corpus":
+        return shards.load_tokenizer(config, TRAINED)
     if config.tokenizer not in TRAINED:
         tokens = tokenizer.load(config.tokenizer)
         encoder = Encoder(tokens)

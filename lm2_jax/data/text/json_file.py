@@ -1,10 +1,8 @@
 """JSON files, a list or JSON lines, read value by value."""
 
-import gzip
 import io
 import json
 import re
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,41 +10,37 @@ from typing import Any
 
 import ijson
 
+from lm2_jax.data.text import compressed
 from lm2_jax.errors import UserError
 
 _CHUNK = 2**16  # bytes of a list that are read at once
 
 
 def values(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of a JSON list or of JSON lines (.gz or not), one in memory at a time; of a list
-    fractions are Decimals.
+    """The values of a JSON list or of JSON lines (.gz, .zst or neither), one in memory at a time;
+    of a list fractions are Decimals.
 
     Yields:
       Where the value stands, "path:LINE" or in a list "path, sample NUMBER", and the value.
 
     Raises:
-      UserError: the file is not UTF-8 (a byte order mark is skipped), no whole gzip file, or what
-        comes next is not JSON.
+      UserError: the file is not UTF-8 (a byte order mark is skipped), no whole compressed file, or
+        what comes next is not JSON.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rb") as file:
-            if file.read(len(BOM_UTF8)) != BOM_UTF8:
-                file.seek(0)
-            yield from (_of_list if _begins_list(file) else _of_lines)(path, file)
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}") from None
+    with compressed.opened(path) as file:
+        if file.peek(len(BOM_UTF8))[:len(BOM_UTF8)] == BOM_UTF8:
+            file.read(len(BOM_UTF8))
+        yield from (_of_list if _begins_list(file) else _of_lines)(path, file)
 
 
-def _begins_list(file: io.BufferedIOBase) -> bool:
-    start = file.tell()
-    while (byte := file.read(1)).isspace():
-        pass
-    file.seek(start)
-    return byte == b"["
+def _begins_list(file: io.BufferedReader) -> bool:
+    """Whether the first character is a bracket; blanks that fill the buffer before it are read."""
+    while (buffered := file.peek(1)).isspace():
+        file.read(len(buffered))
+    return buffered.lstrip()[:1] == b"["
 
 
-def _of_list(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, Any]]:
+def _of_list(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         for value in ijson.items(file, "item", buf_size=_CHUNK):
@@ -59,7 +53,7 @@ def _of_list(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, Any]]:
                         + f", after sample {number}" * (number > 0)) from None
 
 
-def _of_lines(path: Path, file: io.BufferedIOBase) -> Iterator[tuple[str, Any]]:
+def _of_lines(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if line.isspace():
             continue
