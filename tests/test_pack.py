@@ -1,6 +1,7 @@
 """`lm2 pack` and `lm2 unpack`: a run goes on elsewhere, with rounded parameters and new moments."""
 
 import json
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -67,14 +68,22 @@ def test_mistakes_are_one_line_and_leave_no_run(finished, tmp_path, capsys):
     assert main(["pack", f"--workdir={finished}", f"--out={file}"]) == 0
     before = json.loads((finished / "config.json").read_text())
     damaged.write_bytes(file.read_bytes()[:-1000])
+    other = tmp_path / "other"
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                content = json.dumps(before | {"model": before["model"] | {"mlp_dim": 8}}).encode()
+            new.writestr(name, content)
     capsys.readouterr()
     for source, workdir, wanted in ((file, finished, "holds a run already"),
+                                    (other, run, "was written by another version"),
                                     (damaged, run, "is not a run written by `lm2 pack`"),
                                     (tmp_path / "none", run, "there is no file")):
         assert main(["unpack", str(source), f"--workdir={workdir}"]) == 2
         line, = capsys.readouterr().err.splitlines()
         assert wanted in line
-    assert not (run / "config.json").exists()
+    assert not run.exists() and [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     assert json.loads((finished / "config.json").read_text()) == before
 
 

@@ -56,11 +56,9 @@ def unpack(file: str | Path, workdir: str | Path) -> tuple[Params, dict]:
 
     Raises:
       UserFileNotFoundError: if there is no such file.
-      UserError: if it is not a packed run, or the workdir holds a run already.
+      UserError: if it is not a packed run.
     """
     workdir = Path(workdir)
-    if (workdir / "config.json").exists():
-        raise UserError(f"{workdir} holds a run already; give a folder that does not exist")
     if not Path(file).exists():
         raise UserFileNotFoundError(f"there is no file {file}")
     try:

@@ -11,8 +11,9 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.runtime import locks, meshes, paths
+from lm2_jax.runtime import meshes, paths
 from lm2_jax.runtime.console import Console
+from lm2_jax.runtime.files import new_folder
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
 
@@ -27,10 +28,11 @@ def unpack(file: str | Path, workdir: str | Path) -> int:
       UserError: if the file is not a packed run, or the workdir holds a run already.
     """
     workdir = paths.for_checkpoints(workdir)
-    locks.require_writable(workdir)
-    with locks.locked(workdir, "lm2 unpack"):
-        params, meta = packed.unpack(file, workdir)
-        config, step = workdirs.stored_config(workdir), meta["next_step"]
+    if (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds a run already; give a folder that does not exist")
+    with new_folder(workdir) as partial:
+        params, meta = packed.unpack(file, partial)
+        config, step = workdirs.stored_config(partial), meta["next_step"]
         mesh = meshes.for_training(config, evaluates=False)
         new, shardings = train_state.create(LanguageModel(config.model),
                                             optimizer.make(config.train), config.seed, mesh)
@@ -38,7 +40,7 @@ def unpack(file: str | Path, workdir: str | Path) -> int:
             raise UserError(f"{file} was written by another version of lm2_jax: its parameters "
                             "are not those of its config")
         state = train_state.without_moments(new, jax.device_put(params, shardings.params), step)
-        with contextlib.closing(Checkpointer(workdir, config.checkpoint)) as checkpointer:
+        with contextlib.closing(Checkpointer(partial, config.checkpoint)) as checkpointer:
             checkpointer.save(step, state.params, workdirs.training_part(state), meta)
             checkpointer.wait()
     return step

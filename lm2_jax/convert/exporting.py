@@ -15,12 +15,12 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import Config
 from lm2_jax.convert import card, llama, names, tensors
-from lm2_jax.convert.folders import new_folder
 from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.tokenizer import END
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
+from lm2_jax.runtime.files import new_folder
 from lm2_jax.types import Params
 
 TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}

@@ -20,7 +20,6 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import CheckpointConfig, Config, ModelConfig, files
 from lm2_jax.convert import llama, names
-from lm2_jax.convert.folders import new_folder
 from lm2_jax.convert.tensors import DTYPES, Tensors
 from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.babilong.corpus import VOCAB_MULTIPLE
@@ -28,6 +27,7 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
+from lm2_jax.runtime.files import new_folder
 from lm2_jax.types import Params
 
 # What is kept of a folder as it is, beside config.json: the tokenizer and the licence.
