@@ -6,8 +6,8 @@ The task is bAbI's qa1 with two persons. Facts are scattered over segments of 24
 question is asked when attention no longer sees the fact that answers it. The curriculum has stages
 of one, two, three, four and eight segments. In the last one a row holds four samples of eight
 segments, each of which begins with the memory that the one before left, and open slots have a cost.
-Attention sees the 24 tokens before a segment from the stage of three segments on; without them two
-segments can only be answered from the memory. The evaluation has 4 to 683 segments.
+Attention sees the 24 tokens before a segment in rows of three segments and more; the questions of
+two segments can only be answered from the memory. The evaluation has 4 to 683 segments.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
                     (1900, 32, 2)))
     config.train = dict(
         num_steps=2400, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=50,
-        weight_decay=0.01, remat_segments=False, bptt_segments=8, window_from=400,
+        weight_decay=0.01, remat_segments=False, bptt_segments=8, window_from_segments=3,
         write_cost=0.1, write_cost_from=1900)
     config.checkpoint = dict(every_steps=300)
     config.eval = dict(

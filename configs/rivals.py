@@ -18,7 +18,7 @@ ends early) and the same held-out samples. The task is qa1 with two persons, as 
 evaluated at 0k to 128k. Samples have up to 192 tokens. Rows of the last stage hold four of them,
 each of which begins with the memory that the one before left; no gradient flows from one to the
 other. Memories that can stay closed have a cost of being open in that stage. Models with a memory
-get their attention window after the stage of two segments, which attention could answer in the
+have no attention window in rows of two segments, whose questions attention could answer in the
 place of the memory. Train every model with three seeds; then evaluate RAG, compare, and measure the
 gates:
 
@@ -78,7 +78,7 @@ def get_config(name: str = "lm2") -> ConfigDict:
     if config.model.memory.get("kind") in ("lm2", "armt", "delta"):
         config.train.write_cost, config.train.write_cost_from = 0.1, 2400
     if config.model.memory.num_layers:
-        config.train.window_from = 450
+        config.train.window_from_segments = 3
     else:
         config.eval.memory = ("carried",)
     if config.model.attention_window > 24:  # a row holds keys and values of up to 16k tokens

@@ -84,7 +84,7 @@ def test_rivals_differ_only_in_the_memory():
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
         train = dataclasses.replace(configs["lm2"].train, write_cost=config.train.write_cost,
                                     write_cost_from=config.train.write_cost_from,
-                                    window_from=450 * bool(config.model.memory.num_layers))
+                                    window_from_segments=3 * bool(config.model.memory.num_layers))
         assert config.data == configs["lm2"].data and config.train == train
     assert max(sizes) <= 1.01 * min(sizes)
     assert "there is no model lm3; the models are lm2, rmt" in refusal({}, f"{RIVALS}:lm3")

@@ -61,7 +61,7 @@ def test_the_held_out_loss_is_watched_and_measured_once(tmp_path, compiled_quick
 def test_the_loss_is_the_mean_over_all_tokens(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "held_out_loss": 1.0}\n{"step": 4}\n')
     sums, written, called = iter([(6.0, 2.0), (1.0, 5.0)]), [], []
-    held_out = HeldOutLoss(lambda params, step, batch: jax.numpy.array(next(sums)), ["one", "two"],
+    held_out = HeldOutLoss(lambda params, batch: jax.numpy.array(next(sums)), ["one", "two"],
                            tmp_path, 3, lambda *line: written.append(line),
                            Console(file=io.StringIO()))
     assert [held_out.is_due(step) for step in (2, 4)] == [False, True]

@@ -28,7 +28,7 @@ from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
 from lm2_jax.training import optimizer
 from lm2_jax.training.loss import count_answers, loss_sums
-from lm2_jax.training.step import make_accuracy
+from lm2_jax.training.step import make_loss
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -220,32 +220,19 @@ def test_a_cost_closes_the_memory_from_its_first_step_on(memory):
     assert sums_only(nn.unbox(first_state(model).params), nothing, model=model).writes == 0
 
 
-def test_the_window_is_hidden_up_to_its_first_step():
+def test_the_window_is_hidden_in_short_rows():
     """Then the loss is that of a model without one."""
     model = dataclasses.replace(MODEL, attention_window=T)
-    slow = dataclasses.replace(CONFIG, learning_rate=1e-30, final_learning_rate=0.0,
-                               weight_decay=0.0, window_from=2)
-    losses = [values["row_loss"] for values in train(slow, model, batches=[batch(0)] * 4).metrics]
     params = first_state(model).params
-    hidden, shown = (sums_only(params, batch(0), model=each).row_loss_B for each in (MODEL, model))
-    assert np.abs(shown - hidden).max() > 1e-3
-    np.testing.assert_allclose(losses, [hidden, hidden, shown, shown], rtol=1e-5)
-
-
-def test_held_out_accuracy_has_the_window_that_training_has():
-    model = dataclasses.replace(MODEL, attention_window=T)
-    config, params = dataclasses.replace(CONFIG, window_from=2), first_state(model).params
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
-    accuracy = make_accuracy(LanguageModel(model), config, one_device(), shardings)
-    for step, same in ((1, MODEL), (2, model)):
-        # Targets that the model gives are answers that are right.
-        rows = batch(0)
-        out = apply_segments(LanguageModel(same), params, rows.tokens_BL, init_state(same, B),
-                             rows.valid_BL, rows.reset_BS)
-        rows = rows.replace(targets_BL=np.asarray(out.logits.argmax(axis=-1), np.int32))
-        hits, answers = accuracy(params, step, rows)
-        other_hits, _ = accuracy(params, 3 - step, rows)
-        assert hits == answers > other_hits
+    hidden, shown = (sums_only(params, batch(0), model=each) for each in (MODEL, model))
+    assert np.abs(shown.row_loss_B - hidden.row_loss_B).max() > 1e-3
+    for first, same in ((S, shown), (S + 1, hidden)):
+        config = dataclasses.replace(CONFIG, window_from_segments=first)
+        step, = train(config, model, batches=[batch(0)]).metrics
+        np.testing.assert_allclose(step["row_loss"], same.row_loss_B, rtol=1e-5)
+        loss = make_loss(LanguageModel(model), config, one_device(),
+                         jax.tree.map(lambda leaf: leaf.sharding, params))
+        np.testing.assert_allclose(loss(params, batch(0))[0], same.loss, rtol=1e-5)
 
 
 # The optimizer.

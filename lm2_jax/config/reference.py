@@ -44,7 +44,8 @@ Results of these configs are in [results](results/README.md).
 USES = (
     ("The paper's write", "model.memory.write=paper"),
     ("A late cost of open slots", "train.write_cost=0.1 train.write_cost_from=1800"),
-    ("An attention window from step 600 on", "model.attention_window=24 train.window_from=600"),
+    ("An attention window, but not in rows of one and two segments",
+     "model.attention_window=24 train.window_from_segments=3"),
     ("Other writes: each head writes its two best-matching slots, found by keys of their own",
      "model.memory.write=null model.memory.write_top_k=2 model.memory.slot_keys=true "
      "model.memory.tied_addressing=false"),

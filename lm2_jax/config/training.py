@@ -57,10 +57,10 @@ class TrainConfig:
     other memories have none."""
     write_cost_from: int = 0
     """First step at which write_cost counts."""
-    window_from: int = 0
-    """First step at which attention sees model.attention_window. Before it only the memory crosses
-    from one segment to the next, so that the memory has to learn. Evaluations have the window at
-    every step."""
+    window_from_segments: int = 0
+    """Attention sees model.attention_window in rows of at least so many segments. In shorter rows
+    only the memory crosses from one segment to the next, so that the memory has to learn.
+    Evaluations have the window at every length."""
     eval_every_steps: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
     held_out_batches: int = 8
@@ -81,7 +81,7 @@ class TrainConfig:
         at_least(self, "train", 0, "warmup_steps", "weight_decay", "bptt_segments",
                  "eval_every_steps", "held_out_batches", "final_learning_rate", "stall_seconds",
                  "rows_per_device", "loss_chunk_tokens", "write_cost", "write_cost_from",
-                 "window_from")
+                 "window_from_segments")
         require(self.accumulate_steps == 1 or not self.rows_per_device, "train.accumulate_steps",
                 self.accumulate_steps, "1 where train.rows_per_device is set")
         for name in ("learning_rate", "clip_norm", "gate_learning_rate_factor"):

@@ -66,7 +66,8 @@ def loss(config: Config, params: Params, batch: Batch, key: jax.Array | None = N
     sums = loss_sums(LanguageModel(config.model), params, batch,
                      jax.random.key(0) if key is None else key, deterministic=key is None,
                      bptt_segments=t.bptt_segments, remat_segments=t.remat_segments,
-                     chunk_tokens=t.loss_chunk_tokens)
+                     chunk_tokens=t.loss_chunk_tokens,
+                     window_from_segments=t.window_from_segments)
     return sums.loss / jax.numpy.maximum(sums.weight, 1e-6)
 
 

@@ -17,7 +17,7 @@ class HeldOutLoss:
     """Measures the loss on the same batches each time; each step once, also across resumes.
 
     Args:
-      loss: (params, step, batch) -> (summed loss, in nats, summed loss weight).
+      loss: (params, batch) -> (summed loss, in nats, summed loss weight).
       batches: on the devices; none measures nothing.
       workdir: of the run.
       first_step: steps that are done.
@@ -37,7 +37,7 @@ class HeldOutLoss:
         """Measures, writes and prints the loss; calls `between` after each batch."""
         sums = []
         for batch in self._batches:
-            sums.append(jax.device_get(self._loss(params, step, batch)))
+            sums.append(jax.device_get(self._loss(params, batch)))
             between()
         loss, weight = np.sum(sums, axis=0)
         mean = float(loss / max(weight, 1e-6))

@@ -1,6 +1,5 @@
 """The loss of a batch, segment by segment."""
 
-import dataclasses
 import functools
 
 import jax
@@ -42,7 +41,7 @@ class LossSums:
 
 def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array, *,
               bptt_segments: int, remat_segments: bool, chunk_tokens: int = 0,
-              deterministic: bool = False, window: bool | jax.Array = True) -> LossSums:
+              deterministic: bool = False, window_from_segments: int = 0) -> LossSums:
     """The loss over all segments of a batch, from the initial state.
 
     Args:
@@ -51,7 +50,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
       remat_segments: compute each segment again in the backward pass.
       chunk_tokens: tokens of a row whose logits are there at once; 0 = those of a segment.
       deterministic: without dropout.
-      window: whether attention sees the window of earlier tokens; a bool or a scalar array.
+      window_from_segments: in shorter batches attention does not see the window of earlier tokens.
     """
     c = model.config
     S, dropout = batch.reset_BS.shape[1], c.dropout > 0 and not deterministic
@@ -62,9 +61,6 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     def step(state, x):
         tokens_BT, targets_BT, weight_BT, answer_BT, valid_BT, reset_B, number = x
         rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
-        if state.window is not None and window is not True:
-            state = dataclasses.replace(state, window=dataclasses.replace(
-                state.window, valid_BW=state.window.valid_BW & window))
         out, writes = _apply(model, params, tokens_BT, state, valid_BT, reset_B,
                              deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
         if chunk_tokens:
@@ -80,7 +76,8 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
             weight=jnp.sum(weight_BT), hits=hits, answers=answers,
             tokens=jnp.sum(valid_BT), writes=writes)
 
-    state = init_state(c, batch.tokens_BL.shape[0], window=(S - 1) * c.segment_length)
+    window = (S - 1) * c.segment_length if S >= window_from_segments else 0
+    state = init_state(c, batch.tokens_BL.shape[0], window=window)
     xs = (*segments, batch.reset_BS.T, jnp.arange(S))
     _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
                             unroll=kernels.unroll(S))

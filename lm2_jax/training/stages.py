@@ -15,7 +15,7 @@ class HeldOutAccuracy:
 
     Args:
       make_batches: (stage) -> batches on the devices.
-      accuracy: (params, step, batch) -> (answers that are right, answers).
+      accuracy: (params, batch) -> (answers that are right, answers).
     """
 
     def __init__(self, make_batches: Callable[[Stage], list[Batch]], accuracy: Callable):
@@ -23,10 +23,10 @@ class HeldOutAccuracy:
         self._stage: Stage = ()
         self._batches: list[Batch] = []
 
-    def __call__(self, params: Params, step: int, stage: Stage) -> float:
+    def __call__(self, params: Params, stage: Stage) -> float:
         if stage != self._stage:  # the batches of one stage are kept at a time
             self._stage, self._batches = stage, self._make_batches(stage)
-        found = [self._accuracy(params, step, batch) for batch in self._batches]
+        found = [self._accuracy(params, batch) for batch in self._batches]
         hits, answers = np.sum(jax.device_get(found), axis=0)
         return float(hits / max(answers, 1))
 
@@ -35,11 +35,11 @@ class StageEvaluator:
     """Evaluates a run's stage and decides whether it ends.
 
     Args:
-      accuracy: (params, step, stage) -> accuracy on held-out batches of the stage.
+      accuracy: (params, stage) -> accuracy on held-out batches of the stage.
       log: of every decision; None on processes that write no files.
     """
 
-    def __init__(self, curriculum: Curriculum, accuracy: Callable[[Params, int, Stage], float],
+    def __init__(self, curriculum: Curriculum, accuracy: Callable[[Params, Stage], float],
                  log: JsonLines | None):
         self._curriculum, self._accuracy, self._log = curriculum, accuracy, log
 
@@ -53,7 +53,7 @@ class StageEvaluator:
     def should_end(self, step: int, params: Params) -> bool:
         """Evaluates the stage; if it ends, the curriculum's later stages begin sooner."""
         stage = self._curriculum.stage_at(step - 1)
-        accuracy = self._accuracy(params, step, stage)
+        accuracy = self._accuracy(params, stage)
         ends = self._curriculum.update(step, accuracy)
         if self._log:
             self._log.write({"step": step, "segments": stage[1], "held_out_accuracy": accuracy,

@@ -28,13 +28,12 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     dropout and rounding. Parameters that `train.trainable` leaves out get no gradients.
     """
     step_key = jax.random.fold_in(state.rng, state.step)
-    window = not config.window_from or state.step >= config.window_from
     trained, rest = optimizers.split(state.params, config.trainable)
 
     def loss(trained, rows: Batch, number):
         sums = loss_sums(model, optimizers.merge(trained, rest), rows,
-                         jax.random.fold_in(step_key, number), window=window,
-                         bptt_segments=config.bptt_segments,
+                         jax.random.fold_in(step_key, number), bptt_segments=config.bptt_segments,
+                         window_from_segments=config.window_from_segments,
                          remat_segments=config.remat_segments,
                          chunk_tokens=config.loss_chunk_tokens)
         cost = jnp.where(state.step >= config.write_cost_from, config.write_cost, 0.0)
@@ -92,28 +91,28 @@ def make_train_step(model: LanguageModel, optimizer: optax.GradientTransformatio
 
 def make_accuracy(model: LanguageModel, config: TrainConfig, mesh: Mesh,
                   params_shardings: Params) -> Callable:
-    """Returns (params, step, batch) -> (number of right answers, number of answers), compiled."""
+    """Returns (params, batch) -> (number of right answers, number of answers), compiled."""
     return _make_sums(lambda sums: (sums.hits, sums.answers), model, config, mesh,
                       params_shardings)
 
 
 def make_loss(model: LanguageModel, config: TrainConfig, mesh: Mesh, params_shardings: Params
               ) -> Callable:
-    """Returns (params, step, batch) -> (summed loss, in nats, summed loss weight), compiled."""
+    """Returns (params, batch) -> (summed loss, in nats, summed loss weight), compiled."""
     return _make_sums(lambda sums: (sums.loss, sums.weight), model, config, mesh, params_shardings)
 
 
 def _make_sums(choose: Callable, model: LanguageModel, config: TrainConfig, mesh: Mesh,
                params_shardings: Params) -> Callable:
-    """Returns (params, step, batch) -> choose(LossSums without dropout), compiled."""
-    def sums(params: Params, step: jax.Array, batch: Batch):
+    """Returns (params, batch) -> choose(LossSums without dropout), compiled."""
+    def sums(params: Params, batch: Batch):
         return choose(loss_sums(model, params, batch, jax.random.key(0), bptt_segments=0,
                                 remat_segments=False, chunk_tokens=config.loss_chunk_tokens,
-                                deterministic=True,
-                                window=not config.window_from or step >= config.window_from))
+                                window_from_segments=config.window_from_segments,
+                                deterministic=True))
 
     return jax.jit(sums, out_shardings=partition.named(mesh), in_shardings=(
-        params_shardings, None, partition.named(mesh, "act_batch", None)))
+        params_shardings, partition.named(mesh, "act_batch", None)))
 
 
 def _micro_batches(x_B: jax.Array, count: int) -> jax.Array:
