@@ -21,6 +21,7 @@ from lm2_jax.eval.perplexity import Measured
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import perplexity_comparison as comparison
+from lm2_jax.report.table import Table
 from lm2_jax.runtime.console import Console
 
 CONFIG = '''
@@ -79,8 +80,8 @@ def test_a_sweep_has_a_table_and_a_figure_of_perplexity(trained):
         "wide", "2", "1.5000 (1.0000-2.0000)")
     assert wide["perplexity"] == f"{(np.e + np.e ** 2) / 2:.2f} ({np.e:.2f}-{np.e ** 2:.2f})"
     assert narrow["bits per byte"] == f"{3 / 4 / np.log(2):.4f}"
-    assert narrow["memory wiped: bits per byte"] == f"{3.5 / 4 / np.log(2):.4f}"
-    assert narrow["saved by carrying, nats a token"] == "0.5000" and "1,234" in narrow["parameters"]
+    assert narrow["bits per byte, memory wiped"] == f"{3.5 / 4 / np.log(2):.4f}"
+    assert narrow["nats a token saved by carrying"] == "0.5000" and "1,234" in narrow["parameters"]
     assert "(held_out.png)" in page and "Exact match" not in page
     assert (out / "held_out.png").exists()
     stored = json.loads((out / "sweep.json").read_text())["runs"][0]
@@ -100,6 +101,12 @@ def test_a_report_of_perplexity_alone(trained, drawn, tmp_path):
     np.testing.assert_allclose([line.get_xydata() for line in axes.lines],
                                [[[200, 2.5], [400, 1.5]], [[200, 4], [400, 3]]])
     assert "1.5000 (1.0000-2.0000)" in printed
+
+
+def test_a_narrow_terminal_shows_fewer_columns():
+    table = Table(["name", "less\nso", "value"], [[["a", "1" * 9, "2"]]])
+    assert table.width == 6 + 11 + 7 and table.fitting(24, "less\nso") == table
+    assert table.fitting(23, "less\nso").sections == [[["a", "2"]]]
 
 
 def test_the_curve_counts_the_tokens_up_to_each_step():

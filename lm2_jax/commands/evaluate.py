@@ -177,7 +177,8 @@ def _show_perplexity(rows: list[PerplexityRow], config: Config, folder: Path, co
                      ) -> None:
     T = config.model.segment_length
     for table, title in perplexity.tables(rows, T):
-        console.print(table.terminal(title))
+        shown = table.fitting(console.width, *perplexity.LESS_IMPORTANT)
+        console.print(shown.terminal(title))
     console.print(str(folder / "perplexity.json"))
     console.print(str(perplexity.plot(rows, folder / "perplexity.png", T)))
 
@@ -187,7 +188,11 @@ _SHOW: dict[str, Callable] = {
 """Draw and print rows, by evaluator."""
 
 
-EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
+EPILOG = """BABILong is evaluated at eval.lengths, with results in WORKDIR/eval. Perplexity is
+measured on the held-out documents of eval.corpora (folders of lm2 data tokenize; by default those
+that the run was trained on), by segment of a document, with the memory carried and reset at each
+segment; the results are in WORKDIR/eval/perplexity. Intervals are over documents.
+""" + arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -96,7 +96,8 @@ def _perplexity(groups: Sequence[Group], out: Path, console: Console) -> str:
     if not measured:
         return ""
     table = perplexity_comparison.names_table(measured)
-    console.print(table.terminal("Held-out perplexity"))
+    shown = table.fitting(console.width, *perplexity_comparison.LESS_IMPORTANT)
+    console.print(shown.terminal("Held-out perplexity"))
     return f"## Held-out perplexity\n\n{table.markdown()}" + (
         "\n![Held-out loss over training tokens](held_out.png)\n" if drawn else "")
 

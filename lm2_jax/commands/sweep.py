@@ -269,7 +269,9 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     if report.evaluated(entries):
         console.print(report.names_table(entries).terminal("Exact match, %"))
     if measured := report.measured(entries):
-        console.print(perplexity_comparison.names_table(measured).terminal("Held-out perplexity"))
+        shown = perplexity_comparison.names_table(measured).fitting(
+            console.width, *perplexity_comparison.LESS_IMPORTANT)
+        console.print(shown.terminal("Held-out perplexity"))
     console.print(str(out / "sweep.md"))
     if ended_by:
         console.print(f"stopped; this command goes on: {_command(args, overrides)}")

@@ -12,6 +12,7 @@ from lm2_jax.eval.perplexity import WHOLE, Interval, Row
 from lm2_jax.report import style
 from lm2_jax.report.table import Table, count_range
 
+LESS_IMPORTANT = ("word\nperplexity", "tokens", "documents")  # columns
 _LABELS = {"carried": "memory carried", "reset": "memory wiped at each segment"}
 
 
@@ -35,8 +36,8 @@ def _table(rows: Sequence[Row]) -> Table:
     }
     if any(wiped and row is not wiped for row, wiped in pairs):
         columns |= {
-            "memory wiped:\nbits per byte": lambda row, wiped: _number(wiped.bits_per_byte),
-            "saved by carrying,\nnats a token": lambda row, wiped: _with(row.saved,
+            "wiped: bits\nper byte": lambda row, wiped: _number(wiped.bits_per_byte),
+            "saved by carrying\n(± 95 %)": lambda row, wiped: _with(row.saved,
                                                                         row.saved_interval)}
     lines = [[text(row, wiped) for text in columns.values()] for row, wiped in pairs]
     return Table(list(columns), [lines[:-1], lines[-1:]])

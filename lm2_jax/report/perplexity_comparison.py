@@ -15,6 +15,7 @@ from lm2_jax.report.table import Table, count_range
 
 NOTE = ("Held-out documents as far as they were read; the mean of the seeds, with the lowest and "
         "the highest.")
+LESS_IMPORTANT = ("corpus", "word\nperplexity", "parameters", "seeds")  # columns
 Curve = Sequence[tuple[int, float]]  # (tokens seen, held-out loss in nats a token)
 
 
@@ -43,8 +44,8 @@ def names_table(groups: Mapping[str, Sequence[Run]]) -> Table:
                     ("bits_per_byte", 4))),
                 _mean(wiped, 4), _mean([row.saved for row in rows], 4)])
     return Table(["name", "corpus", "seeds", "parameters", "nats\na token", "perplexity",
-                  "word\nperplexity", "bits\nper byte", "memory wiped:\nbits per byte",
-                  "saved by carrying,\nnats a token"], [lines], text_columns=2, note=NOTE)
+                  "word\nperplexity", "bits\nper byte", "bits per byte,\nmemory wiped",
+                  "nats a token\nsaved by carrying"], [lines], text_columns=2, note=NOTE)
 
 
 def plot_held_out(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike) -> Path | None:
