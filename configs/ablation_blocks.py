@@ -20,7 +20,7 @@ Names of runs:
   blocks_N  a memory in the first N blocks; attention sees the segment only
   llama     no memory; attention sees all earlier tokens of a row
 
-A step reads 8 rows of 8 segments of 64 tokens, so that a run sees 2 M tokens. The MLP is wider
+A step reads 8 rows of 8 segments of 64 tokens, so that a run sees 2.05 M tokens. The MLP is wider
 where there is less memory, and numbers of parameters are equal within 0.3 %.
 """
 
