@@ -31,6 +31,7 @@ setup(
         "array_record>=0.8",
         "ml_collections>=1.1",
         "numpy>=2.0",
+        "scipy>=1.17",
         "tokenizers>=0.22",
         "safetensors>=0.5.3",
         "matplotlib>=3.10",

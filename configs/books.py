@@ -11,7 +11,8 @@ trains the tokenizer, which the second one takes:
 
 Books are long, so that every row is full: a row has eight segments of 64 tokens of one book, and
 what is in the memory at its end is not carried into the next row. A tenth of the books is held out,
-chosen by a hash of their content; the loss on them is printed every 100 steps. Give one text a line
+chosen by a hash of their content; the loss on them is printed every 100 steps. At the end their
+perplexity is measured by segment, with the memory carried and wiped. Give one text a line
 ({"text": ...} in a .jsonl file) for shorter documents.
 """
 

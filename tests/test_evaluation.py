@@ -74,7 +74,7 @@ def evaluate(tmp_path, monkeypatch):
         console = Console(file=io.StringIO(), width=100)
         Echo.patience = batches
         evaluator = evaluation.BabilongEvaluator(config, tokens(), MESH)
-        evaluation.report(evaluator, params or {}, step, tmp_path, console)
+        evaluation.report([evaluator], params or {}, step, tmp_path, console)
         return console.file.getvalue()
 
     return run
@@ -243,7 +243,7 @@ def test_results_of_another_evaluator_have_a_folder_of_their_own(tmp_path, monke
 
     console, shown = Console(file=io.StringIO(), width=100), []
     monkeypatch.setitem(evaluation._SHOW, "constant", lambda *values: shown.append(values))
-    assert evaluation.report(Constant(), {}, 7, tmp_path, console) == [0.5]
+    assert evaluation.report([Constant()], {}, 7, tmp_path, console) == [0.5]
     folder = tmp_path / "eval" / "constant"
     assert shown == [([0.5], Constant.config, folder, console)]
     assert {path.name for path in folder.iterdir()} == {"constant.txt", "provenance.json", ".lock"}

@@ -41,7 +41,9 @@ def printed(function, *args):
 @pytest.mark.processes  # a whole run
 def test_the_held_out_loss_is_watched_and_measured_once(tmp_path, compiled_quickly):
     config = config_of("a", "mixed")
-    _, text = printed(train, config, tmp_path)
+    rows, text = printed(train, config, tmp_path)
+    assert {(row.corpus, row.memory) for row in rows} == {
+        (corpus, memory) for corpus in config.data.corpora for memory in ("carried", "reset")}
     lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "held_out_loss" in line]
     assert [line["step"] for line in lines] == [2, 4]
     for line in lines:

@@ -190,7 +190,7 @@ def test_a_folder_of_other_shards_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options,wanted", [
-    (dict(held_out=1.0), "--held-out is 1.0"), (dict(shard_characters=0), "--shard-characters"),
+    (dict(held_out=1.1), "--held-out is 1.1"), (dict(shard_characters=0), "--shard-characters"),
     (dict(end="<nothing>"), "--end is '<nothing>'"), (dict(tokenizer="none.json"), "no tokenizer"),
 ])
 def test_options_that_cannot_be_used_are_refused(tmp_path, options, wanted):

@@ -57,4 +57,5 @@ def _from_hf(folder: Path, workdir: Path, segment_length: int) -> None:
         f"{model.segment_length} tokens, {model.vocab_size - source.rows} rows added to a "
         f"vocabulary of {source.rows}",
         f"add a memory: lm2 train --config=... --init-from={workdir} --workdir=...",
-        f"evaluate it:  lm2 eval --config={workdir / 'config.py'} --workdir={workdir}"]))
+        f"evaluate it:  lm2 eval --config={workdir / 'config.py'} --workdir={workdir} "
+        "--config.eval.corpora=SHARDS"]))

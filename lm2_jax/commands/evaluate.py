@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
@@ -15,11 +17,14 @@ from lm2_jax.config import Config, files, with_vocab_size
 from lm2_jax.data import tokenizer
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
-from lm2_jax.eval import babilong
+from lm2_jax.eval import babilong, perplexity_evaluator
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
-from lm2_jax.eval.evaluator import Evaluator, open_journal, results_folder
+from lm2_jax.eval.evaluator import DEFAULT, Evaluator, open_journal, results_folder
+from lm2_jax.eval.journal import Journal
+from lm2_jax.eval.perplexity import Row as PerplexityRow
+from lm2_jax.eval.perplexity_evaluator import PerplexityEvaluator
 from lm2_jax.eval.results import Row
-from lm2_jax.report import plots, provenance, tables
+from lm2_jax.report import perplexity, plots, provenance, tables
 from lm2_jax.runtime import compilation_cache, locks, meshes, processes
 from lm2_jax.runtime.console import Console, print_error
 from lm2_jax.runtime.preemption import Preempted, Preemption
@@ -28,12 +33,17 @@ from lm2_jax.types import Params
 
 
 def evaluate(config: Config, workdir: str | Path, step: int | None = None,
-             console: Console | None = None, out: str | Path | None = None) -> list[Row]:
+             console: Console | None = None, out: str | Path | None = None
+             ) -> list[Row | PerplexityRow]:
     """Evaluates a checkpoint of a workdir under `config.eval`; returns the results.
 
     Args:
       step: of the checkpoint; None = the newest.
       out: folder of the results; None = `workdir/eval`. Nothing else is written.
+
+    Returns:
+      The rows of BABILong (`lm2_jax.eval.results.Row`), if `eval.lengths` or `eval.samples` name
+      some, then those of perplexity (`lm2_jax.eval.perplexity.Row`), if there are corpora.
 
     Raises:
       Preempted: after SIGTERM; the same call resumes the evaluation.
@@ -41,20 +51,31 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
         read-only.
     """
     console = console or Console(quiet=not processes.is_primary())
-    if empty := babilong.empty_key(config.eval):
+    if (empty := babilong.empty_key(config.eval)) and perplexity_evaluator.empty_key(config):
         raise UserError(f"{empty} is empty, so there is nothing to evaluate")
     locks.require_writable(_folder(workdir, out), "--out")
-    evaluator, params, step = open_workdir(config, workdir, step)
-    processes.require_same(files.flat(evaluator.config) | {
-        f"the {part}": value for part, value in evaluator.identity(params, step).items()})
+    config, tokens, mesh, params, step = _open(config, workdir, step)
+    evaluators: list[Evaluator] = [] if empty else [BabilongEvaluator(config, tokens, mesh)]
+    evaluators.append(PerplexityEvaluator(config, tokens, mesh))
+    processes.require_same(files.flat(config) | {
+        f"the {part}": value for evaluator in evaluators
+        for part, value in evaluator.identity(params, step).items()})
     console.print(f"evaluating {workdir} at step {step}")
     with Preemption() as preemption:
-        return report(evaluator, params, step, workdir, console, preemption.check, out)
+        return report(evaluators, params, step, workdir, console, preemption.check, out)
 
 
 def open_workdir(config: Config, workdir: str | Path, step: int | None = None
                  ) -> tuple[BabilongEvaluator, Params, int]:
     """The BABILong evaluator of a workdir's model under `config.eval`, the variables of a
+    checkpoint and its step."""
+    config, tokens, mesh, params, step = _open(config, workdir, step)
+    return BabilongEvaluator(config, tokens, mesh), params, step
+
+
+def _open(config: Config, workdir: str | Path, step: int | None
+          ) -> tuple[Config, Tokenizer, Mesh, Params, int]:
+    """The config with the vocabulary size of a workdir, its tokenizer, the mesh, the variables of a
     checkpoint and its step."""
     stored = workdirs.stored_config(workdir)
     config = with_vocab_size(config, stored.model.vocab_size)
@@ -63,7 +84,7 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
                      if line.startswith("model.")], workdir)
     mesh = meshes.for_evaluation(config)
     _, params, step = workdirs.load_checkpoint(workdir, step, mesh)
-    return BabilongEvaluator(config, _tokenizer(workdir, step), mesh), params, step
+    return config, _tokenizer(workdir, step), mesh, params, step
 
 
 def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
@@ -76,37 +97,44 @@ def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
     return tokens
 
 
-def report(evaluator: Evaluator, params: Params, step: int, workdir: str | Path,
+def report(evaluators: Sequence[Evaluator], params: Params, step: int, workdir: str | Path,
            console: Console, between: Callable[[], None] | None = None,
-           out: str | Path | None = None) -> list[Row]:
-    """Runs an evaluator, writes the results, prints the table and the paths of the plots.
+           out: str | Path | None = None) -> list[Any]:
+    """Runs evaluators, writes the results, prints the tables and the paths of the plots.
 
     Args:
-      between: called after every batch; if it raises, the answers so far are kept.
+      between: called after every batch; if it raises, the answers so far are kept, also those of
+        the evaluators that are done.
       out: the folder; None = `workdir/eval`.
 
     Returns:
       The results; none, with a line that says so, if there is nothing to evaluate.
     """
-    if empty := evaluator.empty_key:
-        console.print(f"{empty} is empty: no evaluation")
-        return []
-    folder = results_folder(_folder(workdir, out), evaluator.name)
-    with locks.locked(folder, "an evaluation", "--out"):
-        return _report(evaluator, params, step, folder, console, between)
+    wanted = [evaluator for evaluator in evaluators if not evaluator.empty_key]
+    if not wanted:
+        console.print(f"{evaluators[0].empty_key} is empty: no evaluation")
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for evaluator in wanted:
+            folder = results_folder(_folder(workdir, out), evaluator.name)
+            stack.enter_context(locks.locked(folder, "an evaluation", "--out"))
+            journal = open_journal(evaluator, folder, params, step)
+            opened.append((evaluator, folder, stack.enter_context(journal)))
+        return [row for evaluator, folder, journal in opened
+                for row in _report(evaluator, params, step, folder, journal, console, between)]
 
 
 def _folder(workdir: str | Path, out: str | Path | None) -> Path:
     return Path(workdir) / "eval" if out is None else Path(out)
 
 
-def _report(evaluator: Evaluator, params: Params, step: int, folder: Path,
-            console: Console, between: Callable[[], None] | None) -> list[Row]:
+def _report(evaluator: Evaluator, params: Params, step: int, folder: Path, journal: Journal,
+            console: Console, between: Callable[[], None] | None) -> list[Any]:
     for line in evaluator.notes:
         console.print(line)
-    journal = open_journal(evaluator, folder, params, step)
     total, read = evaluator.tokens_to_read(journal)
-    bar = Bar("eval", total, read, console, "tokens")
+    title = "eval" if evaluator.name == DEFAULT else evaluator.name
+    bar = Bar(title, total, read, console, "tokens")
 
     def progress(tokens: int, status: str) -> None:
         nonlocal read
@@ -114,7 +142,7 @@ def _report(evaluator: Evaluator, params: Params, step: int, folder: Path,
         bar.update(read, status)
 
     results = []
-    with contextlib.closing(bar), journal:
+    with contextlib.closing(bar):
         for result in evaluator.run(params, journal=journal, progress=progress, between=between):
             results.append(result)
             if not processes.is_primary():
@@ -145,10 +173,26 @@ def _show_babilong(rows: list[Row], config: Config, folder: Path, console: Conso
         console.print(str(path))
 
 
-_SHOW = {BabilongEvaluator.name: _show_babilong}  # draws and prints rows, by evaluator
+def _show_perplexity(rows: list[PerplexityRow], config: Config, folder: Path, console: Console
+                     ) -> None:
+    T = config.model.segment_length
+    for table, title in perplexity.tables(rows, T):
+        shown = table.fitting(console.width, *perplexity.LESS_IMPORTANT)
+        console.print(shown.terminal(title))
+    console.print(str(folder / "perplexity.json"))
+    console.print(str(perplexity.plot(rows, folder / "perplexity.png", T)))
 
 
-EPILOG = arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
+_SHOW: dict[str, Callable] = {
+    BabilongEvaluator.name: _show_babilong, PerplexityEvaluator.name: _show_perplexity}
+"""Draw and print rows, by evaluator."""
+
+
+EPILOG = """BABILong is evaluated at eval.lengths, with results in WORKDIR/eval. Perplexity is
+measured on the held-out documents of eval.corpora (folders of lm2 data tokenize; by default those
+that the run was trained on), by segment of a document, with the memory carried and reset at each
+segment; the results are in WORKDIR/eval/perplexity. Intervals are over documents.
+""" + arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

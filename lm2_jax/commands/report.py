@@ -12,12 +12,16 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.commands import arguments
 from lm2_jax.config import files
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.eval import perplexity
 from lm2_jax.eval.journal import UNFINISHED
+from lm2_jax.eval.perplexity_evaluator import PerplexityEvaluator
 from lm2_jax.eval.results import read_results
-from lm2_jax.report import comparison_plots, comparison_tables
+from lm2_jax.report import comparison_plots, comparison_tables, perplexity_comparison
 from lm2_jax.report.comparison import METRICS, Comparison, Group, Run
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
+from lm2_jax.training import held_out
+from lm2_jax.training.writers import read_lines
 
 # Runs that differ only in these keys and the seed are one group: the keys change how fast a run is,
 # or how often it saves, but no result.
@@ -41,6 +45,9 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
         of the workdirs.
       paper: also show the results that the LM2 paper reports.
 
+    Returns:
+      The runs with results of BABILong; those with perplexity alone are on the page only.
+
     Raises:
       UserFileNotFoundError: a workdir has no run or no evaluation; names the command to run.
       UserError: the results cannot be compared.
@@ -48,7 +55,14 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
     console, out = console or Console(), Path(out)
     if metric not in METRICS:
         raise UserError(f"metric is {metric!r}; it must be one of {', '.join(METRICS)}")
-    comparison = Comparison(tuple(_groups([read_run(folder) for folder in folders], names)), metric)
+    groups = _groups([read_run(folder) for folder in folders], names)
+    found = _perplexity(groups, out, console)
+    comparison = Comparison(tuple(group for group in groups if group.runs[0].rows), metric)
+    if not comparison.groups:
+        with replacing(out / "report.md") as partial:
+            partial.write_text(f"# Comparison\n\n{found}", "utf-8")
+        console.print(str(out / "report.md"))
+        return comparison
     console.print(comparison_tables.terminal(comparison, paper, console.width))
     for note in comparison_tables.notes(comparison, paper):
         console.print(note, style="dim")
@@ -59,28 +73,57 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
               lambda path: comparison_plots.plot_radar(comparison, path))]
     figures = [name for name in drawn if name]
     with replacing(out / "report.md") as partial:
-        partial.write_text(comparison_tables.page(comparison, paper, figures), "utf-8")
+        page = comparison_tables.page(comparison, paper, figures)
+        partial.write_text(f"{page}\n{found}" if found else page, "utf-8")
     for name in ("report.md", *figures):
         console.print(str(out / name))
     return comparison
 
 
+def _perplexity(groups: Sequence[Group], out: Path, console: Console) -> str:
+    """Prints the perplexity of the groups and draws their held-out loss over training tokens.
+
+    Returns:
+      The section of the page; "" if no perplexity was measured.
+    """
+    measured = {group.name: group.runs for group in groups if group.runs[0].perplexity}
+    curves = {group.name: [perplexity_comparison.curve(
+        read_lines(Path(run.workdir) / "metrics.jsonl"), held_out.KEY) for run in group.runs]
+        for group in groups}
+    drawn = perplexity_comparison.plot_held_out(curves, out / "held_out.png")
+    if drawn:
+        console.print(str(drawn))
+    if not measured:
+        return ""
+    table = perplexity_comparison.names_table(measured)
+    shown = table.fitting(console.width, *perplexity_comparison.LESS_IMPORTANT)
+    console.print(shown.terminal("Held-out perplexity"))
+    return f"## Held-out perplexity\n\n{table.markdown()}" + (
+        "\n![Held-out loss over training tokens](held_out.png)\n" if drawn else "")
+
+
 def read_run(folder: str | Path) -> Run:
     """Reads the config and results of an evaluated workdir, or of a copy of its `eval` folder."""
     command = f"lm2 eval --config=... --workdir={shlex.quote(str(folder))}"
-    alone = (Path(folder) / "results.json").exists()
+    measured = Path(PerplexityEvaluator.name)  # beside the results of BABILong
+    alone = any((Path(folder) / name).exists()
+                for name in ("results.json", measured / perplexity.FILE))
     results = Path(folder) if alone else Path(folder) / "eval"
     config = None if alone else workdirs.stored_config(folder)
-    if not (results / "results.json").exists():
+    has_perplexity = (results / measured / perplexity.FILE).exists()
+    has_tasks = (results / "results.json").exists()
+    if not has_tasks and not has_perplexity:
         raise UserFileNotFoundError(f"{folder} is not evaluated (no eval/results.json); run: "
                                 f"{command}")
-    rows = tuple(read_results(results))
-    if not any(row.memory == "carried" for row in rows):
+    perplexities = tuple(perplexity.read_rows(results / measured)) if has_perplexity else ()
+    rows = tuple(read_results(results)) if has_tasks else ()
+    if has_tasks and not any(row.memory == "carried" for row in rows):
         raise UserError(f"{folder} has no results with the memory carried; run: {command} "
                          "--config.eval.memory=carried,reset")
-    path, unfinished = results / "provenance.json", (results / UNFINISHED).exists()
+    path = (results if rows else results / measured) / "provenance.json"
+    unfinished = any((at / UNFINISHED).exists() for at in (results, results / measured))
     if not path.exists() and config:
-        return Run(str(folder), config, rows, unfinished=unfinished)
+        return Run(str(folder), config, rows, unfinished=unfinished, perplexity=perplexities)
     if not path.exists():
         raise UserFileNotFoundError(f"{folder} has results.json and no provenance.json; copy that "
                                 "beside it")
@@ -91,7 +134,8 @@ def read_run(folder: str | Path) -> Run:
         raise UserError(f"{path} is not the provenance of an evaluation ({error}); run: "
                          f"{command}") from error
     config = dataclasses.replace(config or evaluated, eval=evaluated.eval)
-    return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"), unfinished)
+    return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"), unfinished,
+               perplexities)
 
 
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
@@ -160,8 +204,9 @@ def _draw(name: str, out: Path, console: Console, plot: Callable[[Path], Path]) 
 
 
 EPILOG = """Writes report.md (a table of tasks by lengths, the runs, what differs between their
-configs), accuracy.png and capabilities.png. Runs that differ in the seed alone are one model: their
-mean stands with the lowest and the highest. The best constant answer stands beside every accuracy.
+configs, held-out perplexity), accuracy.png, capabilities.png and held_out.png. Runs that differ in
+the seed alone are one model: their mean stands with the lowest and the highest. The best constant
+answer stands beside every accuracy.
 Example: lm2 report runs/lm2_seed0 runs/lm2_seed1 runs/llama --names=lm2,llama --out=runs/report"""
 
 

@@ -16,7 +16,8 @@ from lm2_jax.commands import arguments
 from lm2_jax.commands.report import CHANGE_NO_RESULT, read_run
 from lm2_jax.config import Config, files, source, with_vocab_size
 from lm2_jax.errors import UserError
-from lm2_jax.eval import babilong
+from lm2_jax.eval import babilong, perplexity_evaluator
+from lm2_jax.report import perplexity_comparison
 from lm2_jax.report import sweep as report
 from lm2_jax.report.comparison import Run
 from lm2_jax.report.table import Table
@@ -34,6 +35,7 @@ from lm2_jax.runtime.queue import (
     Queue,
     Start,
 )
+from lm2_jax.training import held_out
 from lm2_jax.training.writers import read_lines
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -113,7 +115,8 @@ def make_trials(config: str, names: Sequence[str], seeds: Sequence[int], out: Pa
     for seed in seeds:
         for name in names:
             loaded = files.load_config(f"{config}:{name}", {**overrides, "seed": str(seed)})
-            if (empty := babilong.empty_key(loaded.eval)) or "carried" not in loaded.eval.memory:
+            empty = perplexity_evaluator.empty_key(loaded) and babilong.empty_key(loaded.eval)
+            if empty or "carried" not in loaded.eval.memory:
                 raise UserError(f"{empty or 'eval.memory'} of {name} leaves no results with the "
                                 "memory carried, so that there is nothing to compare")
             workdir = out / f"{name}_seed{seed}"
@@ -139,7 +142,8 @@ def finished(workdir: Path, config: Config | None = None) -> Run | None:
     except (OSError, ValueError):  # what is missing or damaged is made anew
         return None
     same = not files.differences(run.config, wanted, ignore=CHANGE_NO_RESULT)
-    return run if same and run.step == wanted.train.num_steps and not run.unfinished else None
+    whole = (run.rows or babilong.empty_key(wanted.eval)) and not run.unfinished
+    return run if same and whole and run.step == wanted.train.num_steps else None
 
 
 def _is_done(workdir: Path, config: Config) -> bool:
@@ -171,7 +175,8 @@ def _entries(trials: Sequence[Trial], names: Sequence[str], out: Path) -> list[r
             found.append(report.Entry(
                 name, seed, status, lines[-1]["step"] if lines else 0,
                 int(sum(line.get("tokens", 0) for line in lines)),
-                sum(times["seconds"].values()), "" if run else error, run))
+                sum(times["seconds"].values()), "" if run else error, run,
+                tuple(perplexity_comparison.curve(lines, held_out.KEY))))
     return found
 
 
@@ -230,7 +235,7 @@ given for all runs as --config.KEY=VALUE."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER",
-                        help="folder of the workdirs, sweep.md, sweep.json and sweep.png")
+                        help="folder of the workdirs, sweep.md, sweep.json and the plots")
     parser.add_argument("--runs", default="", metavar="A,B", help="names of runs (all)")
     parser.add_argument("--seeds", default="0", metavar="0,1,2",
                         help="seeds of each run (%(default)s)")
@@ -261,8 +266,12 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     queue, ended_by = sweep(trials, names, args.config, out, at_once,
                             functools.partial(children.start, cores=cores), console)
     entries = _entries(trials, names, out)
-    if any(entry.run for entry in entries):
+    if report.evaluated(entries):
         console.print(report.names_table(entries).terminal("Exact match, %"))
+    if measured := report.measured(entries):
+        shown = perplexity_comparison.names_table(measured).fitting(
+            console.width, *perplexity_comparison.LESS_IMPORTANT)
+        console.print(shown.terminal("Held-out perplexity"))
     console.print(str(out / "sweep.md"))
     if ended_by:
         console.print(f"stopped; this command goes on: {_command(args, overrides)}")

@@ -43,8 +43,8 @@ def tokenize(sources: Sequence[str], tokenizer: str, out: str | Path, *, held_ou
     """
     console, folder = console or Console(), Path(out)
     num_processes = num_processes or len(children.cores()) or os.cpu_count() or 1
-    if not 0 <= held_out < 1:
-        raise UserError(f"--held-out is {held_out}; it must be at least 0 and below 1")
+    if not 0 <= held_out <= 1:
+        raise UserError(f"--held-out is {held_out}; it must be from 0 to 1")
     if shard_characters < 1:
         raise UserError(f"--shard-characters is {shard_characters}; it must be at least 1")
     files = texts.find(sources)
@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a tokenizer.json or its folder; bpe trains one on the sources")
     parser.add_argument("--out", required=True, metavar="SHARDS", help="folder of the shards")
     parser.add_argument("--held-out", type=float, default=0.0, metavar="FRACTION",
-                        help="fraction of the documents that are held out of training")
+                        help="fraction of the documents that are held out of training (1 = all)")
     parser.add_argument("--end", default="", metavar="TOKEN",
                         help="token that ends a document (the tokenizer's EOS)")
     parser.add_argument("--vocab-size", type=int, default=4096, metavar="N",

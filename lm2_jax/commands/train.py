@@ -23,6 +23,8 @@ from lm2_jax.data.babilong import corpus as corpora
 from lm2_jax.errors import RunError
 from lm2_jax.eval import identity
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
+from lm2_jax.eval.perplexity import Row as PerplexityRow
+from lm2_jax.eval.perplexity_evaluator import PerplexityEvaluator
 from lm2_jax.eval.results import Row
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def train(config: Config, workdir: str | Path, console: Console | None = None,
-          options: Options = Options(), begun: float | None = None) -> list[Row]:  # noqa: B008
+          options: Options = Options(), begun: float | None = None) -> list[Row | PerplexityRow]:  # noqa: B008
     """Trains in a workdir, or resumes the run there, then evaluates.
 
     Args:
@@ -119,7 +121,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
 
 
 def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options: Options,
-           begun: float) -> list[Row]:
+           begun: float) -> list[Row | PerplexityRow]:
     say = console.print
     num_steps = config.train.num_steps
 
@@ -139,6 +141,7 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
     source = make_source(config.data, corpus, seed=config.seed)
     source[0]  # what cannot be drawn is reported now, before anything is written
     evaluator = BabilongEvaluator(config, tokenizer, mesh)
+    perplexity = PerplexityEvaluator(config, tokenizer, mesh)
     meta = {"source_digest": source.digest(), "tokenizer_digest": tokenizer.digest,
             "config": files.to_dict(config)}
     processes.require_same({"the commit": provenance.commit(), "the data": meta["source_digest"],
@@ -222,8 +225,8 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
             if processes.is_primary():
                 _plot(workdir, curriculum)
             with hooks.phase(phases.EVAL), contextlib.suppress(Preempted):
-                results = evaluate.report(evaluator, state.params, step, workdir, console,
-                                          hooks.between_batches)
+                results = evaluate.report([evaluator, perplexity], state.params, step, workdir,
+                                          console, hooks.between_batches)
         hooks.note_time(step)
     if results is None:
         say(f"SIGTERM: saved at step {step}; the same command resumes from there")

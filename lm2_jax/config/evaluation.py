@@ -1,4 +1,5 @@
-"""Evaluation: tasks, context lengths, the source of the samples, and how questions are asked."""
+"""Evaluation: tasks, context lengths, the source of the samples, how questions are asked, and the
+documents of perplexity."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ PROMPT_BUDGET = 300  # tokens of a length that the benchmark reserves for what i
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation on BABILong samples over tasks and context lengths."""
+    """Evaluation on BABILong samples over tasks and context lengths, and on held-out documents."""
 
     tasks: tuple[str, ...] = ()
     """Tasks to evaluate; empty takes data.tasks."""
@@ -60,12 +61,19 @@ class EvalConfig:
     max_new_tokens: int = 0
     """Longest answer in tokens; 0 takes 8 for fine_tuned and 20 for instruct prompts."""
     seed: int = 1
-    """Seed of the held-out samples."""
+    """Seed of the held-out samples, and of the choice of eval.max_documents."""
+    corpora: tuple[str, ...] = ()
+    """Folders that `lm2 data tokenize` made, whose held-out documents perplexity is measured on;
+    empty takes data.corpora where data.source is corpus."""
+    max_documents: int = 100
+    """Most documents of a corpus that perplexity is measured on; 0 measures none."""
+    max_document_segments: int = 64
+    """Segments of each document that are read, from its beginning; 0 reads all of it."""
 
     def __post_init__(self):
         at_least(self, "eval", 1, "num_samples", "batch_size")
         at_least(self, "eval", 0, "during_training", "min_distance", "max_new_tokens",
-                 "retrieve")
+                 "retrieve", "max_documents", "max_document_segments")
         require(0 <= self.seed < 2**31, "eval.seed", self.seed, "in [0, 2**31)")
         one_of(self, "eval", "prompt_style", PROMPT_STYLES)
         one_of(self, "eval", "retrieve_order", RETRIEVE_ORDERS)

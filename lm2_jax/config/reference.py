@@ -92,6 +92,8 @@ USES = (
      "eval.use_examples=false eval.use_post_prompt=false"),
     ("RAG with the most similar sentence first", "eval.retrieve=5 eval.retrieve_order=similarity"),
     ("Longer answers", "eval.max_new_tokens=32"),
+    ("Perplexity on other held-out documents, of which 20 are read to their ends",
+     "eval.corpora=SHARDS eval.max_documents=20 eval.max_document_segments=0"),
     ("Other held-out samples", "eval.seed=2"),
 )
 """(purpose, overrides) for every key that no config of the package sets."""

@@ -18,7 +18,7 @@ from flax import traverse_util
 from lm2_jax import partition
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
-from lm2_jax.config import CheckpointConfig, Config, ModelConfig, files
+from lm2_jax.config import CheckpointConfig, Config, EvalConfig, ModelConfig, files
 from lm2_jax.convert import llama, names
 from lm2_jax.convert.tensors import DTYPES, Tensors
 from lm2_jax.data import tokenizer as tokenizers
@@ -187,7 +187,8 @@ def from_hf(folder: str | Path, workdir: str | Path, segment_length: int = 0) ->
     """
     source = Source(folder, segment_length)
     with new_folder(workdir) as partial:
-        config = Config(model=source.model)
+        # Evaluations measure perplexity, unless they ask for tasks.
+        config = Config(model=source.model, eval=EvalConfig(lengths=()))
         source.tokenizer.save(partial / "tokenizer.json")
         keep(source.folder, partial)
         (partial / workdirs.CONVERTED).write_text(json.dumps({

@@ -81,8 +81,9 @@ class BabilongEvaluator:
 
     def identity(self, params: Params, step: int) -> dict[str, object]:
         """Everything that the answers depend on; every process must call this."""
+        prompts = identity.prompts_digest(self.prompts(self.config.eval.num_samples))
         return identity.identity(self.config, step, params, self.tokens.digest,
-                                 self.prompts(self.config.eval.num_samples))
+                                 {"prompts": prompts})
 
     def remove(self, folder: Path) -> None:
         """Removes results and predictions."""

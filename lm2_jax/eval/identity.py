@@ -6,6 +6,7 @@ evaluation must have the same one.
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -20,18 +21,19 @@ _PACKAGE = Path(__file__).parents[1]
 _CHUNK = 1 << 20  # tokens that are in memory at once
 
 
-def identity(config: Config, step: int, params: Params, tokenizer: str, prompts: Cells
-             ) -> dict[str, object]:
+def identity(config: Config, step: int, params: Params, tokenizer: str,
+             data: Mapping[str, object]) -> dict[str, object]:
     """The parts of an evaluation's identity, by name; JSON values.
 
     Every process must call this, since `params` may be spread over all of them.
 
     Args:
       tokenizer: its digest.
+      data: digests of what the model reads, by name.
     """
     sections = files.to_dict(config)
     return {"step": step, "weights": weights_digest(params), "tokenizer": tokenizer,
-            "prompts": prompts_digest(prompts), "code": code_digest(),
+            **data, "code": code_digest(),
             **{name: sections[name] for name in ("seed", "model", "data", "eval")}}
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from lm2_jax.config import Config, files, parse_length
 from lm2_jax.eval.metrics import LABELS, babilong_correct
+from lm2_jax.eval.perplexity import Row as PerplexityRow
 from lm2_jax.eval.results import Row, by_length, cells
 
 METRICS = ("exact_match", "accuracy")
@@ -23,6 +24,7 @@ class Run:
       step: of the checkpoint that was evaluated; None if it is not stored, as `parameters`.
       parameters: the number of parameters.
       unfinished: whether the evaluation was interrupted and some rows are missing.
+      perplexity: of held-out documents; the rows of BABILong are `rows`.
     """
 
     workdir: str
@@ -31,6 +33,7 @@ class Run:
     step: int | None = None
     parameters: int | None = None
     unfinished: bool = False
+    perplexity: tuple[PerplexityRow, ...] = ()
 
     def rates(self, field: str, memory: str = "carried") -> Rates:
         """The rates in a field of the rows that have one."""

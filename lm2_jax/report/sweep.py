@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lm2_jax.report import comparison_plots
+from lm2_jax.report import comparison_plots, perplexity_comparison
 from lm2_jax.report.comparison import Comparison, Group, Run
 from lm2_jax.report.table import Table, percent
 from lm2_jax.runtime.files import replacing
@@ -24,6 +24,7 @@ class Entry:
       seconds: of wall time, over all starts of the run.
       error: why it failed; "" if it did not.
       run: its results; None if it is not evaluated.
+      held_out: (tokens seen, held-out loss) during the training.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Entry:
     seconds: float = 0.0
     error: str = ""
     run: Run | None = None
+    held_out: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,32 @@ def scores(run: Run) -> dict[str, Score]:
     return found
 
 
-def compared(entries: Sequence[Entry]) -> Comparison:
-    """The evaluated runs, those of one name as one group."""
+def evaluated(entries: Sequence[Entry]) -> bool:
+    """Whether a run has results of BABILong."""
+    return any(entry.run and entry.run.rows for entry in entries)
+
+
+def measured(entries: Sequence[Entry]) -> dict[str, list[Run]]:
+    """The runs whose perplexity was measured, by name."""
     groups: dict[str, list[Run]] = {}
     for entry in entries:
-        if entry.run:
+        if entry.run and entry.run.perplexity:
+            groups.setdefault(entry.name, []).append(entry.run)
+    return groups
+
+
+def compared(entries: Sequence[Entry]) -> Comparison:
+    """The runs with results of BABILong, those of one name as one group."""
+    groups: dict[str, list[Run]] = {}
+    for entry in entries:
+        if entry.run and entry.run.rows:
             groups.setdefault(entry.name, []).append(entry.run)
     return Comparison(tuple(Group(name, tuple(runs)) for name, runs in groups.items()))
 
 
 def runs_table(entries: Sequence[Entry]) -> Table:
     """A row for each run."""
-    lengths = compared(entries).lengths if any(entry.run for entry in entries) else []
+    lengths = compared(entries).lengths if evaluated(entries) else []
     header = ["name", "seed", "status", "parameters", "training tokens", "steps", "seconds"]
     for length in lengths:
         header += [f"{length}\n% (n)", f"{length}\nconstant %"]
@@ -110,17 +126,21 @@ def write(folder: Path, config: str, entries: Sequence[Entry]) -> list[Path]:
     Returns:
       The paths of the files.
     """
-    evaluated = any(entry.run for entry in entries)
     paths = [folder / "sweep.json", folder / "sweep.md"]
-    if evaluated:
+    if evaluated(entries):
         try:
             paths.append(comparison_plots.plot_curves(compared(entries), folder / "sweep.png"))
         except comparison_plots.NotDrawn:
             pass
+    curves: dict[str, list] = {}
+    for entry in entries:
+        curves.setdefault(entry.name, []).append(entry.held_out)
+    if held_out := perplexity_comparison.plot_held_out(curves, folder / "held_out.png"):
+        paths.append(held_out)
     with replacing(paths[0]) as partial:
         partial.write_text(json.dumps(_as_json(config, entries), indent=2) + "\n", "utf-8")
     with replacing(paths[1]) as partial:
-        partial.write_text(_page(config, entries, len(paths) > 2), "utf-8")
+        partial.write_text(_page(config, entries, {path.name for path in paths}), "utf-8")
     return paths
 
 
@@ -133,19 +153,25 @@ def read_errors(folder: Path) -> dict[tuple[str, int], str]:
         return {}
 
 
-def _page(config: str, entries: Sequence[Entry], drawn: bool) -> str:
+def _page(config: str, entries: Sequence[Entry], drawn: set[str]) -> str:
     done = sum(entry.status == "done" for entry in entries)
-    parts = [f"# Sweep of {config}: {done} of {len(entries)} runs done",
-             "Exact match with the memory carried, in % at each length, and in brackets the number "
-             "of samples. Beside it is the best constant answer to the same samples.",
-             runs_table(entries).markdown()]
+    parts = [f"# Sweep of {config}: {done} of {len(entries)} runs done"]
+    if evaluated(entries) or not measured(entries):
+        parts.append(
+            "Exact match with the memory carried, in % at each length, and in brackets the number "
+            "of samples. Beside it is the best constant answer to the same samples.")
+    parts.append(runs_table(entries).markdown())
     if errors := [f"- {entry.name}, seed {entry.seed}: {entry.error}"
                   for entry in entries if entry.error]:
         parts += ["## Failed", "\n".join(errors)]
-    if any(entry.run for entry in entries):
+    if evaluated(entries):
         parts += ["## Mean and worst seed", names_table(entries).markdown()]
-    if drawn:
+    if "sweep.png" in drawn:
         parts.append("![Exact match over context length](sweep.png)")
+    if runs := measured(entries):
+        parts += ["## Held-out perplexity", perplexity_comparison.names_table(runs).markdown()]
+    if "held_out.png" in drawn:
+        parts.append("![Held-out loss over training tokens](held_out.png)")
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -156,7 +182,9 @@ def _as_json(config: str, entries: Sequence[Entry]) -> dict:
         if not entry.run:
             return values
         return values | {"parameters": entry.run.parameters, "results": {
-            length: dataclasses.asdict(score) for length, score in scores(entry.run).items()}}
+            length: dataclasses.asdict(score) for length, score in scores(entry.run).items()}} | (
+            {"perplexity": list(map(dataclasses.asdict, entry.run.perplexity))}
+            if entry.run.perplexity else {})
 
     return {"config": config, "runs": [run(entry) for entry in entries], "names": {
         name: {length: {"mean": fmean(values), "worst": min(values), "seeds": len(values)}

@@ -54,7 +54,18 @@ class Table:
     def width(self) -> int:
         """Characters of a line in the terminal, if no cell is folded."""
         rows = [self.header, *(row for section in self.sections for row in section)]
-        return sum(2 + max(len(row[i]) for row in rows) for i in range(self.num_columns))
+        return sum(2 + max(len(line) for row in rows for line in row[i].split("\n"))
+                   for i in range(self.num_columns))
+
+    def fitting(self, width: int, *less_important: str) -> "Table":
+        """The same table without columns of these titles, the first named first, until a line of
+        the terminal holds it."""
+        table = self
+        for title in less_important:
+            if table.width <= width:
+                break
+            table = table.columns(i for i, name in enumerate(table.header) if name != title)
+        return table
 
     def columns(self, indices: Iterable[int]) -> "Table":
         """The same table with these columns only."""

@@ -104,7 +104,8 @@ def open_split(folder: str | Path, split: str, tokenizer: Tokenizer) -> Document
     """Opens a split of a folder that `lm2 data tokenize` made, and checks every shard.
 
     Raises:
-      UserError: it was made with another tokenizer, or a shard is not that of the manifest.
+      UserError: it was made with another tokenizer, the split is empty, or a shard is not that of
+        the manifest.
     """
     folder = Path(folder)
     documents = Documents(folder, manifests.read(folder), split)
@@ -113,6 +114,9 @@ def open_split(folder: str | Path, split: str, tokenizer: Tokenizer) -> Document
         raise UserError(f"{folder} was made with another tokenizer ({made_with[:16]}) than this "
                         f"run's ({tokenizer.digest[:16]}); take {folder}/tokenizer.json, or "
                         "tokenize the sources again")
+    if not len(documents):
+        raise UserError(f"{folder} has no {split.replace('_', '-')} documents; give another "
+                        "--held-out to lm2 data tokenize")
     documents.check()
     return documents
 

@@ -130,8 +130,8 @@ def run(folder: Path, job: Job, done: dict[int, dict], num_processes: int,
     shards = {split: tuple(Shard(**part["shards"][split]) for _, part in sorted(done.items())
                            if split in part["shards"]) for split in SPLITS}
     manifest = Manifest(job, shards, sum(part["empty"] for part in done.values()))
-    if not manifest.shards[TRAIN]:
-        raise UserError("the sources hold no document to train on")
+    if not any(shards.values()):
+        raise UserError("the sources hold no document with a token")
     manifest.write(folder)
     for path in (*folder.glob("part-*.json"), folder / _JOB):
         path.unlink()
