@@ -33,8 +33,14 @@ SINGLE = ("quickstart", "babilong_real")
 RIVALS = {"lm2_seed?": "LM2", "rmt_seed?": "RMT", "armt_seed?": "ARMT",
           "llama_seed?": "Llama on one segment", "full_seed?": "Llama with full attention",
           "rag_seed?": "RAG over full attention"}
-MEMORIES = {"lm2_seed?": "seed 0", "longer_seed?": "seed 2, 4,500 steps",
-            "late_window_seed?": "seed 1, window added late"}
+MEMORIES = {"lm2_seed?": "mean of three seeds", "lm2_seed0": "seed 0", "lm2_seed1": "seed 1",
+            "lm2_seed2": "seed 2"}
+WINDOWS = {"start_seed0": "from the start (seed 0)",
+           "start_longer_seed2": "from the start, 4,500 steps (seed 2)",
+           "init_from_seed1": "never for 1,800 steps, then 2,000 steps with it",
+           "from_1500": "from step 1,500", "from_1500_three": "from step 1,500, three segments",
+           "from_1800_longer": "from step 1,800, 4,500 steps",
+           "from_450_three": "from step 450, three segments"}
 TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "routed_window_forget_0": "paper's gates, window, forget bias 0",
           "routed_window_forget_-2": "paper's gates, window, forget bias -2",
@@ -46,11 +52,13 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "cost_1": "coupled gates that see the slot, window, write cost 1",
           "sparse": "coupled gates that see the slot, window, long sparse samples",
           "passed": "coupled gates that see the slot, window, passed states"}
-DRAWN = {"trials": ("paper's gates, window", "coupled gates, window",
+DRAWN = {"memory": ("seed 0", "seed 1", "seed 2"),
+         "trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
                     "coupled gates that see the slot, window, long sparse samples",
                     "coupled gates that see the slot, window, passed states")}  # if not all
-COMPARED = {"memory": MEMORIES, "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
+COMPARED = {"memory": MEMORIES, "window": WINDOWS, "trials": TRIALS, "rivals": RIVALS,
+            "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 
 
@@ -134,7 +142,7 @@ def make_table(name: str) -> str:
         return tables.results(read_run(folder).rows).markdown()
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
-    if name == "trials":
+    if name in ("trials", "window"):
         return by_trial(folder)
     if name in COMPARED:
         return by_model(folder)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime.files import replacing
@@ -121,6 +120,8 @@ def ratio(values: np.ndarray, sizes: np.ndarray) -> tuple[Any, Interval | None]:
 
     The ratio is None if the sizes are 0, and the interval is None for one document.
     """
+    from scipy import special  # changes the process's warning filters
+
     n, total = len(values), sizes.sum()
     if not total:
         return None, None
