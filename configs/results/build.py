@@ -33,8 +33,7 @@ SINGLE = ("quickstart", "babilong_real")
 RIVALS = {"lm2_seed?": "LM2", "rmt_seed?": "RMT", "armt_seed?": "ARMT",
           "llama_seed?": "Llama on one segment", "full_seed?": "Llama with full attention",
           "rag_seed?": "RAG over full attention"}
-MEMORIES = {"lm2_seed?": "mean of three seeds", "lm2_seed0": "seed 0", "lm2_seed1": "seed 1",
-            "lm2_seed2": "seed 2"}
+MEMORIES = {"lm2_seed?": "LM2"}
 WINDOWS = {"start_seed0": "from the start (seed 0)",
            "start_longer_seed2": "from the start, 4,500 steps (seed 2)",
            "init_from_seed1": "never for 1,800 steps, then 2,000 steps with it",
@@ -52,8 +51,7 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "cost_1": "coupled gates that see the slot, window, write cost 1",
           "sparse": "coupled gates that see the slot, window, long sparse samples",
           "passed": "coupled gates that see the slot, window, passed states"}
-DRAWN = {"memory": ("seed 0", "seed 1", "seed 2"),
-         "trials": ("paper's gates, window", "coupled gates, window",
+DRAWN = {"trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
                     "coupled gates that see the slot, window, long sparse samples",
                     "coupled gates that see the slot, window, passed states")}  # if not all
