@@ -21,7 +21,7 @@ def blocks(language):
 
 
 def test_it_takes_three_minutes_to_read():
-    assert len(README.splitlines()) <= 150
+    assert len(README.splitlines()) <= 140
 
 
 def test_python_example_runs():
