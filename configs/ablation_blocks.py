@@ -1,6 +1,6 @@
 """Memory in the first 0, 1, 6, 12 or 16 of 16 blocks, at equal parameters: perplexity of books.
 
-    lm2 sweep --config=ablation_blocks --out=runs/ablation_blocks --seeds=0,1,2
+    lm2 train --config=ablation_blocks:blocks_1 --workdir=runs/ablation_blocks/blocks_1_seed0
 
 The LM2 paper compares perplexity over the tokens seen for such models (its Figure 5). Books become
 shards first; a quarter of them is held out, chosen by a hash of their content:
@@ -8,10 +8,11 @@ shards first; a quarter of them is held out, chosen by a hash of their content:
     lm2 data tokenize BOOKS --tokenizer=bpe --vocab-size=2048 --held-out=0.25 \\
         --out=shards/ablation_books
 
-The sweep trains every run with three seeds and measures the perplexity of the held-out books.
-sweep.md has the table, and held_out.png the loss over the tokens seen. These print the same for
-some of the runs, and how one run does by segment:
+The first command trains every run with three seeds and measures the perplexity of the held-out
+books; its sweep.md has the table, and held_out.png the loss over the tokens seen. The others print
+the same for some of the runs, and how one run does by segment:
 
+  lm2 sweep --config=ablation_blocks --out=runs/ablation_blocks --seeds=0,1,2
   lm2 report runs/ablation_blocks/{blocks_0,blocks_16,llama}_seed* --out=runs/ablation_report
   lm2 eval --config=ablation_blocks:blocks_16 --workdir=runs/ablation_blocks/blocks_16_seed0
 
