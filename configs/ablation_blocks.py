@@ -22,7 +22,7 @@ Names of runs:
   llama     no memory; attention sees all earlier tokens of a row
 
 A step reads 8 rows of 8 segments of 64 tokens, so that a run sees 2.05 M tokens. The MLP is wider
-where there is less memory, and numbers of parameters are equal within 0.3 %.
+where there is less memory, and numbers of parameters are equal within 0.5 %.
 """
 
 from ml_collections import ConfigDict
