@@ -13,9 +13,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Of the first process, for all that it starts.
 os.environ["LM2_TEST_CACHE"] = runs.compiled()
-# Programs that compile quickly compile twice as fast so. Newer versions of XLA lack the flag.
-if jax.__version_info__ < (0, 11):
-    flags = os.environ.get("XLA_FLAGS", "")
+# Programs compile in half the time so. XLA_FLAGS=--xla_cpu_use_fusion_emitters=true tests what
+# users compile. Newer versions lack the flag.
+flags = os.environ.get("XLA_FLAGS", "")
+if jax.__version_info__ < (0, 11) and "fusion_emitters" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_compilation_cache_dir", runs.compiled())
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

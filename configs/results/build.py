@@ -54,7 +54,9 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
 DRAWN = {"trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
                     "coupled gates that see the slot, window, long sparse samples",
-                    "coupled gates that see the slot, window, passed states")}  # if not all
+                    "coupled gates that see the slot, window, passed states"),
+         "window": ("from step 1,500", "from step 1,500, three segments",
+                    "from step 1,800, 4,500 steps", "from step 450, three segments")}  # if not all
 COMPARED = {"memory": MEMORIES, "window": WINDOWS, "trials": TRIALS, "rivals": RIVALS,
             "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")

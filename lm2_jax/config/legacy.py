@@ -33,6 +33,7 @@ REMOVED = {
     "train.segment_unroll": Removed("the scan over segments is unrolled on CPUs"),
     "train.advance_patience": Removed("only train.advance_accuracy ends a stage early", only=0),
     "train.advance_batches": Removed("held-out accuracy is measured on 4 batches", only=4),
+    # Never released; some of configs/results were trained with it.
     "train.window_from": Removed("train.window_from_segments hides the window from short rows"),
     "train.tensorboard": Removed("TensorBoard events are always written"),
 }
