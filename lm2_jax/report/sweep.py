@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lm2_jax.report import comparison_plots, perplexity_comparison
+from lm2_jax.report import comparison_plots, grid_plots, perplexity_comparison
 from lm2_jax.report.comparison import Comparison, Group, Run
 from lm2_jax.report.table import Table, percent
 from lm2_jax.runtime.files import replacing
@@ -118,7 +118,7 @@ def names_table(entries: Sequence[Entry]) -> Table:
 
 
 def write(folder: Path, config: str, entries: Sequence[Entry]) -> list[Path]:
-    """Writes sweep.json, sweep.md and, if a run is evaluated, sweep.png.
+    """Writes sweep.json, sweep.md and, if a run is evaluated, sweep.png or, for a grid, grid.png.
 
     Args:
       config: that was given to `lm2 sweep`.
@@ -128,10 +128,7 @@ def write(folder: Path, config: str, entries: Sequence[Entry]) -> list[Path]:
     """
     paths = [folder / "sweep.json", folder / "sweep.md"]
     if evaluated(entries):
-        try:
-            paths.append(comparison_plots.plot_curves(compared(entries), folder / "sweep.png"))
-        except comparison_plots.NotDrawn:
-            pass
+        paths += _plots(folder, entries)
     curves: dict[str, list] = {}
     for entry in entries:
         curves.setdefault(entry.name, []).append(entry.held_out)
@@ -142,6 +139,17 @@ def write(folder: Path, config: str, entries: Sequence[Entry]) -> list[Path]:
     with replacing(paths[1]) as partial:
         partial.write_text(_page(config, entries, {path.name for path in paths}), "utf-8")
     return paths
+
+
+def _plots(folder: Path, entries: Sequence[Entry]) -> list[Path]:
+    if grid := grid_plots.of_names([entry.name for entry in entries]):
+        means = {name: {length: fmean(values) for length, values in by_length.items()}
+                 for name, by_length in _by_name(entries).items()}
+        return [grid_plots.plot(grid, means, compared(entries).lengths, folder / "grid.png")]
+    try:
+        return [comparison_plots.plot_curves(compared(entries), folder / "sweep.png")]
+    except comparison_plots.NotDrawn:
+        return []
 
 
 def read_errors(folder: Path) -> dict[tuple[str, int], str]:
@@ -168,6 +176,8 @@ def _page(config: str, entries: Sequence[Entry], drawn: set[str]) -> str:
         parts += ["## Mean and worst seed", names_table(entries).markdown()]
     if "sweep.png" in drawn:
         parts.append("![Exact match over context length](sweep.png)")
+    if "grid.png" in drawn:
+        parts.append("![Exact match by the settings of the grid](grid.png)")
     if runs := measured(entries):
         parts += ["## Held-out perplexity", perplexity_comparison.names_table(runs).markdown()]
     if "held_out.png" in drawn:
