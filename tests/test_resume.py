@@ -186,14 +186,14 @@ def test_a_run_starts_from_the_weights_of_another_model(finished, tmp_path, caps
     assert f"starting from the weights of {finished} at step 36" in run.stdout
     unused, = [line for line in run.stdout.splitlines()
                if line.startswith("in the source but not used: ")]
-    assert "block 0/memory/forget_gate/bias" in unused and "block 1/mlp/up_proj/kernel" in unused
+    assert "/memory/forget_gate/bias" in unused and "block 1/mlp/up_proj/kernel" in unused
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert (tmp_path / "run/tokenizer.json").read_text() == (finished /
                                                              "tokenizer.json").read_text()
     assert main(["train", runs.CONFIG, f"--workdir={tmp_path / 'other'}", *runs.SMALL,
                  "--config.model.mlp_dim=32", f"--init-from={finished}"]) == 2
     line, = capsys.readouterr().err.splitlines()
-    assert "shapes differ (source -> new): block 0/mlp/" in line
+    assert "shapes differ (source -> new): block" in line
     assert "[32, 64] -> [32, 32]" in line
 
 

@@ -68,7 +68,14 @@ def test_parameters_of_another_shape_are_all_named():
                        for name in ("gate", "up", "down"))}
     line, = differences.lines()
     assert "embedding [11, 8] -> [13, 8]" in line
-    assert "block 3/mlp/up_proj/kernel [8, 12] -> [8, 16]" in line
+    assert f"blocks 0-{LAYERS - 1}/mlp/up_proj/kernel [8, 12] -> [8, 16]" in line
+
+
+def test_names_that_differ_in_the_block_alone_are_one():
+    names = ("embedding", *(f"block {block}/mlp/kernel" for block in (0, 1, 2, 5)), "block 7/x")
+    line, = transplant.Differences(names, (), ()).lines()
+    assert line == ("not in the source, so initialised: embedding, blocks 0-2,5/mlp/kernel, "
+                    "block 7/x")
 
 
 @pytest.mark.parametrize("text,parts", [("runs/a", ("runs/a", None)), ("runs/a:30", ("runs/a", 30)),

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +40,35 @@ class Differences:
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
     def lines(self) -> list[str]:
-        """A line for each kind of difference that occurs, with all names."""
+        """A line for each kind of difference that occurs, with all names.
+
+        Names that differ in nothing but the block are one, as blocks 0-2/mlp/up_proj/kernel.
+        """
         mismatched = [f"{name} {list(old)} -> {list(new)}" for name, old, new in self.mismatched]
-        return [f"{what}: {', '.join(names)}" for what, names in (
+        return [f"{what}: {', '.join(_folded(names))}" for what, names in (
             ("not in the source, so initialised", self.missing),
             ("in the source but not used", self.unused),
             ("shapes differ (source -> new)", mismatched)) if names]
+
+
+def _folded(names: Iterable[str]) -> list[str]:
+    blocks: dict[str, list[int]] = {}
+    for name in names:
+        found = re.match(r"block (\d+)(/.*)", name)
+        blocks.setdefault(found[2] if found else name, []).extend([int(found[1])] if found else [])
+    return [(f"block{'s' * (len(indices) > 1)} {_ranges(indices)}" if indices else "") + rest
+            for rest, indices in blocks.items()]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Numbers as 0-3,5."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
 
 
 def split_source(text: str) -> tuple[Path, int | None]:

@@ -275,7 +275,7 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
                                     num_samples, settings, console)
     log = MetricsLog(workdir, config.model, first_step=first_step, num_steps=t.num_steps,
-                     console=console)
+                     console=console, answers=config.data.source != "corpus")
     watchdog = Watchdog(timer, t.stall_seconds, processes.name(), processes.print_on_primary)
     watchdog.step = first_step
 

@@ -17,14 +17,16 @@ class MetricsLog:
 
     Args:
       first_step: steps that are done; lines of later steps in the files are dropped.
+      answers: whether samples have answers, so that the bar shows how many are right.
     """
 
     def __init__(self, workdir: Path, model: ModelConfig, *, first_step: int, num_steps: int,
-                 console: Console):
+                 console: Console, answers: bool = True):
         self._clock = Clock(model, jax.devices())
         self._bar = Bar("train", num_steps, first_step, console)
         self._writer = MetricsWriter(workdir, first_step) if processes.is_primary() else None
         self._segments = 0
+        self._answers = answers
 
     def write(self, step: int, values: dict[str, float], segments: int,
               seconds: dict[str, float]) -> None:
@@ -42,9 +44,10 @@ class MetricsLog:
         if self._writer:
             self._writer.write(step, {**values, "segments": segments, **speed, **seconds})
         rate = speed["tokens_per_second"]
-        self._bar.update(step, f"loss {values['loss']:.4f}  answers "
-                               f"{values['answer_accuracy']:.3f}  segments {segments}"
-                         + (f"  {rate:,.0f} tokens/s" if rate else ""))
+        self._bar.update(step, "  ".join(
+            [f"loss {values['loss']:.4f}",
+             *([f"answers {values['answer_accuracy']:.3f}"] if self._answers else []),
+             f"segments {segments}", *([f"{rate:,.0f} tokens/s"] if rate else [])]))
 
     def write_held_out(self, step: int, values: dict[str, float]) -> None:
         """Logs values of held-out batches after a step, as a line of their own."""
