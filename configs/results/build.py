@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lm2_jax.commands.report import read_run, report
+from lm2_jax.config import source
 from lm2_jax.eval.results import cells
 from lm2_jax.report import comparison_plots, compilation, plots, tables
 from lm2_jax.report.comparison import Comparison, means
@@ -51,14 +52,16 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "cost_1": "coupled gates that see the slot, window, write cost 1",
           "sparse": "coupled gates that see the slot, window, long sparse samples",
           "passed": "coupled gates that see the slot, window, passed states"}
-DRAWN = {"trials": ("paper's gates, window", "coupled gates, window",
+ABLATIONS = {f"{run}_seed?": run for run in source.runs("ablations")}
+DRAWN = {"ablations": ("paper", "open", "null", "base"),
+         "trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
                     "coupled gates that see the slot, window, long sparse samples",
                     "coupled gates that see the slot, window, passed states"),
          "window": ("from step 1,500", "from step 1,500, three segments",
                     "from step 1,800, 4,500 steps", "from step 450, three segments")}  # if not all
-COMPARED = {"memory": MEMORIES, "window": WINDOWS, "trials": TRIALS, "rivals": RIVALS,
-            "rivals_qa2": RIVALS}
+COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "window": WINDOWS, "trials": TRIALS,
+            "rivals": RIVALS, "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 
 
@@ -142,7 +145,7 @@ def make_table(name: str) -> str:
         return tables.results(read_run(folder).rows).markdown()
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
-    if name in ("trials", "window"):
+    if name in ("ablations", "trials", "window"):
         return by_trial(folder)
     if name in COMPARED:
         return by_model(folder)
@@ -152,14 +155,14 @@ def make_table(name: str) -> str:
 
 
 def by_trial(folder: Path) -> str:
-    """Runs down, lengths across: exact match and the number of samples."""
+    """Runs of one seed down, lengths across: exact match and the number of samples."""
     runs = {label: read_run(path) for label, (path,) in found_in(folder).items()}
-    lengths = ("192", "1k", "4k", "16k")
-    rows = []
-    for label, run in runs.items():
-        at = {row.length: row for row in run.rows if row.memory == "carried"}
-        rows.append([label, *(f"{100 * at[length].exact_match:.1f} ({at[length].n})"
-                              for length in lengths)])
+    carried = {label: {row.length: row for row in run.rows if row.memory == "carried"}
+               for label, run in runs.items()}
+    lengths = [length for length in ("192", "1k", "4k", "16k")
+               if any(length in at for at in carried.values())]
+    rows = [[label, *(f"{100 * at[length].exact_match:.1f} ({at[length].n})"
+                      for length in lengths)] for label, at in carried.items()]
     constant = [run.rates("constant_answer") for run in runs.values()]
     rows.append(["constant answer", *(spread(means(constant, ["qa1"], [length]))
                                       for length in lengths)])
