@@ -1,0 +1,1 @@
+"""Reading and generating text with a trained model."""
