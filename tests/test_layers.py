@@ -25,7 +25,7 @@ LAYERS = [
 PEERS = {("runtime", "partition")}  # of one layer, and yet the first imports the second
 
 ONLY_IMPORTER = {"orbax": ("checkpoint/",), "ml_collections": ("config/source.py",),
-                 "safetensors": ("convert/tensors.py",)}
+                 "safetensors": ("convert/tensors.py", "generate/saved.py")}
 MESH_AXES = {"fsdp", "tensor"}
 NAME_MESH_AXES = {"partition.py", "config/mesh.py"}
 BACKENDS = {"xla", "cudnn", "gpu", "cuda", "rocm", "tpu", "pallas", "splash", "triton",
