@@ -1,1 +1,1 @@
-"""Reading and generating text with a trained model."""
+"""Reading texts of any length, and writing on from what was read."""
