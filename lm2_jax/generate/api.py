@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from lm2_jax.checkpoint.workdir import Run
-from lm2_jax.data.babilong.mixing import Joined
 from lm2_jax.errors import UserError
 from lm2_jax.generate import prompts as encoding
 from lm2_jax.generate import states
@@ -21,7 +20,7 @@ from lm2_jax.generate.text import Writer
 from lm2_jax.types import Tokens
 
 Progress = Callable[[int], None]
-Prompt = str | Sequence[int] | np.ndarray | Tokens
+Prompt = str | Sequence[int] | Tokens
 
 
 def _nothing(tokens: int) -> None:
@@ -70,8 +69,8 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
       run: the model, from `lm2.load`.
       prompts: a text or several ones, or lists of token ids. A text that begins with the prompt
         gets the tokenizer's BOS, as in training; token ids are taken as they are.
-      question: asked after the prompt, or one for each prompt, in the form that BABILong models
-        are trained on. A prompt may be "" if there is a question or a state.
+      question: asked after a prompt that is a text, or one for each prompt, in the form that
+        BABILong models are trained on. A prompt may be "" if there is a question or a state.
       max_new_tokens: of each text, at least 1; it may be more than a segment.
       temperature: 0 takes the most likely token each time.
       top_k, top_p, min_p: restrict the choice to likely tokens (`Sampling`); 0, 1 and 0 do not.
@@ -97,38 +96,39 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
         answer, = lm2.generate(run, "John went to the kitchen.", question="Where is John?")
         answer.text, answer.reason, answer.state
     """
-    asked = _prompts(prompts)
-    B = len(asked)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if not all(stop):
         raise UserError("a stop string is empty")
-    before = _each(state, B, "states") if state is not None else [None] * B
-    questions, seeds = _each(question, B, "questions"), _each(seed, B, "seeds")
-    tokens = [_tokens(run, *row) for row in zip(asked, questions, before, strict=True)]
-    for b, row in enumerate(tokens):
-        if not len(row) and before[b] is None:
+    asked = _prompts(prompts)
+    questions, seeds, before = (_each(value, len(asked), name) for value, name in (
+        (question, "questions"), (seed, "seeds"), (state, "states")))
+    tokens = [encoding.of_prompt(run, prompt, question, first=state is None)
+              if isinstance(prompt, str) else encoding.array(prompt)
+              for prompt, question, state in zip(asked, questions, before, strict=True)]
+    for b, prompt in enumerate(tokens):
+        if not len(prompt) and before[b] is None:
             raise UserError(f"prompt {b} has no tokens; give a text, or a state")
-    engine, begin = _engine(run), _joined(run, before)
-    reading = engine.read(tokens, begin, batch_size=batch_size, progress=progress)
+    engine = _engine(run)
+    reading = engine.read(tokens, _joined(run, before), batch_size=batch_size, progress=progress)
     decoding = engine.generate(reading, sampling, max_new_tokens, seeds=seeds,
                                seen_BV=_seen(run, tokens, sampling))
     ends = run.tokenizer.stop_ids if stop_ids is None else frozenset(stop_ids)
-    rows = [_Row(Writer(run.tokenizer, stop)) for _ in tokens]
+    rows = [_Row(Writer(run.tokenizer, stop), ends, max_new_tokens) for _ in tokens]
     for token_B in decoding:
         for b, row in enumerate(rows):
-            if not row.reason:
-                piece = row.add(int(token_B[b]), ends, max_new_tokens)
-                if piece and on_text:
-                    on_text(b, piece)
+            piece = "" if row.reason else row.add(int(token_B[b]))
+            if piece and on_text:
+                on_text(b, piece)
         if all(row.reason for row in rows):
             break
-    steps, after = max(len(row.tokens) for row in rows), decoding.reading
-    return [Generation("".join(row.pieces), tuple(row.tokens), row.reason or "length",
-                       ReadState(run, reading.take([b]), before[b].sources if before[b] else ()),
-                       after.take([b]) if len(row.tokens) == steps else None)
-            for b, row in enumerate(rows)]
+    steps, after, found = max(len(row.tokens) for row in rows), decoding.reading, []
+    for b, row in enumerate(rows):
+        read = ReadState(run, reading.take([b]), before[b].sources if before[b] else ())
+        found.append(Generation("".join(row.pieces), tuple(row.tokens), row.reason or "length",
+                                read, after.take([b]) if len(row.tokens) == steps else None))
+    return found
 
 
 def read(run: Run, text: Prompt, state: ReadState | None = None, *, name: str = "text",
@@ -156,52 +156,74 @@ def read(run: Run, text: Prompt, state: ReadState | None = None, *, name: str = 
         lm2.generate(run, ["", ""], question=["Where is John?", "Where is Mary?"], state=book)
         book.save("book.safetensors")
     """
-    return read_all(run, [(name, text, state)], progress=progress)[0]
+    return read_all(run, [ToRead(run, name, text, state)], progress=progress)[0]
 
 
-def read_all(run: Run, texts: Sequence[tuple[str, Prompt, ReadState | None]], *,
-             progress: Progress = _nothing, batch_size: int = 0) -> list[ReadState]:
-    """Reads several texts in one batch; the arguments are those of `read`.
+class ToRead:
+    """A text as it will be read.
 
-    Args:
-      texts: (name, text, what was read before) of each; either all or none of them have a state.
-      batch_size: rows that are computed at least.
+    Attributes:
+      tokens: of the text, after BOS if nothing was read before.
+      state: what was read before, or None.
+      sources: of the state, and this text.
+
+    Raises:
+      UserError: if the text is empty.
     """
-    before = [state for *_, state in texts]
-    begin = _joined(run, before)
-    tokens, sources = [], []
-    for name, text, state in texts:
-        new = encoding.of_text(run, text) if isinstance(text, str) else _array(text)
+
+    def __init__(self, run: Run, name: str, text: Prompt, state: ReadState | None = None):
+        if isinstance(text, str):
+            new, content = encoding.of_text(run, text), text.encode()
+        else:
+            new = encoding.array(text)
+            content = np.asarray(new[:], "<i4").tobytes()
         if not len(new):
             raise UserError(f"{name} has no text to read")
-        content = text.encode() if isinstance(text, str) else np.asarray(new[:], "<i4").tobytes()
-        sources.append((*(state.sources if state else ()),
-                        Source(name, hashlib.sha256(content).hexdigest(), len(new))))
-        first = state is None and isinstance(text, str)
-        tokens.append(Joined((encoding.beginning(run), new)) if first else new)
+        source = Source(name, hashlib.sha256(content).hexdigest(), len(new))
+        begin = encoding.beginning(run, state is None and isinstance(text, str))
+        self.tokens, self.state = encoding.joined(begin, new), state
+        self.sources = (*(state.sources if state else ()), source)
+
+
+def read_all(run: Run, texts: Sequence[ToRead], *, progress: Progress = _nothing,
+             batch_size: int = 0) -> list[ReadState]:
+    """Reads several texts in one batch; either all or none of them go on from a state.
+
+    Args:
+      progress: called with the number of tokens read since the last call.
+      batch_size: rows that are computed at least.
+    """
     # With all places of the window, so that reading in parts computes the same bits.
-    reading = _engine(run).read(tokens, begin, batch_size=batch_size, progress=progress,
-                                places=run.config.model.attention_window)
-    return [ReadState(run, reading.take([b]), source) for b, source in enumerate(sources)]
+    reading = _engine(run).read(
+        [text.tokens for text in texts], _joined(run, [text.state for text in texts]),
+        batch_size=batch_size, progress=progress, places=run.config.model.attention_window)
+    return [ReadState(run, reading.take([b]), text.sources) for b, text in enumerate(texts)]
 
 
 class _Row:
-    """A text that is being generated."""
+    """A text that is being generated.
 
-    def __init__(self, writer: Writer):
-        self.writer, self.tokens, self.pieces = writer, [], []
+    Attributes:
+      tokens, pieces: so far.
+      reason: why it has ended; "" while it goes on.
+    """
+
+    def __init__(self, writer: Writer, ends: frozenset[int], most: int):
+        self._writer, self._ends, self._most = writer, ends, most
+        self.tokens: list[int] = []
+        self.pieces: list[str] = []
         self.reason: Literal["", "stop", "length"] = ""
 
-    def add(self, token: int, ends: frozenset[int], most: int) -> str:
+    def add(self, token: int) -> str:
         """Adds a token; returns the text that can be shown now."""
         self.tokens.append(token)
-        piece = "" if token in ends else self.writer.add(token)
-        if token in ends or self.writer.stopped:
+        piece = "" if token in self._ends else self._writer.add(token)
+        if token in self._ends or self._writer.stopped:
             self.reason = "stop"
-        elif len(self.tokens) == most:
+        elif len(self.tokens) == self._most:
             self.reason = "length"
         if self.reason:
-            piece += self.writer.close()
+            piece += self._writer.close()
         self.pieces.append(piece)
         return piece
 
@@ -210,44 +232,23 @@ def _engine(run: Run) -> Engine:
     return Engine(run.model, run.variables, pad_id=run.tokenizer.pad_id)
 
 
-def _prompts(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    """Several prompts, also if one was given."""
+def _prompts(prompts: Any) -> Sequence[Prompt]:
+    """A list of prompts, also where one was given."""
     if isinstance(prompts, str):
         return [prompts]
     if not len(prompts):
         raise UserError("there are no prompts")
-    first = prompts[0]
-    return [prompts] if isinstance(first, int | np.integer) else prompts
+    return [prompts] if isinstance(prompts[0], int | np.integer) else prompts
 
 
-def _each(value, rows: int, what: str) -> list:
+def _each(value: Any, rows: int, name: str) -> list:
     """The value of each row, where one was given for all or one for each."""
-    if isinstance(value, str | int | np.integer | ReadState):
+    if value is None or isinstance(value, str | int | np.integer | ReadState):
         return [value] * rows
     if len(value) != rows:
-        raise UserError(f"there are {len(value)} {what} for {rows} prompts; give one for all, or "
+        raise UserError(f"there are {len(value)} {name} for {rows} prompts; give one for all, or "
                         "one for each")
     return list(value)
-
-
-def _tokens(run: Run, prompt: Prompt, question: str, state: ReadState | None) -> Tokens:
-    """The tokens of a prompt and its question; BOS comes first if nothing was read before."""
-    if not isinstance(prompt, str) and not question:
-        return _array(prompt)
-    parts: list[Tokens] = [] if state else [encoding.beginning(run)]
-    if not isinstance(prompt, str):
-        parts = [_array(prompt)]
-    elif question:
-        parts.append(encoding.of_text(run, prompt))
-    else:
-        parts.append(np.array(run.tokenizer.encode(prompt), np.int32))
-    if question:
-        parts.append(encoding.of_question(run, question))
-    return Joined(tuple(parts))
-
-
-def _array(tokens: Sequence[int] | np.ndarray | Tokens) -> Tokens:
-    return np.array(tokens, np.int32) if isinstance(tokens, list | tuple) else tokens
 
 
 def _joined(run: Run, before: Sequence[ReadState | None]) -> Reading | None:

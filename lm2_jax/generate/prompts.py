@@ -1,11 +1,13 @@
 """Texts, questions and chats as tokens, in the form that the model was trained on."""
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import numpy as np
 
 from lm2_jax.checkpoint.workdir import CONVERTED, Run
 from lm2_jax.data.babilong.encoder import Encoder
+from lm2_jax.data.babilong.mixing import Joined
 from lm2_jax.data.babilong.prompting import FineTuned
 from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.pieces import Text
@@ -19,9 +21,13 @@ def answers_questions(run: Run) -> bool:
     return run.config.data.source == "babilong" and not converted
 
 
-def beginning(run: Run) -> np.ndarray:
-    """The tokens that a text begins with in training: BOS, or nothing; int32."""
-    return np.asarray(run.tokenizer.bos_ids, np.int32)
+def beginning(run: Run, first: bool = True) -> np.ndarray:
+    """The tokens that a text begins with in training: BOS, or nothing; int32.
+
+    Args:
+      first: whether nothing was read before; if something was, there are none.
+    """
+    return np.asarray(run.tokenizer.bos_ids if first else (), np.int32)
 
 
 def of_text(run: Run, text: str) -> Tokens:
@@ -46,6 +52,29 @@ def of_question(run: Run, question: str) -> np.ndarray:
         raise UserError("this model was not trained on questions with an answer mark "
                         "(data.source=babilong); ask it in the prompt")
     return _tuned(run).suffix("", question)
+
+
+def of_prompt(run: Run, prompt: str, question: str = "", *, first: bool = True) -> Tokens:
+    """The tokens of a prompt, and of a question about it.
+
+    Args:
+      question: "" = the prompt is continued as it is.
+      first: whether nothing was read before, so that the tokens begin with BOS.
+    """
+    begin = beginning(run, first)
+    if not question:
+        return joined(begin, array(run.tokenizer.encode(prompt)))
+    return joined(begin, of_text(run, prompt), of_question(run, question))
+
+
+def array(tokens: Any) -> Tokens:
+    """Token ids of a list as an int32 array; what has slices that are arrays stays as it is."""
+    return np.array(tokens, np.int32) if isinstance(tokens, list | tuple) else tokens
+
+
+def joined(*parts: Tokens) -> Tokens:
+    """The tokens of all parts, one after the other."""
+    return Joined(cast(Any, parts))
 
 
 def _tuned(run: Run) -> FineTuned:

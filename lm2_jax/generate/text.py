@@ -137,11 +137,11 @@ class ChatTemplate:
                             f"{error.lineno}: {error.message}") from None
 
 
-def load_chat_template(workdir: str | Path) -> ChatTemplate:
-    """Reads the chat template that the model of a workdir came with.
+def load_chat_template(workdir: str | Path) -> ChatTemplate | None:
+    """Reads the chat template that the model of a workdir came with; None if it has none.
 
     Raises:
-      UserError: if there is none, or jinja2 is not installed.
+      UserError: if jinja2 is not installed.
     """
     folder = Path(workdir) / SOURCE
     config = _json(folder / "tokenizer_config.json")
@@ -151,8 +151,7 @@ def load_chat_template(workdir: str | Path) -> ChatTemplate:
     if isinstance(source, list):  # several ones, by name
         source = {entry["name"]: entry["template"] for entry in source}.get("default")
     if not source:
-        raise UserError(f"{workdir} has no chat template, which comes with a chat model of the "
-                        "transformers library (lm2 convert from-hf)")
+        return None
     try:
         import jinja2  # noqa: F401
     except ImportError:
@@ -161,6 +160,15 @@ def load_chat_template(workdir: str | Path) -> ChatTemplate:
               for key, value in config.items() if key.endswith("_token")}
     return ChatTemplate(source, {key: value for key, value in tokens.items()
                                  if isinstance(value, str)}, str(folder))
+
+
+def require_chat_template(workdir: str | Path) -> ChatTemplate:
+    """As `load_chat_template`, but raises a UserError if there is none."""
+    template = load_chat_template(workdir)
+    if template is None:
+        raise UserError(f"{workdir} has no chat template, which comes with a chat model of the "
+                        "transformers library (lm2 convert from-hf); give a prompt instead")
+    return template
 
 
 def _json(path: Path) -> dict:
