@@ -128,8 +128,9 @@ def test_a_question_is_asked_as_in_training(run):
     t = run.tokenizer
     for found, text in zip(asked, [" John went home. It was dark.", ""], strict=True):
         ids = [*t.encode(f"{text} Where is John?"), t.answer_id]
-        same, = lm2.generate(run, ids, max_new_tokens=2, batch_size=2)
-        assert found.tokens == same.tokens
+        for prompt in (ids, f"{text} Where is John? "):
+            same, = lm2.generate(run, prompt, max_new_tokens=2, batch_size=2)
+            assert found.tokens == same.tokens
 
 
 # Reading.

@@ -15,15 +15,14 @@ from lm2_jax.generate import prompts
 from lm2_jax.generate.api import Generation, generate, read
 from lm2_jax.generate.states import ReadState
 from lm2_jax.runtime import compilation_cache
-from lm2_jax.runtime.console import Console, SafeStream, print_error
+from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar
 
 EPILOG = """The prompt is PROMPT, --file or the standard input. The text goes to the standard
-output as it is generated, notes go to the standard error. With --question, models that were trained
-on BABILong are asked as in training: lm2 generate --workdir=W "John went to the kitchen."
---question="Where is John?". --chat uses the model's chat template (pip install 'lm2_jax[chat]'); a
-model that was trained on BABILong and has none reads each line as a fact, and answers a line that
-ends with a question mark."""
+output as it is generated, notes go to the standard error. A model that was trained on BABILong
+answers a prompt that ends with a question mark, or --question, as in training. --chat uses the
+model's chat template (pip install 'lm2_jax[chat]'); a model of BABILong that has none reads each
+line as a fact, and answers a line that ends with a question mark."""
 LONG_PROMPT = 4096  # tokens; reading a longer one shows a progress bar
 
 
@@ -69,18 +68,14 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     options = {name: getattr(args, name) for name in (
         "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop",
         "seed")}
-    try:
-        if args.jsonl:
-            generate_file.run(trained, args, options)
-        elif args.chat:
-            _chat(trained, arguments.load_state(args, trained), args.system, options)
-        else:
-            state = arguments.load_state(args, trained)
-            tokens = prompts.of_prompt(trained, prompt, args.question, first=state is None)
-            _answer(trained, tokens, state, options)
-    except KeyboardInterrupt:
-        print_error("")
-        return 130
+    if args.jsonl:
+        generate_file.run(trained, args, options)
+    elif args.chat:
+        _chat(trained, arguments.load_state(args, trained), args.system, options)
+    else:
+        state = arguments.load_state(args, trained)
+        tokens = prompts.of_prompt(trained, prompt, args.question, first=state is None)
+        _answer(trained, tokens, state, options)
     return 0
 
 
@@ -118,8 +113,7 @@ def _answer(trained: Run, tokens: Any, state: ReadState | None, options: dict[st
             ) -> Generation:
     """Prints the text as it comes, and a line about it on the standard error."""
     began, first, done = time.perf_counter(), 0.0, 0
-    out, bar = SafeStream("stdout"), None
-    notes = Console(file=SafeStream("stderr"))  # type: ignore[arg-type]
+    out, notes, bar = SafeStream("stdout"), arguments.notes(), None
     if len(tokens) > LONG_PROMPT:
         bar = Bar("reading", len(tokens), console=notes, unit="tokens")
 
@@ -152,7 +146,7 @@ def _chat(trained: Run, state: ReadState | None, system: str, options: dict[str,
     conversation = chats.begin(trained, state, system)
     for line in _turns():
         tokens = conversation.ask(line)
-        if isinstance(conversation, chats.Facts) and not conversation.is_question(line):
+        if isinstance(conversation, chats.Facts) and not prompts.ends_with_question(line):
             conversation.state = read(trained, tokens, conversation.state)
             continue
         conversation.answered(_answer(trained, tokens, conversation.state, options))

@@ -67,10 +67,11 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
 
     Args:
       run: the model, from `lm2.load`.
-      prompts: a text or several ones, or lists of token ids. A text that begins with the prompt
-        gets the tokenizer's BOS, as in training; token ids are taken as they are.
-      question: asked after a prompt that is a text, or one for each prompt, in the form that
-        BABILong models are trained on. A prompt may be "" if there is a question or a state.
+      prompts: a text or several ones, or lists of token ids. If nothing was read before a text, it
+        gets the tokenizer's BOS, as in training. A model that was trained on BABILong answers one
+        that ends with a question mark. Token ids are taken as they are.
+      question: asked after each prompt, or one for each, of such a model, in the form of its
+        training; not with token ids. A prompt may be "" if there is a question or a state.
       max_new_tokens: of each text, at least 1; it may be more than a segment.
       temperature: 0 takes the most likely token each time.
       top_k, top_p, min_p: restrict the choice to likely tokens (`Sampling`); 0, 1 and 0 do not.
@@ -93,7 +94,7 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
     Example:
 
         run = lm2.load("runs/quickstart")
-        answer, = lm2.generate(run, "John went to the kitchen.", question="Where is John?")
+        answer, = lm2.generate(run, "John went to the kitchen. Where is John?")
         answer.text, answer.reason, answer.state
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -153,7 +154,7 @@ def read(run: Run, text: Prompt, state: ReadState | None = None, *, name: str = 
 
         run = lm2.load("runs/quickstart")
         book = lm2.read(run, open("book.txt").read())
-        lm2.generate(run, ["", ""], question=["Where is John?", "Where is Mary?"], state=book)
+        lm2.generate(run, ["Where is John?", "Where is Mary?"], state=book)
         book.save("book.safetensors")
     """
     return read_all(run, [ToRead(run, name, text, state)], progress=progress)[0]
