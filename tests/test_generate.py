@@ -274,7 +274,7 @@ def test_texts_are_read_once_and_asked_by_name(run, workdir, texts, capsys):
 @pytest.mark.parametrize("way", ["argument", "file", "pipe"])
 def test_a_prompt_comes_from_an_argument_a_file_or_a_pipe(run, workdir, texts, capsys, way,
                                                           monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(STORY))
+    monkeypatch.setattr("sys.stdin", io.StringIO(STORY + "\n"))
     given = {"argument": [STORY], "file": ["--file=A.txt"], "pipe": []}[way]
     status, out, err = call(capsys, "generate", f"--workdir={workdir}", *given, "--temperature=1",
                             "--max-new-tokens=12", "--seed=2")

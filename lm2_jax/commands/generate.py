@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from lm2_jax.checkpoint.workdir import Run
@@ -97,16 +97,15 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _prompt(args: argparse.Namespace) -> str:
+    """The prompt, without the line break that ends a file."""
     if args.file:
-        return arguments.read_text(args.file)
-    if args.prompt is not None:
-        return args.prompt
-    if args.question or sys.stdin.isatty():
-        if not args.question:
-            raise UserError("there is no prompt; give it as an argument, with --file or on the "
-                            "standard input, or begin a conversation with --chat")
-        return ""
-    return sys.stdin.read()
+        return arguments.read_text(args.file).removesuffix("\n")
+    if args.prompt is not None or args.question:
+        return args.prompt or ""
+    if sys.stdin.isatty():
+        raise UserError("there is no prompt; give it as an argument, with --file or on the "
+                        "standard input, or begin a conversation with --chat")
+    return sys.stdin.read().removesuffix("\n")
 
 
 def _answer(trained: Run, tokens: Any, state: ReadState | None, options: dict[str, Any]
@@ -121,7 +120,7 @@ def _answer(trained: Run, tokens: Any, state: ReadState | None, options: dict[st
         nonlocal done
         done += count
         if bar:
-            bar.update(done, "")
+            bar.update(done, f"{done / (time.perf_counter() - began):,.0f} tokens/s")
             if done == len(tokens):
                 bar.close()
 
@@ -154,13 +153,15 @@ def _chat(trained: Run, state: ReadState | None, system: str, options: dict[str,
 
 def _turns() -> Iterator[str]:
     """The lines that are typed, or those of a pipe, without empty ones."""
-    ask: Callable[[], str] = lambda: input("> ")  # noqa: E731
-    if sys.stdin.isatty():
+    typed = sys.stdin.isatty()
+    if typed:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (which lets lines be edited)
-    else:
-        ask = input
-    with contextlib.suppress(EOFError):
-        while True:
-            if line := ask().strip():
-                yield line
+    while True:
+        try:
+            line = input("> " if typed else "").strip()
+        except EOFError:
+            print(end="\n" * typed)
+            return
+        if line:
+            yield line

@@ -1,5 +1,6 @@
 """`lm2.read` and `lm2.generate`: what a trained model is used for."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,16 +42,12 @@ class Generation:
     text: str
     tokens: tuple[int, ...]
     reason: Literal["stop", "length"]
-    _before: ReadState = field(repr=False)
-    _after: Reading | None = field(repr=False)  # None: the tokens must be read first
+    _make_state: Callable[[], ReadState] = field(repr=False, compare=False)
 
     @cached_property
     def state(self) -> ReadState:
         """What has been read now: the text before the prompt, the prompt and these tokens."""
-        before = self._before
-        after = self._after or _engine(before.run).read([np.array(self.tokens, np.int32)],
-                                                        before.reading)
-        return ReadState(before.run, after, before.sources)
+        return self._make_state()
 
 
 def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Sequence[str] = "",
@@ -124,12 +121,18 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
                 on_text(b, piece)
         if all(row.reason for row in rows):
             break
-    steps, after, found = max(len(row.tokens) for row in rows), decoding.reading, []
-    for b, row in enumerate(rows):
-        read = ReadState(run, reading.take([b]), before[b].sources if before[b] else ())
-        found.append(Generation("".join(row.pieces), tuple(row.tokens), row.reason or "length",
-                                read, after.take([b]) if len(row.tokens) == steps else None))
-    return found
+    after, steps = decoding.reading, max(len(row.tokens) for row in rows)
+
+    def state_of(b: int) -> ReadState:
+        sources, new = before[b].sources if before[b] else (), rows[b].tokens
+        if len(new) == steps:
+            return ReadState(run, after.take([b]), sources)
+        # The row has ended before others, and went on.
+        own = engine.read([np.array(new, np.int32)], reading.take([b]))
+        return ReadState(run, own, sources)
+
+    return [Generation("".join(row.pieces), tuple(row.tokens), row.reason or "length",
+                       functools.partial(state_of, b)) for b, row in enumerate(rows)]
 
 
 def read(run: Run, text: Prompt, state: ReadState | None = None, *, name: str = "text",
