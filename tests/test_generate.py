@@ -224,6 +224,7 @@ def test_a_damaged_state_is_told_in_one_line(run, tmp_path, damage, said):
 @pytest.mark.parametrize(("options", "said"), [
     ({"max_new_tokens": 0}, "max_new_tokens is 0"), ({"top_p": 2.0}, "top_p is 2.0"),
     ({"stop": [""]}, "a stop string is empty"), ({"seed": [1]}, "there are 1 seeds for 2 prompts"),
+    ({"seed": 2**32}, "seed is 4294967296"), ({"prompts": [5], "question": "x?"}, "is token ids"),
     ({"prompts": ""}, "prompt 0 has no tokens"), ({"prompts": []}, "there are no prompts")])
 def test_mistakes_are_told(run, options, said):
     with pytest.raises(UserError, match=said):
@@ -342,7 +343,7 @@ def test_a_conversation_in_a_pipe(run, workdir, texts, capsys, monkeypatch):
     (["generate", "x", "--state=none"], "no state at none; lm2 read --save=none writes one"),
     (["generate", "x", "--state=A.txt"], "A.txt cannot be read as a state"),
     (["generate", "x", "--top-p=0"], "top_p is 0.0; it must be"),
-    (["generate", "x", "--seed=-1"], "--seed is -1"), (["generate", ""], "prompt 0 has no tokens"),
+    (["generate", "x", "--seed=-1"], "seed is -1"), (["generate", ""], "prompt 0 has no tokens"),
     (["generate", "--jsonl=none"], "no file none"), (["generate", "--jsonl=A.txt"], "A.txt:1"),
     (["generate", "--jsonl=bad.jsonl"], 'bad.jsonl:1: expected an object with either "prompt"'),
     (["generate", "--chat", "--system=y"], "takes no system message"),

@@ -92,8 +92,6 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} does not go with {given[0] if given else 'a prompt'}")
     if args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed is {args.seed}; it must be from 0 to {2**32 - 1}")
 
 
 def _prompt(args: argparse.Namespace) -> str:

@@ -53,7 +53,7 @@ class Generation:
 def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Sequence[str] = "",
              max_new_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
              top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
-             stop: Sequence[str] = (), stop_ids: Iterable[int] | None = None,
+             stop: str | Sequence[str] = (), stop_ids: Iterable[int] | None = None,
              seed: int | Sequence[int] = 0, state: ReadState | Sequence[ReadState] | None = None,
              on_text: Callable[[int, str], None] | None = None,
              progress: Progress = _nothing, batch_size: int = 0) -> list[Generation]:
@@ -73,7 +73,7 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
       temperature: 0 takes the most likely token each time.
       top_k, top_p, min_p: restrict the choice to likely tokens (`Sampling`); 0, 1 and 0 do not.
       repetition_penalty: above 1 makes tokens of the prompt and of the new text less likely.
-      stop: strings before which a text ends.
+      stop: the string, or several ones, before which a text ends.
       stop_ids: tokens at which a text ends; None = those of the tokenizer.
       seed: from 0 to 2**32 - 1, of all texts or of each.
       state: what was read before the prompts, from `lm2.read` or `Generation.state`: one for all
@@ -97,17 +97,16 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    stop = [stop] if isinstance(stop, str) else stop
     if not all(stop):
         raise UserError("a stop string is empty")
     asked = _prompts(prompts)
     questions, seeds, before = (_each(value, len(asked), name) for value, name in (
         (question, "questions"), (seed, "seeds"), (state, "states")))
-    tokens = [encoding.of_prompt(run, prompt, question, first=state is None)
-              if isinstance(prompt, str) else encoding.array(prompt)
-              for prompt, question, state in zip(asked, questions, before, strict=True)]
-    for b, prompt in enumerate(tokens):
-        if not len(prompt) and before[b] is None:
-            raise UserError(f"prompt {b} has no tokens; give a text, or a state")
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"seed is {wrong[0]}; it must be from 0 to {2**32 - 1}")
+    tokens = [_tokens(run, *row) for row in zip(range(len(asked)), asked, questions, before,
+                                                strict=True)]
     engine = _engine(run)
     reading = engine.read(tokens, _joined(run, before), batch_size=batch_size, progress=progress)
     decoding = engine.generate(reading, sampling, max_new_tokens, seeds=seeds,
@@ -243,6 +242,20 @@ def _prompts(prompts: Any) -> Sequence[Prompt]:
     if not len(prompts):
         raise UserError("there are no prompts")
     return [prompts] if isinstance(prompts[0], int | np.integer) else prompts
+
+
+def _tokens(run: Run, number: int, prompt: Prompt, question: str, state: ReadState | None
+            ) -> Tokens:
+    """The tokens of a prompt, by its number in messages."""
+    if isinstance(prompt, str):
+        tokens = encoding.of_prompt(run, prompt, question, first=state is None)
+    elif question:
+        raise UserError(f"prompt {number} is token ids, which have their question in them")
+    else:
+        tokens = encoding.array(prompt)
+    if not len(tokens) and state is None:
+        raise UserError(f"prompt {number} has no tokens; give a text, or a state")
+    return tokens
 
 
 def _each(value: Any, rows: int, name: str) -> list:
