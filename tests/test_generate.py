@@ -40,7 +40,7 @@ def workdir(tmp_path_factory):
     tokens.save(folder / "tokenizer.json")
     config = Config(model=ModelConfig(
         vocab_size=tokens.vocab_size, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1,
-        mlp_dim=16, segment_length=T, attention_window=7,
+        mlp_dim=16, segment_length=T, attention_window=64,
         memory=MemoryConfig(num_slots=3, num_heads=2, num_layers=2)))
     workdirs.store_config(config, folder)
     checkpointer = Checkpointer(folder, CheckpointConfig())
@@ -179,8 +179,8 @@ def test_every_kind_of_state_is_kept_as_it_is(run, tmp_path, changes):
     state = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype),
                          jax.eval_shape(functools.partial(init_state, model, 1)))
     if state.window:  # which has four tokens
-        state.window.valid_BW[:] = np.arange(7) >= 3
-        state.window.key_QBWKH[:, :, :3] = state.window.value_QBWKH[:, :, :3] = 0
+        state.window.valid_BW[:] = np.arange(64) >= 60
+        state.window.key_QBWKH[:, :, :60] = state.window.value_QBWKH[:, :, :60] = 0
     reading = Reading(state, (np.arange(3, dtype=np.int32),), (4,), 1)
     kept = ReadState(other, reading, (Source("A", "0" * 64, 23),))
     kept.save(tmp_path / "new" / "A.state")

@@ -97,6 +97,7 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
         # The state that the caller's reading holds is not given away.
         run = _advance if begin and state is begin.state else advance_in_place
         state = run(model, params, state, *map(np.stack, zip(*segments, strict=True)), reset_B)
+        jax.block_until_ready(state)  # otherwise progress would tell what is only asked for
         new = sum(len(tokens) for row in rows for tokens in row)
         progress(new - (sum(k for k, n in zip(known, full_B, strict=True) if n) if s == 0 else 0))
         s += count
