@@ -1,8 +1,8 @@
 """A segment that is read token by token, with the keys and values of its tokens in a cache.
 
 `begin` starts the segment after a state, and `extend` reads one or more of its tokens. The logits
-are those of `LanguageModel`, which reads the segment as a whole. The state after the segment is left
-to `LanguageModel` too: once the segment is full, it reads all of it from the state before.
+are those of `LanguageModel`, which reads the segment as a whole. The state after the segment is
+left to `LanguageModel` too: once the segment is full, it reads all of it from the state before.
 """
 
 import functools
