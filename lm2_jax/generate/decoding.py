@@ -61,7 +61,7 @@ class Decoding(Iterator[np.ndarray]):
                  max_new_tokens: int, *, pad_id: int, seeds: Sequence[int] | None = None,
                  seen_BV: np.ndarray | None = None, wipe: bool = False):
         if not all(map(len, reading.tails)):
-            raise ValueError("the reading has a row without a token; there is nothing to go on from")
+            raise ValueError("a row of the reading has no token; there is nothing to go on from")
         c = model.config
         T, B = c.segment_length, len(reading.tails)
         self._model, self._params, self._sampling = model, params, sampling
@@ -211,7 +211,7 @@ def close(model: LanguageModel, params: Params, state: State, position: Position
 
 @jax.jit
 def _full_segments(tokens_BT, rows, full_B) -> tuple[jax.Array, jax.Array]:
-    """Returns the tokens and which are valid, [1, B, T]; rows without a full segment are padding."""
+    """Returns the tokens and which are valid, [1, B, T]; other rows are padding."""
     tokens_BT = tokens_BT if rows is None else tokens_BT[rows]
     return tokens_BT[None], jnp.broadcast_to(full_B[:, None], tokens_BT.shape)[None]
 
