@@ -1,8 +1,8 @@
 """A segment that is read token by token, with the keys and values of its tokens in a cache.
 
 `begin` starts the segment after a state, and `extend` reads one or more of its tokens. The logits
-are those of `LanguageModel`, which reads the segment as a whole. The state after the segment is left
-to `LanguageModel` too: once the segment is full, it reads all of it from the state before.
+are those of `LanguageModel`, which reads the segment as a whole. The state after the segment is
+left to `LanguageModel` too: once the segment is full, it reads all of it from the state before.
 """
 
 import functools
@@ -114,18 +114,18 @@ def _blocks(c: ModelConfig, params: Params, running: Running, x_BTD: jax.Array,
         memory = changed if block.has_memory else memory
         new.append(kv)
     key_QBTKH, value_QBTKH = jax.tree.map(lambda *parts: jnp.concatenate(parts), *new)
+    row_B1 = jnp.arange(len(x_BTD))[:, None]
+    place_BT = place_B[:, None] + jnp.arange(T)[None]
+
+    def put(cache_QBKCH, new_QBTKH):
+        # The indexed axes come first.
+        return cache_QBKCH.at[:, row_B1, :, place_BT].set(jnp.moveaxis(new_QBTKH, 0, 2),
+                                                          mode="drop", unique_indices=True)
+
     return x_BTD, running.replace(
-        key_QBKCH=_put(running.key_QBKCH, key_QBTKH.swapaxes(2, 3), place_B, 2),
-        value_QBKCH=_put(running.value_QBKCH, value_QBTKH.swapaxes(2, 3), place_B, 2),
-        valid_BC=jax.vmap(jax.lax.dynamic_update_slice_in_dim, (0, 0, 0, None))(
-            running.valid_BC, valid_BT, place_B, 0),
-        memory=memory)
-
-
-def _put(cache_QBKCH: jax.Array, new_QBKTH: jax.Array, place_B: jax.Array, axis: int) -> jax.Array:
-    """Returns the cache with new tokens at the places of each row; if donated, it is changed."""
-    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
-    return jax.vmap(put, (1, 1, 0), 1)(cache_QBKCH, new_QBKTH, place_B)
+        key_QBKCH=put(running.key_QBKCH, key_QBTKH),
+        value_QBKCH=put(running.value_QBKCH, value_QBTKH),
+        valid_BC=running.valid_BC.at[row_B1, place_BT].set(valid_BT, mode="drop"), memory=memory)
 
 
 def _table(c: ModelConfig, positions: np.ndarray) -> jax.Array:
