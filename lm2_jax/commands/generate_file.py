@@ -27,16 +27,17 @@ def run(trained: Run, args: argparse.Namespace, options: dict[str, Any]) -> None
       UserError: a line is not a request; it names the line.
     """
     requests = Requests(trained, args)
-    rows = [(row, *requests.parse(where, row)) for where, row in _rows(args.jsonl)]
-    size = args.batch_size
+    rows, size = _rows(args.jsonl), args.batch_size
+    for where, row in rows:
+        requests.check(where, row)
     bar = Bar("generating", len(rows), console=arguments.notes(), unit="texts")
     with contextlib.closing(bar), _writing(args.out) as write:
         for first in range(0, len(rows), size):
-            batch = rows[first:first + size]
-            found = generate(trained, [tokens for _, tokens, _ in batch],
-                             state=[state for *_, state in batch if state] or None,
+            batch = [row for _, row in rows[first:first + size]]
+            found = generate(trained, [requests.tokens(row) for row in batch],
+                             state=[requests.state(row) for row in batch],
                              batch_size=min(size, len(rows)), **options)
-            for (row, *_), answer in zip(batch, found, strict=True):
+            for row, answer in zip(batch, found, strict=True):
                 write(json.dumps({**row, "text": answer.text, "reason": answer.reason},
                                  ensure_ascii=False) + "\n")
             bar.update(first + len(batch), "")
@@ -46,32 +47,42 @@ class Requests:
     """Turns lines into prompts; the chat template and the states are read once."""
 
     def __init__(self, trained: Run, args: argparse.Namespace):
-        self._run, self._path, self._document = trained, args.state, args.document
+        self._run, self._args = trained, args
         self._states = saved.load(args.state, trained) if args.state else {}
-        self._workdir = args.workdir
         self._template: ChatTemplate | None = None
 
-    def parse(self, where: str, row: Any) -> tuple[Tokens, ReadState | None]:
-        """Returns the tokens of a request, and what was read before them."""
+    def check(self, where: str, row: Any) -> None:
+        """Raises a UserError unless the line is a request; it names the place."""
         if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
             raise UserError(f'{where}: expected an object with either "prompt" or "messages"')
         for key in row.keys() & {"prompt", "question", "document"}:
             if not isinstance(row[key], str):
                 raise UserError(f"{where}: {key} is not a string")
-        name = row.get("document", self._document)
-        if name and not self._path:
-            raise UserError(f"{where}: {name} is a text of --state, which is not given")
-        state = saved.choose(self._states, name, self._path) if self._path else None
-        if "prompt" in row:
-            return prompts.of_prompt(self._run, row["prompt"], row.get("question", ""),
-                                     first=state is None), state
-        messages = row["messages"]
-        if not isinstance(messages, list) or not all(
-                isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
-            raise UserError(f'{where}: messages must be a list of objects with "role" and '
-                            '"content"')
-        self._template = self._template or require_chat_template(self._workdir)
-        return prompts.array(self._run.tokenizer.encode(self._template.render(messages))), state
+        if "messages" in row:
+            if not isinstance(row["messages"], list) or not all(
+                    isinstance(m, dict) and isinstance(m.get("role"), str)
+                    for m in row["messages"]):
+                raise UserError(f'{where}: messages must be a list of objects with "role" and '
+                                '"content"')
+            self._template = self._template or require_chat_template(self._args.workdir)
+        self.state(row)
+
+    def state(self, row: dict) -> ReadState | None:
+        """What was read before a request; None without --state."""
+        name = row.get("document", self._args.document)
+        if self._args.state:
+            return saved.choose(self._states, name, self._args.state)
+        if name:
+            raise UserError(f"{name} is a text of --state, which is not given")
+        return None
+
+    def tokens(self, row: dict) -> Tokens:
+        """The tokens of a request."""
+        if self._template and "messages" in row:
+            text = self._template.render(row["messages"])
+            return prompts.array(self._run.tokenizer.encode(text))
+        return prompts.of_prompt(self._run, row["prompt"], row.get("question", ""),
+                                 first=not self._args.state)
 
 
 def _rows(path: str) -> list[tuple[str, Any]]:

@@ -54,7 +54,8 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
              max_new_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
              top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
              stop: str | Sequence[str] = (), stop_ids: Iterable[int] | None = None,
-             seed: int | Sequence[int] = 0, state: ReadState | Sequence[ReadState] | None = None,
+             seed: int | Sequence[int] = 0,
+             state: ReadState | Sequence[ReadState | None] | None = None,
              on_text: Callable[[int, str], None] | None = None,
              progress: Progress = _nothing, batch_size: int = 0) -> list[Generation]:
     """Generates a text after each prompt, all of them in one batch.

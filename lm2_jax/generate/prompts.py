@@ -1,6 +1,7 @@
 """Texts, questions and chats as tokens, in the form that the model was trained on."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -34,12 +35,13 @@ def of_text(run: Run, text: str) -> Tokens:
     """The tokens of a text to read, without BOS.
 
     White space at its ends is left out. Models that were trained on questions read sentence by
-    sentence, as in training. The tokens are kept in a temporary file.
+    sentence, as in training. The tokens of a long text are kept in a temporary file.
     """
     pieces: Iterable[str] = texts.pieces(text)
-    if answers_questions(run):
-        return Text(_tuned(run).context(pieces))
-    return Text(map(run.tokenizer.encode, texts.stripped_parts(pieces)))
+    parts: Iterator[list[int]] = (
+        _tuned(run).context(pieces) if answers_questions(run)
+        else map(run.tokenizer.encode, texts.stripped_parts(pieces)))
+    return Text(parts) if len(text) > texts.PIECE else array([*itertools.chain(*parts)])
 
 
 def of_question(run: Run, question: str) -> np.ndarray:
