@@ -39,9 +39,10 @@ def test_report_of_virtual_cpus(tmp_path, capsys):
     shown = capsys.readouterr().out
     report = json.loads((tmp_path / "cpu_4.json").read_text("utf-8"))
     assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
-    train, read, token = report["steps"]
+    train, read, first, token = report["steps"]
     assert train["title"] == "training step, 3 segments of 48 tokens, 16 rows in 1 micro-batches"
     assert read["title"] == "evaluation, read 32 segments, 24 rows"
+    assert first["title"] == "evaluation, first token, 24 rows"
     assert token["title"] == "evaluation, next token, 24 rows"
     for step in report["steps"]:
         sizes = step["bytes"]
@@ -193,4 +194,4 @@ def test_the_committed_reports_say_that_the_papers_model_fits():
                                                      "v5e:16x16"]
     for report in found:
         assert report.parameters > 1.7e9
-        assert len(report.steps) == 3 and all(step.fits for step in report.steps)
+        assert len(report.steps) == 4 and all(step.fits for step in report.steps)

@@ -7,6 +7,7 @@ left to `LanguageModel` too: once the segment is full, it reads all of it from t
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -138,10 +139,15 @@ def _table(c: ModelConfig, positions: np.ndarray) -> jax.Array:
 
 def constrain_running(running: Running) -> Running:
     """Constrains the segment to be split over its rows and heads, as the batch is."""
+    return running_with_axes(constrain, running)
+
+
+def running_with_axes(apply: Callable, running: Running) -> Running:
+    """Returns the segment with each array replaced by `apply(array, *logical_axis_names)`."""
     names = ("layers", "act_batch", "act_kv_heads", "act_len", "act_head_dim")
     return dataclasses.replace(
-        running, key_QBKCH=constrain(running.key_QBKCH, *names),
-        value_QBKCH=constrain(running.value_QBKCH, *names),
-        valid_BC=constrain(running.valid_BC, "act_batch", "act_len"),
-        memory=with_axes(constrain, State(memory=running.memory, window=None)).memory,
-        length_B=constrain(running.length_B, "act_batch"))
+        running, key_QBKCH=apply(running.key_QBKCH, *names),
+        value_QBKCH=apply(running.value_QBKCH, *names),
+        valid_BC=apply(running.valid_BC, "act_batch", "act_len"),
+        memory=with_axes(apply, State(memory=running.memory, window=None)).memory,
+        length_B=apply(running.length_B, "act_batch"))
