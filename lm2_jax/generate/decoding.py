@@ -53,9 +53,10 @@ class Decoding(Iterator[np.ndarray]):
 
     The iteration may be left at any token. A row goes on after a stop token; what to leave out is
     up to the caller. A row's segment is read again as a whole when it is full, which gives the
-    state after it as `Engine.read` does.
+    state after it as `Engine.read` does: bit for bit where all rows are read again together, as a
+    single row always is, and else but for the rounding of products of another size.
 
-    Attributes: see `Engine.generate`.
+    The arguments are those of `Engine` and `Engine.generate`.
     """
 
     def __init__(self, model: LanguageModel, params: Params, reading: Reading, sampling: Sampling,
