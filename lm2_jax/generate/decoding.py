@@ -1,5 +1,6 @@
 """Decoding: one token after the other, each computed from those before it in a cache."""
 
+import dataclasses
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -52,9 +53,10 @@ class Decoding(Iterator[np.ndarray]):
 
     The iteration may be left at any token. A row goes on after a stop token; what to leave out is
     up to the caller. A row's segment is read again as a whole when it is full, which gives the
-    state after it as `Engine.read` does.
+    state after it as `Engine.read` does: bit for bit where all rows are read again together, as a
+    single row always is, and else but for the rounding of products of another size.
 
-    Attributes: see `Engine.generate`.
+    The arguments are those of `Engine` and `Engine.generate`.
     """
 
     def __init__(self, model: LanguageModel, params: Params, reading: Reading, sampling: Sampling,
@@ -120,11 +122,11 @@ class Decoding(Iterator[np.ndarray]):
                                                  self._position, self._token_B, self._seed_B)
             self._lengths += 1
         full = self._lengths == T
-        for rows in _together(full):
-            self._latest, self._position = close(
-                model, self._params, self._latest, self._position, rows,
-                full if rows is None else full[rows],
-                self._reset_B if rows is None else self._reset_B[rows])
+        if full.any():
+            rows = _to_compute(full)
+            chosen = slice(None) if rows is None else rows
+            self._latest, self._position = close(model, self._params, self._latest, self._position,
+                                                 rows, full[chosen], self._reset_B[chosen])
         self._lengths[full] = 0
         return _Step(self._token_B, np.flatnonzero(full).tolist(), self._latest)
 
@@ -134,17 +136,18 @@ def _rounded(tokens: int, segment_length: int) -> int:
     return min(max(1 << (int(tokens) - 1).bit_length(), SHORTEST), segment_length)
 
 
-def _together(full_B: np.ndarray) -> list[np.ndarray | None]:
-    """Returns the rows that are closed together, None for all: each by itself, or most at once.
+def _to_compute(full_B: np.ndarray) -> np.ndarray | None:
+    """Returns the rows with a full segment, int32, the last repeated up to a power of four of them.
 
-    Where devices share the rows, all rows are computed, so that none of them moves.
+    None stands for all rows, if most are full, or if devices share the rows, so that none moves.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if not full_B.any():
-        return []
-    if 2 * full_B.sum() > len(full_B) or not mesh.empty and partition.rows_per_step(mesh) > 1:
-        return [None]
-    return [np.array([b], np.int32) for b in np.flatnonzero(full_B)]
+    mesh, full = jax.sharding.get_abstract_mesh(), np.flatnonzero(full_B)
+    count = 1
+    while count < len(full):
+        count *= 4
+    if 2 * count > len(full_B) or not mesh.empty and partition.rows_per_step(mesh) > 1:
+        return None
+    return np.pad(full, (0, count - len(full)), mode="edge").astype(np.int32)
 
 
 # These are outside of the class, so that all decoding by one model shares what is compiled.
@@ -167,12 +170,11 @@ def step(model: LanguageModel, sampling: Sampling, params: Params, position: Pos
          seed_B) -> tuple[Position, jax.Array]:
     """Reads a token of each row; returns where the rows are then, and the next token of each."""
     running = position.running
-    put = jax.vmap(jax.lax.dynamic_update_index_in_dim, (0, 0, 0, None))
-    tokens_BT = put(position.tokens_BT, token_B, running.length_B, 0)
+    tokens_BT = position.tokens_BT.at[jnp.arange(len(token_B)), running.length_B].set(token_B)
     x_B1D, running = segments.extend(model.config, params, running, token_B[:, None],
                                      jnp.ones((len(token_B), 1), bool))
-    return _choose(model, sampling, params,
-                   position.replace(running=running, tokens_BT=tokens_BT), x_B1D, seed_B)
+    position = dataclasses.replace(position, running=running, tokens_BT=tokens_BT)
+    return _choose(model, sampling, params, position, x_B1D, seed_B)
 
 
 def _choose(model: LanguageModel, sampling: Sampling, params: Params, position: Position,
@@ -184,7 +186,7 @@ def _choose(model: LanguageModel, sampling: Sampling, params: Params, position: 
     seen_BV = position.seen_BV
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
-    position = position.replace(index=position.index + 1, seen_BV=seen_BV)
+    position = dataclasses.replace(position, index=position.index + 1, seen_BV=seen_BV)
     return position, partition.constrain(token_B, None)  # whole on every host
 
 
@@ -228,7 +230,7 @@ def _follow(model: LanguageModel, params: Params, after: State, position: Positi
     new = select_rows(full_B, new, old)
     if rows is not None:
         new = put_rows(running, rows, new)
-    return position.replace(running=segments.constrain_running(new))
+    return dataclasses.replace(position, running=segments.constrain_running(new))
 
 
 _put = jax.jit(lambda state, rows, part: constrain_state(put_rows(state, rows, part)))

@@ -1,5 +1,6 @@
 """The engine of generation: reads texts of any length, and writes on from what was read."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Sequence
 
@@ -18,6 +19,7 @@ from lm2_jax.model.lm import (
     init_state,
     with_axes,
 )
+from lm2_jax.model.running import running_with_axes
 from lm2_jax.types import Params, Tokens
 
 
@@ -114,23 +116,25 @@ def traced(model: LanguageModel, params: Params, batch_size: int, places: int,
       places: number of earlier tokens that the window holds.
     """
     B, T = batch_size, model.config.segment_length
-    state = with_axes(
-        lambda a, *names: jax.ShapeDtypeStruct(a.shape, a.dtype,
-                                               sharding=partition.named(mesh, *names)),
-        jax.eval_shape(functools.partial(init_state, model.config, B, places)))
-    reset_B = jax.ShapeDtypeStruct((B,), bool)
+
+    def abstract(a, *names):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=partition.named(mesh, *names))
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype)
 
     def segments(*shape):
-        return (jax.ShapeDtypeStruct((*shape, B, T), jnp.int32),
-                jax.ShapeDtypeStruct((*shape, B, T), bool))
+        return of(jnp.int32, *shape, B, T), of(bool, *shape, B, T)
 
-    tokens_BT, valid_BT = segments()
-    seed_B, token_B = (jax.ShapeDtypeStruct((B,), dtype) for dtype in (jnp.uint32, jnp.int32))
-    first = decoding.begin.trace(model, Sampling(), T, params, state, tokens_BT, valid_BT, reset_B,
-                                 seed_B, None)
-    position = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), first.out_info[0])
+    state = with_axes(abstract, jax.eval_shape(
+        functools.partial(init_state, model.config, B, places)))
+    first = decoding.begin.trace(model, Sampling(), T, params, state, *segments(), of(bool, B),
+                                 of(jnp.uint32, B), None)
+    position, _ = first.out_info
+    position = dataclasses.replace(position, running=running_with_axes(abstract, position.running),
+                                   tokens_BT=of(jnp.int32, B, T), index=of(jnp.int32))
     return {f"read {readings.CHUNK} segments": readings.advance_in_place.trace(
-                model, params, state, *segments(readings.CHUNK), reset_B),
+                model, params, state, *segments(readings.CHUNK), of(bool, B)),
             "first token": first,
-            "next token": decoding.step.trace(model, Sampling(), params, position, token_B,
-                                              seed_B)}
+            "next token": decoding.step.trace(model, Sampling(), params, position,
+                                              of(jnp.int32, B), of(jnp.uint32, B))}

@@ -54,9 +54,10 @@ class Attention(nn.Module):
         k_BTKH, v_BTKH = (constrain(x, "act_batch", "act_len", "act_kv_heads", "act_head_dim")
                           for x in (k_BTKH, v_BTKH))
         if self.running:
-            k_BSKH, v_BSKH = rope.rotate(k_BTKH, rope_2SH), v_BTKH
+            (key_BKCH, value_BKCH), k_BSKH = window_BWKH, rope.rotate(k_BTKH, rope_2SH)
+            v_BSKH = v_BTKH
             out_BTNH = kernels.attention_with_cache(rope.rotate(q_BTNH, rope_2SH), k_BSKH, v_BSKH,
-                                                    *window_BWKH, mask_BTS)
+                                                    key_BKCH, value_BKCH, mask_BTS)
         else:
             k_BSKH, v_BSKH = (jnp.concatenate([old, new], axis=1)
                               for old, new in zip(window_BWKH, (k_BTKH, v_BTKH), strict=True))

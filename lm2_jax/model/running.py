@@ -5,7 +5,10 @@ are those of `LanguageModel`, which reads the segment as a whole. The state afte
 left to `LanguageModel` too: once the segment is full, it reads all of it from the state before.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +35,8 @@ def begin(config: ModelConfig, variables: Params, state: State, batch_size: int,
       capacity: the most tokens of the segment that the cache has to hold.
       reset_B: bool, rows that begin a new sequence with this segment; None resets nothing.
     """
-    c, B, params, kind = config, batch_size, variables["params"], memories.kind_of(config)
+    c, B, params = config, batch_size, variables["params"]
+    kind: Any = memories.kind_of(c)
     if reset_B is not None:
         state = reset_rows(c, state, reset_B)
     M = c.memory.num_slots if kind and kind.tokens and kind.tokens.before else 0
@@ -82,9 +86,10 @@ def extend(config: ModelConfig, variables: Params, running: Running, tokens_BT: 
     rope_2BTH = jnp.take(_table(c, np.arange(c.segment_length)), positions_BT, axis=1, mode="clip")
     x_BTD, running = _blocks(c, params, running, embedding_VD[tokens_BT], valid_BT, rope_2BTH,
                              running.before + running.length_B)
-    x_BTD = RMSNorm(c.norm_eps, c.dtype).apply({"params": params["final_norm"]}, x_BTD)
+    x_BTD = cast(jax.Array, RMSNorm(c.norm_eps, c.dtype).apply(
+        {"params": params["final_norm"]}, x_BTD))
     length_B = running.length_B + jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
-    return x_BTD, constrain_running(running.replace(length_B=length_B))
+    return x_BTD, constrain_running(dataclasses.replace(running, length_B=length_B))
 
 
 def _blocks(c: ModelConfig, params: Params, running: Running, x_BTD: jax.Array,
@@ -99,17 +104,17 @@ def _blocks(c: ModelConfig, params: Params, running: Running, x_BTD: jax.Array,
     mask_BTS = jnp.concatenate([
         jnp.repeat(running.valid_BC[:, None], T, axis=1), causal_mask(None, valid_BT)], axis=2)
     memory, new = running.memory, []
-    for name, layers in (("memory_blocks", slice(P)), ("blocks", slice(P, None))):
+    for name, layers in (("memory_blocks", range(P)), ("blocks", range(P, c.num_layers))):
         if name not in params:
             continue
         block = Block(c, has_memory=name == "memory_blocks", running=True)
 
         def layer(x_BTD, xs, block=block):
-            own, memory, kv = xs
+            own, memory, i = xs
+            kv = running.key_QBKCH[i], running.value_QBKCH[i]
             return block.apply({"params": own}, x_BTD, memory, kv, mask_BTS, valid_BT, rope_2BTH)
 
-        xs = (params[name], memory if block.has_memory else None,
-              (running.key_QBKCH[layers], running.value_QBKCH[layers]))
+        xs = params[name], memory if block.has_memory else None, jnp.array(layers)
         x_BTD, (changed, kv) = jax.lax.scan(layer, x_BTD, xs)
         memory = changed if block.has_memory else memory
         new.append(kv)
@@ -120,10 +125,10 @@ def _blocks(c: ModelConfig, params: Params, running: Running, x_BTD: jax.Array,
     def put(cache_QBKCH, new_QBTKH):
         # The indexed axes come first.
         return cache_QBKCH.at[:, row_B1, :, place_BT].set(jnp.moveaxis(new_QBTKH, 0, 2),
-                                                          mode="drop", unique_indices=True)
+                                                          mode="drop")
 
-    return x_BTD, running.replace(
-        key_QBKCH=put(running.key_QBKCH, key_QBTKH),
+    return x_BTD, dataclasses.replace(
+        running, key_QBKCH=put(running.key_QBKCH, key_QBTKH),
         value_QBKCH=put(running.value_QBKCH, value_QBTKH),
         valid_BC=running.valid_BC.at[row_B1, place_BT].set(valid_BT, mode="drop"), memory=memory)
 
@@ -134,10 +139,15 @@ def _table(c: ModelConfig, positions: np.ndarray) -> jax.Array:
 
 def constrain_running(running: Running) -> Running:
     """Constrains the segment to be split over its rows and heads, as the batch is."""
+    return running_with_axes(constrain, running)
+
+
+def running_with_axes(apply: Callable, running: Running) -> Running:
+    """Returns the segment with each array replaced by `apply(array, *logical_axis_names)`."""
     names = ("layers", "act_batch", "act_kv_heads", "act_len", "act_head_dim")
-    return running.replace(
-        key_QBKCH=constrain(running.key_QBKCH, *names),
-        value_QBKCH=constrain(running.value_QBKCH, *names),
-        valid_BC=constrain(running.valid_BC, "act_batch", "act_len"),
-        memory=with_axes(constrain, State(memory=running.memory, window=None)).memory,
-        length_B=constrain(running.length_B, "act_batch"))
+    return dataclasses.replace(
+        running, key_QBKCH=apply(running.key_QBKCH, *names),
+        value_QBKCH=apply(running.value_QBKCH, *names),
+        valid_BC=apply(running.valid_BC, "act_batch", "act_len"),
+        memory=with_axes(apply, State(memory=running.memory, window=None)).memory,
+        length_B=apply(running.length_B, "act_batch"))

@@ -36,6 +36,8 @@ tested in `tests/test_model_rules.py` or the file named:
 7. Partial placement. A `BlockMemory` works in the first P blocks for every P up to the number of
    layers (`tests/test_model_reference.py`). A memory that needs all blocks is checked in
    `lm2_jax/config/model.py`.
+8. Token by token. After `prepare`, `step` gives for each token what `mix` gives where the segment
+   is read as a whole (`tests/test_decoding.py`).
 """
 
 from typing import Any
