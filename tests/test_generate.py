@@ -195,6 +195,8 @@ def test_every_kind_of_state_is_kept_as_it_is(run, tmp_path, changes):
     kept.save(tmp_path / "new" / "A.state")
     again = lm2.read_state(tmp_path / "new" / "A.state", other)
     assert bits(again) == bits(kept) and again.sources == kept.sources
+    (tmp_path / "other").touch()
+    assert (tmp_path / "new" / "A.state").stat().st_mode == (tmp_path / "other").stat().st_mode
     if changes:
         with pytest.raises(UserError, match="A.state was made with another model: that of "):
             lm2.read_state(tmp_path / "new" / "A.state", run)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialized
 
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.errors import UserError, UserFileNotFoundError
@@ -52,7 +52,7 @@ def save(path: str | os.PathLike, states: Sequence[ReadState]) -> None:
                  "sources": [dataclasses.asdict(source) for source in state.sources]}
                 for state in states])}
     with replacing(path) as partial:
-        save_file(arrays, partial, meta)
+        partial.write_bytes(serialized(arrays, meta))  # save_file would hide it from others
 
 
 def load(path: str | os.PathLike, run: Run) -> dict[str, ReadState]:
