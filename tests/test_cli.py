@@ -51,7 +51,8 @@ def test_help_lists_the_commands(arguments, capsys):
     assert call(*arguments) == 0
     out, err = capsys.readouterr()
     assert not err and all(f"\n    {name} " in out for name in (
-        "train", "sweep", "eval", "report", "data", "bench", "gates", "analyze", "compile"))
+        "train", "sweep", "eval", "report", "data", "bench", "gates", "analyze", "compile",
+        "generate", "read"))
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "data", "bench", "gates", "analyze",
@@ -101,6 +102,11 @@ def test_each_command_has_help(command, capsys):
     (["bench", "eval", *SMALL, "--lengths=64k,long"], ["lengths", "'long'", "'1M'"]),
     (["bench", "eval", *SMALL, "--lengths="], ["--lengths names no length"]),
     (["bench", "evil", *SMALL], ["evil", "eval"]),
+    (["bench", "eval", "--workdir=W"], ["bench eval needs --config", "no --workdir"]),
+    (["bench", "decode"], ["--config or --workdir"]),
+    (["bench", "decode", *SMALL, "--workdir=W"], ["not both"]),
+    (["bench", "decode", *SMALL, "--new=1"], ["--new 1", "2 new"]),
+    (["bench", "decode", *SMALL, "--batches=1,x"], ["'1,x'", "as 1,8"]),
     (["eval", *SMALL, "--workdir=W"], ["W holds no run", "lm2 train --config="]),
     (["eval", *SMALL, "--workdir=README.md"], ["README.md"]),
     (["train", *SMALL, "--workdir=README.md"], ["README.md"]),

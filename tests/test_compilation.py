@@ -39,9 +39,10 @@ def test_report_of_virtual_cpus(tmp_path, capsys):
     shown = capsys.readouterr().out
     report = json.loads((tmp_path / "cpu_4.json").read_text("utf-8"))
     assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
-    train, read, token = report["steps"]
+    train, read, first, token = report["steps"]
     assert train["title"] == "training step, 3 segments of 48 tokens, 16 rows in 1 micro-batches"
     assert read["title"] == "evaluation, read 32 segments, 24 rows"
+    assert first["title"] == "evaluation, first token, 24 rows"
     assert token["title"] == "evaluation, next token, 24 rows"
     for step in report["steps"]:
         sizes = step["bytes"]

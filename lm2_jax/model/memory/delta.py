@@ -97,6 +97,10 @@ class GatedDeltaNet(BlockMemory):
         tail_BWD = jnp.take_along_axis(a_BXD, last_BW[..., None], axis=1).astype(jnp.float32)
         return out_BTD, DeltaState(matrix_BNVK, tail_BWD)
 
+    def step(self, a_BSD: jax.Array, prepared: DeltaState, valid_BS: jax.Array
+             ) -> tuple[jax.Array, DeltaState]:
+        return self.mix(a_BSD, prepared, valid_BS)
+
 
 class Convolution(nn.Module):
     """silu of a causal convolution of each channel over CONV_WIDTH tokens, in float32.
