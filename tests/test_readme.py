@@ -25,8 +25,8 @@ def test_it_takes_three_minutes_to_read():
 
 
 def test_python_example_runs():
-    *lines, last = blocks("python")[0].strip().split("\n")
-    assert last.startswith("run = lm2.load(")  # of a run that is not here
+    *lines, load, ask = blocks("python")[0].strip().split("\n")
+    assert load.startswith("run = lm2.load(") and "lm2.generate(run, " in ask  # a run is not here
     names = {}
     exec("\n".join(lines), names)
     out, cfg = names["out"], names["cfg"]
