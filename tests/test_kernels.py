@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm2_jax import partition
-from lm2_jax.model.kernels import CPU_UNROLL, attention, unroll
+from lm2_jax.model.kernels import CPU_COPY, CPU_UNROLL, attention, unroll
 
 Q = jnp.ones((2, 3, 4, 8))
 
@@ -24,7 +24,8 @@ def test_a_token_that_sees_nothing_is_finite():
 @pytest.mark.parametrize("length", [1, 3, 30])
 def test_loops_are_unrolled_on_one_cpu_device_alone(length):
     on_cpu = min(length, CPU_UNROLL)
-    assert unroll(length) == on_cpu
+    assert unroll(length) == unroll(length, CPU_COPY) == on_cpu
+    assert unroll(length, CPU_COPY + 1) == 1
     for mesh, wanted in ((partition.make_mesh({}, jax.devices()[:1]), on_cpu),
                          (partition.make_mesh({"data": 2}, jax.devices()[:2]), 1),
                          (partition.make_mesh({}, 1), 1)):
