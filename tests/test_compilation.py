@@ -151,7 +151,7 @@ def test_loops_are_unrolled_as_the_topology_wants_it(platform, wanted):
 
 def test_gpus_are_lowered_for(capsys):
     assert cli.main([*SMALL, "--topology=gpu:8"]) == 0
-    assert capsys.readouterr().out.count("lowered only") == 3
+    assert capsys.readouterr().out.count("lowered only") == 4
 
 
 @pytest.mark.parametrize("arguments,message", [

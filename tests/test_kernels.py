@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from lm2_jax import partition
-from lm2_jax.model.kernels import CPU_UNROLL, attention, unroll
+from lm2_jax.model.kernels import (
+    CPU_COPY,
+    CPU_UNROLL,
+    attention,
+    attention_with_cache,
+    unroll,
+)
 
 Q = jnp.ones((2, 3, 4, 8))
 
@@ -24,9 +30,25 @@ def test_a_token_that_sees_nothing_is_finite():
 @pytest.mark.parametrize("length", [1, 3, 30])
 def test_loops_are_unrolled_on_one_cpu_device_alone(length):
     on_cpu = min(length, CPU_UNROLL)
-    assert unroll(length) == on_cpu
+    assert unroll(length) == unroll(length, CPU_COPY) == on_cpu
+    assert unroll(length, CPU_COPY + 1) == 1
     for mesh, wanted in ((partition.make_mesh({}, jax.devices()[:1]), on_cpu),
                          (partition.make_mesh({"data": 2}, jax.devices()[:2]), 1),
                          (partition.make_mesh({}, 1), 1)):
         with partition.use(mesh):
             assert unroll(length) == wanted
+
+
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-6), ("bfloat16", 0.02)])
+def test_attention_with_a_cache_is_attention_over_both(dtype, tolerance):
+    B, T, C, N, K, H = 2, 3, 5, 4, 2, 8
+    rng = np.random.default_rng(0)
+    q, k, v, key, value = (jnp.asarray(rng.normal(size=shape), dtype) for shape in (
+        (B, T, N, H), (B, T, K, H), (B, T, K, H), (B, K, C, H), (B, K, C, H)))
+    mask_BTS = jnp.asarray(rng.random((B, T, C + T)) < 0.7).at[:, :, 0].set(True)
+    both = [jnp.concatenate([cached.swapaxes(1, 2), new], axis=1)
+            for cached, new in ((key, k), (value, v))]
+    found = jax.jit(attention_with_cache)(q, k, v, key, value, mask_BTS)
+    assert found.dtype == q.dtype
+    np.testing.assert_allclose(found.astype(jnp.float32), attention(q, *both, mask_BTS).astype(
+        jnp.float32), atol=tolerance)

@@ -7,16 +7,23 @@ import jax
 import jax.numpy as jnp
 
 CPU_UNROLL = 8
+CPU_COPY = 2**22
 MASKED = -1e30  # affinity of masked keys
 
 
-def unroll(length: int) -> int:
+def unroll(length: int, copied: int = 0) -> int:
     """Returns the `unroll` argument for a `lax.scan` of `length` blocks or segments.
 
+    Args:
+      length: of the scan.
+      copied: bytes of one iteration's parameters, which XLA copies from those of all iterations
+        where the loop is unrolled; 0 where that does not matter.
+
     On a single CPU device it is min(length, CPU_UNROLL), because loops hinder XLA's CPU
-    compiler. It is 1 on accelerators, and on meshes of several CPU devices, which are used to
-    test the programs of accelerators. The devices of the current mesh decide, if there is one, so
-    that a program can be traced on a CPU for other devices.
+    compiler; but 1 if an iteration would copy more than CPU_COPY bytes, which takes longer. It is 1
+    on accelerators, and on meshes of several CPU devices, which are used to test the programs of
+    accelerators. The devices of the current mesh decide, if there is one, so that a program can be
+    traced on a CPU for other devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -24,7 +31,7 @@ def unroll(length: int) -> int:
     else:
         device = getattr(mesh, "abstract_device", None)  # None if its kind is unknown
         on_cpu = mesh.size == 1 and device is not None and device.platform == "cpu"
-    return min(CPU_UNROLL, length) if on_cpu else 1
+    return min(CPU_UNROLL, length) if on_cpu and copied <= CPU_COPY else 1
 
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array,
@@ -75,6 +82,6 @@ def attention_with_cache(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
                                       product("BTKGH,BSKH->BKGTS", q_BTKGH, k_BTKH)], axis=-1)
     affinity_BKGTS = jnp.where(mask_BTS[:, None, None], affinity_BKGTS * H**-0.5, MASKED)
     A_BKGTS = jax.nn.softmax(affinity_BKGTS, axis=-1).astype(q_BTNH.dtype)
-    out_BTKGH = (product("BKGTC,BKCH->BTKGH", A_BKGTS[..., :C], value_BKCH)
-                 + product("BKGTS,BSKH->BTKGH", A_BKGTS[..., C:], v_BTKH))
-    return out_BTKGH.astype(q_BTNH.dtype).reshape(B, T, N, H)
+    out_BTKGH = (jnp.einsum("BKGTC,BKCH->BTKGH", A_BKGTS[..., :C], value_BKCH)
+                 + jnp.einsum("BKGTS,BSKH->BTKGH", A_BKGTS[..., C:], v_BTKH))
+    return out_BTKGH.reshape(B, T, N, H)

@@ -138,7 +138,7 @@ class LanguageModel(nn.Module):
                                                ("blocks", False, Q - P, P)):
             if count:
                 stack_kv = jax.tree.map(lambda a, s=start, n=count: a[s:s + n], kv)
-                stack = self._scanned(count)(c, has_memory, deterministic, name=name)
+                stack = self._scanned(count, deterministic)(c, has_memory, deterministic, name=name)
                 x_BSD, (new_memory, new_kv) = stack(x_BSD, memory if has_memory else None,
                                                     stack_kv, *shared)
                 memory = new_memory if has_memory else memory
@@ -150,11 +150,14 @@ class LanguageModel(nn.Module):
             window = attention.update_window(window, key, value, valid_BS & of_segment[None])
         return x_BSD, State(memory=memory, window=window)
 
-    def _scanned(self, count: int):
+    def _scanned(self, count: int, deterministic: bool):
         """`Block` scanned over `count` layers, its parameters stacked on a first axis."""
+        c = self.config
+        size = c.embed_dim * (3 * c.mlp_dim + 2 * (c.num_heads + c.num_kv_heads) * c.head_dim)
+        copied = 4 * size if deterministic else 0  # little of the time of a training step
         return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
-                       unroll=kernels.unroll(count),
+                       unroll=kernels.unroll(count, copied),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
                        metadata_params={nn.PARTITION_NAME: "layers"})
 
