@@ -1,0 +1,73 @@
+"""Runs tasks of lm-evaluation-harness on a model. Only its functions need lm_eval."""
+
+import difflib
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm2_jax.errors import UserError
+
+TASKS = Path(__file__).parent / "tasks"  # of this package
+
+
+def require() -> None:
+    """Raises a UserError if lm_eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("this needs lm-evaluation-harness: pip install 'lm2_jax[harness]'")
+
+
+def run(model: Any, tasks: Sequence[str], *, include: Sequence[str | Path] = (),
+        metadata: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Evaluates a model on tasks.
+
+    Args:
+      model: an `lm2_jax.eval.harness.model.LM2`.
+      tasks: names of tasks, groups or tags, or patterns of them.
+      include: folders with more task files; theirs replace others of the same name.
+      metadata: values for the functions of tasks that load data.
+      options: of `lm_eval.simple_evaluate`.
+
+    Returns:
+      The harness's results.
+
+    Raises:
+      UserError: if there is no such task, or its data cannot be loaded.
+    """
+    require()
+    from lm_eval import simple_evaluate
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager, names = _find(tasks, [TASKS, *include], dict(metadata or {}))
+    try:
+        return simple_evaluate(model=model, tasks=names, task_manager=manager, **options)
+    except UserError:
+        raise
+    except (ConnectionError, FileNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the data of {', '.join(names)} cannot be loaded: {reason}") from error
+
+
+def _find(tasks: Sequence[str], folders: Sequence[str | Path], metadata: dict[str, Any]):
+    """The harness's task manager and the names of the tasks.
+
+    The thousands of task files of the harness are looked at only where a task is not in `folders`.
+    """
+    from lm_eval.tasks import TaskManager
+
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder} is no folder of task files")
+    for defaults in (False, True):
+        manager = TaskManager(include_path=[Path(folder) for folder in folders],
+                              include_defaults=defaults, metadata=metadata)
+        found = {task: manager.match_tasks([task]) for task in tasks}
+        if all(found.values()):
+            break
+    if missing := [task for task, names in found.items() if not names]:
+        near = difflib.get_close_matches(missing[0], manager.all_tasks)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise UserError(f"the harness has no task {missing[0]!r}{hint} (lm_eval ls tasks lists "
+                        "them)")
+    return manager, list(dict.fromkeys(name for names in found.values() for name in names))
