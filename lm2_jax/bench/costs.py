@@ -14,7 +14,7 @@ import numpy as np
 from lm2_jax.config import Config, MeshConfig, parse_length, with_vocab_size
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
-from lm2_jax.eval import stream
+from lm2_jax.generate.reading import CHUNK, places_for
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import scan_segments
 from lm2_jax.report import compilation
@@ -111,7 +111,7 @@ class _Model:
     def reading(self, tokens: int) -> Work:
         """Streams a context of one row through the model, rounded up to whole chunks."""
         count, chunks, T = *_chunks(self.config, tokens), self.config.model.segment_length
-        places = min(stream.places_for(count * chunks, 1, T), self.config.model.attention_window)
+        places = min(places_for(count * chunks, 1, T), self.config.model.attention_window)
         tokens_CBT = _random(self.config, count * T).reshape(count, 1, T)
 
         def first() -> State:
@@ -175,7 +175,7 @@ def _read(model: LanguageModel, params: Params, state: State, tokens_CBT):
 def _chunks(config: Config, tokens: int) -> tuple[int, int]:
     """Segments of a chunk, and how many chunks have at least so many tokens."""
     segments = -(-tokens // config.model.segment_length)
-    count = min(segments, stream.CHUNK)
+    count = min(segments, CHUNK)
     return count, -(-segments // count)
 
 

@@ -15,7 +15,8 @@ from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data.babilong import corpus, prompting
 from lm2_jax.errors import UserError
 from lm2_jax.eval.babilong import cells
-from lm2_jax.eval.stream import CHUNK, Streamer
+from lm2_jax.generate.engine import Engine
+from lm2_jax.generate.reading import CHUNK
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import meshes
 from lm2_jax.runtime.console import Console
@@ -72,7 +73,7 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
     prompts = {length: prompt.tokens for (_, length), (prompt,) in drawn.items()}
     mesh, model = meshes.for_evaluation(config, jax.devices()[:1]), LanguageModel(config.model)
     params = train_state.create(model, optax.identity(), config.seed, mesh)[0].params
-    streamer = Streamer(model, params, pad_id=words.pad_id, stop_ids=words.stop_ids)
+    engine = Engine(model, params, pad_id=words.pad_id, stop_ids=words.stop_ids)
 
     least = (CHUNK + 2) * config.model.segment_length
     first = max(prompts.values(), key=len)[:max(len(prompts[lengths[0]]), least)]
@@ -86,7 +87,7 @@ def run(config: Config, lengths: Sequence[str], console: Console | None = None) 
             read += count
             bar.update(read, text)
 
-        streamer.answer([tokens], e.max_new_tokens, progress=progress)
+        engine.answer([tokens], e.max_new_tokens, progress=progress)
 
     with jax.set_mesh(mesh):
         answer(first, "warm-up")

@@ -1,8 +1,10 @@
 """A workdir: its config, its tokenizer, its checkpoints."""
 
+import hashlib
 import json
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.model.params import abstract_params
+from lm2_jax.model.params import abstract_params, weights_digest
 from lm2_jax.runtime import paths, processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
@@ -160,16 +162,27 @@ class Run:
       variables: of the model, float32 arrays.
       tokenizer: of the run.
       step: of the checkpoint.
+      workdir: that it was loaded from; None if it was made otherwise.
     """
 
     config: Config
     variables: Params
     tokenizer: Tokenizer
     step: int
+    workdir: Path | None = None
 
     @property
     def model(self) -> LanguageModel:
         return LanguageModel(self.config.model)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the model: its weights, and the keys of its config that its outputs
+        depend on."""
+        model = {key: value for key, value in files.changed(self.config).items()
+                 if key.startswith("model.") and key not in MAY_CHANGE}
+        facts = json.dumps([model, weights_digest(self.variables)], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def load(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None) -> Run:
@@ -189,8 +202,9 @@ def load(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None)
         tokens = jax.numpy.array([run.tokenizer.encode("Where is John?")])
         out = lm2.apply_segments(run.model, run.variables, tokens, state)
     """
+    workdir = paths.local(workdir)
     config, variables, step = load_checkpoint(workdir, step, mesh)
-    return Run(config, variables, corpus.load_tokenizer(config, workdir), step)
+    return Run(config, variables, corpus.load_tokenizer(config, workdir), step, workdir)
 
 
 def restore_training(checkpointer: Checkpointer, step: int, abstract_state: Any,

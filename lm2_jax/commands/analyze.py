@@ -17,7 +17,7 @@ from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.errors import UserError
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.gates import tokens_and_kinds
-from lm2_jax.eval.stream import Streamer
+from lm2_jax.generate.engine import Engine
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import compilation_cache, locks
 from lm2_jax.runtime.console import Console
@@ -146,9 +146,9 @@ def _text(evaluator: BabilongEvaluator, prompt: Prompt, most_tokens: int | None 
 
 
 def _answer(evaluator: BabilongEvaluator, params: Params, prompt: Prompt) -> str:
-    streamer = Streamer(LanguageModel(evaluator.config.model), params,
-                        pad_id=evaluator.tokens.pad_id, stop_ids=evaluator.tokens.stop_ids)
-    ids, = streamer.answer([prompt.tokens], evaluator.config.eval.max_new_tokens)
+    engine = Engine(LanguageModel(evaluator.config.model), params,
+                    pad_id=evaluator.tokens.pad_id, stop_ids=evaluator.tokens.stop_ids)
+    ids, = engine.answer([prompt.tokens], evaluator.config.eval.max_new_tokens)
     return evaluator.tokens.decode(ids).strip()
 
 

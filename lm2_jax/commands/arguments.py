@@ -3,10 +3,19 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import jax
+
+from lm2_jax import partition
+from lm2_jax.checkpoint import workdir as workdirs
+from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.config import Config, files
 from lm2_jax.convert.beginning import Beginning
-from lm2_jax.errors import UserError
+from lm2_jax.data.text import compressed
+from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.generate import saved
+from lm2_jax.generate.states import ReadState
 from lm2_jax.runtime import paths, processes
 
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
@@ -71,3 +80,41 @@ def joined_processes(args: argparse.Namespace, command: str) -> Iterator[None]:
 def names(text: str) -> list[str]:
     """The parts of "A, B", without the empty ones."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def add_state(parser: argparse.ArgumentParser, what: str) -> None:
+    """--state and --document of a file that `lm2 read` has written."""
+    parser.add_argument("--state", metavar="STATE", help=f"file of lm2 read: {what}")
+    parser.add_argument("--document", default="", metavar="NAME",
+                        help="text of the state, where the file has several")
+
+
+def load_run(args: argparse.Namespace) -> Run:
+    """Loads the model of --workdir, to use it on one device."""
+    mesh = partition.make_mesh({}, jax.devices()[:1])
+    return workdirs.load(paths.for_checkpoints(args.workdir), args.step, mesh)
+
+
+def load_state(args: argparse.Namespace, run: Run) -> ReadState | None:
+    """Reads --state, if it is given."""
+    if args.state:
+        return saved.read_state(args.state, run, args.document)
+    if args.document:
+        raise UserError("--document is a text of --state, which is not given")
+    return None
+
+
+def read_text(path: str) -> str:
+    """Reads a file of UTF-8 text, which may be compressed (.gz, .zst).
+
+    Raises:
+      UserError: if it is not there, a folder, or not UTF-8.
+    """
+    if not Path(path).is_file():
+        raise UserFileNotFoundError(f"no file {path}")
+    with compressed.opened(Path(path)) as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None

@@ -16,7 +16,8 @@ from lm2_jax.config import Config, ModelConfig, TrainConfig, files
 from lm2_jax.config.evaluation import parse_length
 from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.errors import UserError
-from lm2_jax.eval import stream
+from lm2_jax.generate import engine
+from lm2_jax.generate.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops
@@ -143,10 +144,10 @@ def evaluation_steps(config: Config, mesh: partition.AnyMesh) -> dict[str, jax.s
     """Traces the programs that the evaluation runs at its longest length, by name."""
     c, e = config.model, config.eval
     longest = max(map(parse_length, e.lengths))
-    places = stream.places_for(max(longest - 1, 0) // c.segment_length, e.max_new_tokens,
+    places = places_for(max(longest - 1, 0) // c.segment_length, e.max_new_tokens,
                                c.segment_length)
     params = abstract_params(LanguageModel(c), mesh)
-    return stream.traced(LanguageModel(c), params, e.batch_size, places, mesh)
+    return engine.traced(LanguageModel(c), params, e.batch_size, places, mesh)
 
 
 def _programs(config: Config, mesh: partition.AnyMesh, steps: Collection[str]):

@@ -19,7 +19,7 @@ from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
-from lm2_jax.eval.stream import Streamer
+from lm2_jax.generate.engine import Engine
 
 
 class Prediction(NamedTuple):
@@ -96,7 +96,7 @@ def tokens_to_read(prompts: Cells, modes: Sequence[str], config: EvalConfig, jou
             sum(sum(size[:len(journal.answers(key))]) for key, size in sizes.items()))
 
 
-def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
+def evaluate(engine: Engine, prompts: Cells, config: EvalConfig,
              decode: Callable[[Iterable[int]], str], modes: Sequence[str], *,
              progress: Progress | None = None, journal: Journal | None = None,
              between: Callable[[], None] | None = None) -> Iterator[tuple[Row, list[Prediction]]]:
@@ -109,7 +109,7 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
       journal: has the answers of an interrupted evaluation; new ones are added.
       between: called after every batch, by all processes; if it raises, the evaluation ends.
     """
-    B, T = config.batch_size, streamer.model.config.segment_length
+    B, T = config.batch_size, engine.model.config.segment_length
     for key, cell in in_modes(prompts, modes, config):
         task, length, mode = key
         outputs = journal.answers(key) if journal else []
@@ -125,7 +125,7 @@ def evaluate(streamer: Streamer, prompts: Cells, config: EvalConfig,
         read(0)
         while len(outputs) < len(cell):
             batch = cell[len(outputs):len(outputs) + B]
-            answers = streamer.answer([p.tokens for p in batch], config.max_new_tokens,
+            answers = engine.answer([p.tokens for p in batch], config.max_new_tokens,
                                       wipe=mode == "reset", batch_size=B, progress=read)
             said = [decode(ids).strip() for ids in answers]
             if journal:

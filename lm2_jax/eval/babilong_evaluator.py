@@ -14,7 +14,7 @@ from lm2_jax.eval import babilong, identity, results
 from lm2_jax.eval.evaluator import DEFAULT, Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
-from lm2_jax.eval.stream import Streamer
+from lm2_jax.generate.engine import Engine
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.types import Params
 
@@ -71,11 +71,11 @@ class BabilongEvaluator:
           num_samples: of each task and length; None = `eval.num_samples`.
         """
         e = self.config.eval
-        streamer = Streamer(LanguageModel(self.config.model), params,
-                            pad_id=self.tokens.pad_id, stop_ids=self.tokens.stop_ids)
+        engine = Engine(LanguageModel(self.config.model), params,
+                        pad_id=self.tokens.pad_id, stop_ids=self.tokens.stop_ids)
         with jax.set_mesh(self.mesh):
             yield from babilong.evaluate(
-                streamer, self.prompts(num_samples or e.num_samples), e, self.tokens.decode,
+                engine, self.prompts(num_samples or e.num_samples), e, self.tokens.decode,
                 e.memory if modes is None else modes, progress=progress, journal=journal,
                 between=between)
 

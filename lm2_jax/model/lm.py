@@ -218,12 +218,34 @@ def window_size(state: State) -> int | None:
 def select_rows(choose_B: jax.Array, chosen: State, other: State) -> State:
     """Returns the rows of `chosen` where `choose_B`, bool, is True, else those of `other`."""
     def select(path, a, b):
-        axis = 0 if path[-1] == jax.tree_util.GetAttrKey("valid_BW") else 1
         shape = [1] * a.ndim
-        shape[axis] = choose_B.shape[0]
+        shape[_row_axis(path)] = choose_B.shape[0]
         return jnp.where(choose_B.reshape(shape), a, b)
 
     return jax.tree_util.tree_map_with_path(select, chosen, other)
+
+
+def take_rows(state: State, rows_B: jax.Array) -> State:
+    """Returns the state of the rows with these indices, int32; a row may be taken repeatedly."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a: jnp.take(a, rows_B, axis=_row_axis(path)), state)
+
+
+def _row_axis(path) -> int:
+    """Returns which axis of a state's array is that of the rows."""
+    return 0 if path[-1] == jax.tree_util.GetAttrKey("valid_BW") else 1
+
+
+def resize_window(state: State, size: int) -> State:
+    """Returns the state with a window of `size` tokens, no smaller than it is, W."""
+    assert state.window is not None
+    more = size - state.window.valid_BW.shape[1]
+    window = state.window
+    key, value = (jnp.pad(a, ((0, 0), (0, 0), (more, 0), (0, 0), (0, 0)))
+                  for a in (window.key_QBWKH, window.value_QBWKH))
+    window = Window(key_QBWKH=key, value_QBWKH=value,
+                    valid_BW=jnp.pad(window.valid_BW, ((0, 0), (more, 0))))
+    return constrain_state(State(memory=state.memory, window=window))
 
 
 def check_shapes(config: ModelConfig, tokens_BT, state: State, valid_BT, reset_B) -> None:

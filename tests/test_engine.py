@@ -9,8 +9,9 @@ import reference
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.eval import stream
-from lm2_jax.eval.stream import Streamer
+from lm2_jax.generate import engine as engines
+from lm2_jax.generate import reading as readings
+from lm2_jax.generate.engine import Engine
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.params import abstract_params
 
@@ -59,8 +60,8 @@ def naive(name, row, wipe):
 
 
 def answers(name, rows, wipe=False, end_id=NEVER, new=NEW, **options):
-    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, stop_ids={end_id})
-    return streamer.answer([prompts()[row] for row in rows], new, wipe=wipe, **options)
+    engine = Engine(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, stop_ids={end_id})
+    return engine.answer([prompts()[row] for row in rows], new, wipe=wipe, **options)
 
 
 ROWS = range(len(LENGTHS))
@@ -90,7 +91,7 @@ def test_a_row_does_not_depend_on_the_others():
 @pytest.mark.parametrize("chunk", [2, 3, 4])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_segments_in_runs_give_the_same_answers(name, chunk, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", chunk)
+    monkeypatch.setattr(readings, "CHUNK", chunk)
     seen = []
     assert answers(name, ROWS, progress=seen.append) == [naive(name, row, False) for row in ROWS]
     full = (max(LENGTHS) - 1) // T
@@ -127,25 +128,26 @@ def test_a_batch_filled_up_gives_the_same_answers_and_counts_no_more():
 def test_evaluating_again_compiles_nothing():
     name = "memory in all blocks"
     answers(name, ROWS)
-    sizes = [f._cache_size() for f in (stream._read, stream._advance, stream._choose)]
+    programs = (engines._read, readings.advance_in_place, engines._choose)
+    sizes = [f._cache_size() for f in programs]
     for wipe in (True, False):
         answers(name, ROWS, wipe)
-    assert sizes == [f._cache_size() for f in (stream._read, stream._advance, stream._choose)]
+    assert sizes == [f._cache_size() for f in programs]
 
 
 @pytest.mark.parametrize("name", ["memory in all blocks", "memory and window"])
 def test_a_mesh_that_splits_heads_compiles_once_and_reuses_the_state(name, monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", 2)
+    monkeypatch.setattr(readings, "CHUNK", 2)
     model, rows = LanguageModel(CONFIGS[name]), [4, 4]
     mesh = partition.make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4])
-    programs = (stream._read, stream._advance, stream._choose)
+    programs = (engines._read, readings.advance_in_place, engines._choose)
     before = [f._cache_size() for f in programs]
     with jax.set_mesh(mesh):
         assert answers(name, rows) == [naive(name, row, False) for row in rows]
     # Three full segments: two at once, then one.
     assert [f._cache_size() - size for f, size in zip(programs, before, strict=True)] == [1, 2, 1]
     with partition.use(mesh):
-        traced = stream.traced(model, abstract_params(model, mesh), 2, 7, mesh)
+        traced = engines.traced(model, abstract_params(model, mesh), 2, 7, mesh)
         sizes = traced["read 2 segments"].lower().compile().memory_analysis()
         state = jax.eval_shape(lambda: init_state(model.config, 2, 7))
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -175,10 +177,10 @@ def test_a_long_context_is_never_there_as_a_whole(monkeypatch):
         handed.append(tokens_CBT.shape)
         return state
 
-    monkeypatch.setattr(stream, "_advance", advance)
-    streamer = Streamer(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, stop_ids={NEVER})
+    monkeypatch.setattr(readings, "advance_in_place", advance)
+    engine = Engine(LanguageModel(CONFIGS[name]), variables(name), pad_id=0, stop_ids={NEVER})
     context = Endless(2**16)
-    streamer.answer([context], 1)
+    engine.answer([context], 1)
     assert context.most == T
-    assert set(handed) == {(stream.CHUNK, 1, T), (1, 1, T)}
+    assert set(handed) == {(readings.CHUNK, 1, T), (1, 1, T)}
     assert sum(shape[0] for shape in handed) == (len(context) - 1) // T

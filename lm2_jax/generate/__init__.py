@@ -1,0 +1,1 @@
+"""Reading texts of any length, and writing on from what was read."""

@@ -1,0 +1,81 @@
+"""Texts, questions and chats as tokens, in the form that the model was trained on."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+
+from lm2_jax.checkpoint.workdir import CONVERTED, Run
+from lm2_jax.data.babilong.encoder import Encoder
+from lm2_jax.data.babilong.mixing import Joined
+from lm2_jax.data.babilong.prompting import FineTuned
+from lm2_jax.data.text import pieces as texts
+from lm2_jax.data.text.pieces import Text
+from lm2_jax.errors import UserError
+from lm2_jax.types import Tokens
+
+
+def answers_questions(run: Run) -> bool:
+    """Whether a model was trained on facts, questions and answers (`data.source=babilong`)."""
+    converted = run.workdir is not None and (run.workdir / CONVERTED).is_file()
+    return run.config.data.source == "babilong" and not converted
+
+
+def beginning(run: Run, first: bool = True) -> np.ndarray:
+    """The tokens that a text begins with in training: BOS, or nothing; int32.
+
+    Args:
+      first: whether nothing was read before; if something was, there are none.
+    """
+    return np.asarray(run.tokenizer.bos_ids if first else (), np.int32)
+
+
+def of_text(run: Run, text: str) -> Tokens:
+    """The tokens of a text to read, without BOS.
+
+    White space at its ends is left out. Models that were trained on questions read sentence by
+    sentence, as in training. The tokens are kept in a temporary file.
+    """
+    pieces: Iterable[str] = texts.pieces(text)
+    if answers_questions(run):
+        return Text(_tuned(run).context(pieces))
+    return Text(map(run.tokenizer.encode, texts.stripped_parts(pieces)))
+
+
+def of_question(run: Run, question: str) -> np.ndarray:
+    """The tokens of a question and of the mark after which the model answers, int32.
+
+    Raises:
+      UserError: if the model was not trained on questions.
+    """
+    if not answers_questions(run):
+        raise UserError("this model was not trained on questions with an answer mark "
+                        "(data.source=babilong); ask it in the prompt")
+    return _tuned(run).suffix("", question)
+
+
+def of_prompt(run: Run, prompt: str, question: str = "", *, first: bool = True) -> Tokens:
+    """The tokens of a prompt, and of a question about it.
+
+    Args:
+      question: "" = the prompt is continued as it is.
+      first: whether nothing was read before, so that the tokens begin with BOS.
+    """
+    begin = beginning(run, first)
+    if not question:
+        return joined(begin, array(run.tokenizer.encode(prompt)))
+    return joined(begin, of_text(run, prompt), of_question(run, question))
+
+
+def array(tokens: Any) -> Tokens:
+    """Token ids of a list as an int32 array; what has slices that are arrays stays as it is."""
+    return np.array(tokens, np.int32) if isinstance(tokens, list | tuple) else tokens
+
+
+def joined(*parts: Tokens) -> Tokens:
+    """The tokens of all parts, one after the other."""
+    return Joined(cast(Any, parts))
+
+
+def _tuned(run: Run) -> FineTuned:
+    return FineTuned(Encoder(run.tokenizer))

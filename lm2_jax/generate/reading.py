@@ -1,0 +1,161 @@
+"""Reading: texts of any length are streamed through a model, segment by segment."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from lm2_jax.config import ModelConfig
+from lm2_jax.data.babilong.mixing import Joined
+from lm2_jax.model.lm import (
+    LanguageModel,
+    constrain_state,
+    init_state,
+    resize_window,
+    take_rows,
+    window_size,
+)
+from lm2_jax.model.schedule import scan_segments
+from lm2_jax.types import Output, Params, State, Tokens
+
+CHUNK = 32  # segments that go to the device at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What has been read, row by row.
+
+    The state has the rows that were asked for and, after them, rows that only fill up the batch.
+    All fields but `rows` cover both.
+
+    Attributes:
+      state: after the full segments of each row. Its window may be smaller than the model's
+        `attention_window`, as long as it holds every token that was read.
+      tails: int32, the tokens of each row's running segment, at most segment_length of them, in
+        order. The state does not know them yet. Only a row that has read nothing has an empty
+        tail: a last segment that is full stays here until another token follows.
+      segments: the number of full segments that the state of each row has read.
+      rows: number of rows that were asked for.
+    """
+
+    state: State
+    tails: tuple[np.ndarray, ...]
+    segments: tuple[int, ...]
+    rows: int
+
+    def tokens_read(self, segment_length: int) -> list[int]:
+        """Returns the number of tokens that each row has read, without the rows that fill up."""
+        return [n * segment_length + len(tail) for n, tail in
+                zip(self.segments[:self.rows], self.tails, strict=False)]
+
+    def take(self, rows: Sequence[int], batch_size: int = 0) -> "Reading":
+        """Returns the reading of the chosen rows; a row may be chosen several times.
+
+        Args:
+          rows: of this reading, in the order of the new rows.
+          batch_size: number of rows that the new state has at least.
+        """
+        chosen = [*rows, *[rows[0]] * (batch_size - len(rows))]
+        state = self.state
+        if chosen != list(range(len(self.tails))):
+            state = _take(state, np.array(chosen, np.int32))
+        return Reading(state, tuple(self.tails[b] for b in chosen),
+                       tuple(self.segments[b] for b in chosen), len(rows))
+
+
+def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
+         begin: Reading | None = None, *, pad_id: int, wipe: bool = False, batch_size: int = 0,
+         places: int | None = None, progress: Callable[[int], None] = lambda tokens: None
+         ) -> Reading:
+    """Reads on from a reading, or from the initial state; see `Engine.read`."""
+    c, asked = model.config, len(prompts)
+    T, B = c.segment_length, max(asked, batch_size)
+    prompts = [*prompts, *[prompts[0][:1]] * (B - asked)]
+    known = [0] * B
+    if begin is None:
+        before, state = (0,) * B, None
+    else:
+        begin = begin.take(range(asked), B)
+        before, state = begin.segments, begin.state
+        prompts = [Joined((tail, cast(Any, prompt))) for tail, prompt in
+                   zip(begin.tails, prompts, strict=True)]
+        known = [len(tail) for tail in begin.tails]
+    if not all(map(len, prompts)):
+        raise ValueError("a prompt is empty, and there is no text before it")
+    full_B = [(len(prompt) - 1) // T for prompt in prompts]
+    most = max(n + m for n, m in zip(before, full_B, strict=True))
+    state = with_places(c, B, state, places_for(most, 0, T) if places is None else places)
+    reset_B = np.full(B, wipe)
+    s = 0
+    while s < max(full_B):
+        count = CHUNK if s + CHUNK <= max(full_B) else 1
+        rows = [[p[i * T:(i + 1) * T] if i < n else () for p, n in
+                 zip(prompts, full_B, strict=True)] for i in range(s, s + count)]
+        segments = [padded(row, T, pad_id) for row in rows]
+        # The state that the caller's reading holds is not given away.
+        run = _advance if begin and state is begin.state else advance_in_place
+        state = run(model, params, state, *map(np.stack, zip(*segments, strict=True)), reset_B)
+        new = sum(len(tokens) for row in rows for tokens in row)
+        progress(new - (sum(k for k, n in zip(known, full_B, strict=True) if n) if s == 0 else 0))
+        s += count
+    tails = [np.asarray(p[n * T:], np.int32) for p, n in zip(prompts, full_B, strict=True)]
+    progress(sum(len(tail) - (0 if n else k) for tail, n, k in
+                 zip(tails[:asked], full_B, known, strict=False)))
+    return Reading(state, tuple(tails), tuple(n + m for n, m in zip(before, full_B, strict=True)),
+                   asked)
+
+
+def padded(rows: Sequence[np.ndarray | Sequence[int]], length: int, pad_id: int
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (tokens int32, valid bool), [rows, length] each, with the padding at the end."""
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    valid = np.zeros((len(rows), length), bool)
+    for b, row in enumerate(rows):
+        tokens[b, :len(row)] = row
+        valid[b, :len(row)] = True
+    return tokens, valid
+
+
+def places_for(full_segments: int, max_new_tokens: int, segment_length: int) -> int:
+    """Returns how many earlier tokens the window must hold.
+
+    It is no more than there will be, rounded up to a power of two of segments, so that few sizes
+    are compiled.
+    """
+    T = segment_length
+    return T << (full_segments + -(-max_new_tokens // T)).bit_length()
+
+
+def with_places(config: ModelConfig, batch_size: int, state: State | None, places: int) -> State:
+    """Returns the state, or a new one, with a window of at least so many places."""
+    places = min(places, config.attention_window)
+    if state is None:
+        return first_state(config, batch_size, places)
+    size = window_size(state)
+    return state if size is None or size >= places else _resize(state, places)
+
+
+# These are outside of `read`, so that all readings by one model share what is compiled.
+
+first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
+_take = jax.jit(lambda state, rows_B: constrain_state(take_rows(state, rows_B)))
+_resize = jax.jit(resize_window, static_argnums=1)
+
+
+def _advance_all(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT,
+                 reset_B):
+    """Returns the state after C segments.
+
+    It is sharded as the one that went in, so that it can take its place.
+    """
+    def step(state, x):
+        out: Output = model.apply(params, x[0], state, x[1], reset_B, logits=False)
+        return out.state, None
+
+    return scan_segments(step, state, (tokens_CBT, valid_CBT), remat=False)[0]
+
+
+_advance = jax.jit(_advance_all, static_argnums=0)
+advance_in_place = jax.jit(_advance_all, static_argnums=0, donate_argnums=2)
