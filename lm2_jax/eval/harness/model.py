@@ -22,7 +22,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.eval.harness.generating import Options, generate
 from lm2_jax.eval.scoring import Request, Scorer
 from lm2_jax.generate.sampling import Sampling
-from lm2_jax.generate.text import load_chat_template
+from lm2_jax.generate.text import require_chat_template
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import meshes, paths, processes
 from lm2_jax.runtime.console import Console
@@ -193,7 +193,7 @@ class LM2(TemplateLM):
     def _template(self):
         if self.folder is None:
             raise UserError("a chat template needs a workdir, which keeps it")
-        return load_chat_template(self.folder)
+        return require_chat_template(self.folder)
 
     @property
     def tokenizer_name(self) -> str:

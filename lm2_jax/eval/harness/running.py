@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +50,25 @@ def run(model: Any, tasks: Sequence[str], *, include: Sequence[str | Path] = (),
 
 
 def _find(tasks: Sequence[str], folders: Sequence[str | Path], metadata: dict[str, Any]):
-    """The harness's task manager and the names of the tasks.
-
-    The thousands of task files of the harness are looked at only where a task is not in `folders`.
-    """
-    from lm_eval.tasks import TaskManager
-
+    """The harness's task manager, and the names of the tasks."""
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"{folder} is no folder of task files")
-    for defaults in (False, True):
-        manager = TaskManager(include_path=[Path(folder) for folder in folders],
-                              include_defaults=defaults, metadata=metadata)
+    for manager in _managers(folders, metadata):
         found = {task: manager.match_tasks([task]) for task in tasks}
         if all(found.values()):
-            break
-    if missing := [task for task, names in found.items() if not names]:
-        near = difflib.get_close_matches(missing[0], manager.all_tasks)
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise UserError(f"the harness has no task {missing[0]!r}{hint} (lm_eval ls tasks lists "
-                        "them)")
-    return manager, list(dict.fromkeys(name for names in found.values() for name in names))
+            return manager, list(dict.fromkeys(name for names in found.values() for name in names))
+    missing = next(task for task, names in found.items() if not names)
+    near = difflib.get_close_matches(missing, manager.all_tasks)
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    raise UserError(f"the harness has no task {missing!r}{hint} (lm_eval ls tasks lists them)")
+
+
+def _managers(folders: Sequence[str | Path], metadata: dict[str, Any]) -> Iterator[Any]:
+    """Yields a task manager of the folders, and one that has the harness's own tasks too, which
+    are thousands of files."""
+    from lm_eval.tasks import TaskManager
+
+    for defaults in (False, True):
+        yield TaskManager(include_path=[Path(folder) for folder in folders],
+                          include_defaults=defaults, metadata=metadata)
