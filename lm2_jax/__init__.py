@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-import types
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ _DEFINED_AS = {"analyze": "show", "gates": "show"}
 __all__ = ["eval", *_MODULES]  # noqa: F822 (they are resolved by __getattr__)
 
 
-class _Package(types.ModuleType):
+class _Package(ModuleType):
     """Keeps the function `generate` where the import system sets the folder of that name."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name not in _MODULES or not isinstance(value, types.ModuleType):
+        if name not in _MODULES or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
 

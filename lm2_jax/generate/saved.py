@@ -45,7 +45,7 @@ def save(path: str | os.PathLike, states: Sequence[ReadState]) -> None:
         reading = state.reading.take([0])
         arrays[f"{i}/tail"] = reading.tails[0]
         for name, leaf in _leaves(_without_empty_places(reading.state)):
-            arrays[f"{i}/{name}"] = np.asarray(leaf)
+            arrays[f"{i}/{name}"] = np.array(leaf, order="C")  # safetensors takes no other
     meta = {"format": FORMAT, "model": run.digest, "tokenizer": run.tokenizer.digest,
             "made_by": describe(run), "states": json.dumps([
                 {"segments": state.reading.segments[0], "tokens": state.tokens,
