@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import re
+import subprocess
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+import scipy.special
 from model_cases import make_config, variables
 
 import lm2_jax as lm2
@@ -34,7 +37,7 @@ from lm2_jax.eval.harness.model import LM2  # noqa: E402
 pytestmark = [pytest.mark.usefixtures("compiled_quickly"),
               pytest.mark.filterwarnings("default")]  # those of the harness are not ours
 
-T, VOCAB = 8, 300
+T, LONGEST, VOCAB = 8, 48, 300
 MODEL = make_config(T=T, M=3, P=1, window=11, vocab_size=VOCAB, num_layers=1)
 TEXT = "Mary went to the kitchen. John moved to the garden; it was dark, and he was tired."
 MESH = partition.make_mesh({"data": 1}, jax.devices()[:1])
@@ -61,21 +64,23 @@ def instances(*arguments):
 
 
 def logits(run, ids):
-    """[L, V] of a text that is read in one go."""
-    out = lm2.apply_segments(run.model, run.variables, jnp.array([ids]),
-                             lm2.init_state(MODEL, 1))
-    return np.asarray(out.logits[0], np.float64)
+    """[L, V] of a text that is read in one go; padding lets one compilation serve all texts."""
+    padded = np.zeros((1, LONGEST), np.int32)
+    padded[0, :len(ids)] = ids
+    out = lm2.apply_segments(run.model, run.variables, padded, lm2.init_state(MODEL, 1),
+                             np.arange(LONGEST)[None] < len(ids))
+    return np.asarray(out.logits[0, :len(ids)], np.float64)
 
 
 def log_probs(run, ids, count):
     """Of each of the last `count` tokens, and whether they are the most likely ones."""
-    found = jax.nn.log_softmax(logits(run, ids)[-count - 1:-1])
-    return (np.asarray(found)[np.arange(count), ids[-count:]],
-            bool((np.asarray(found).argmax(-1) == ids[-count:]).all()))
+    found = scipy.special.log_softmax(logits(run, ids)[-count - 1:-1], axis=-1)
+    return (found[np.arange(count), ids[-count:]],
+            bool((found.argmax(-1) == ids[-count:]).all()))
 
 
 def test_log_likelihoods_are_those_of_the_whole_text(run, model):
-    pairs = [(TEXT, " Where is Mary?"), (TEXT + " ", "Where"), (TEXT[:9], TEXT[9:]), ("", "Mary")]
+    pairs = [(TEXT, " Where is Mary?"), (TEXT + " ", "Where"), (TEXT[:8], TEXT[8:]), ("", "Mary")]
     got = model.loglikelihood(instances(*pairs))
     for (context, continuation), (log_prob, greedy) in zip(pairs, got, strict=True):
         whole = tokens().encode(context + continuation)
@@ -83,7 +88,7 @@ def test_log_likelihoods_are_those_of_the_whole_text(run, model):
         whole = whole if context else [model.prefix_token_id, *whole]
         wanted, most_likely = log_probs(run, whole, count)
         assert log_prob == pytest.approx(wanted.sum(), abs=1e-4) and greedy == most_likely
-    assert len(tokens().encode(TEXT)) > 3 * T
+    assert len(tokens().encode(TEXT)) == 3 * T
 
 
 def test_a_whole_text_has_the_loss_of_perplexity(run, model):
@@ -273,6 +278,21 @@ def test_lm2_eval_writes_the_results(workdir, tasks, tmp_path, capsys):
     assert re.fullmatch(r"Where is Mary\?\nAnswer: ?hereWhere is John\?\nAnswer:", prompt)
 
 
+@pytest.mark.processes
+def test_two_processes_give_the_results_of_one(workdir, tasks, tmp_path):
+    command.evaluate(workdir, ["mmlu_here"], out=tmp_path / "one", include=[tasks],
+                     console=Console(file=io.StringIO()))
+    two = subprocess.run(
+        ["launch/local.sh", "-n", "2", "-d", "2", "--", sys.executable, "-m", "lm2_jax.cli", "eval",
+         "--harness=mmlu_here", f"--workdir={workdir}", f"--include-path={tasks}",
+         f"--out={tmp_path / 'two'}"], cwd=runs.ROOT, text=True, capture_output=True)
+    assert two.returncode == 0, two.stdout + two.stderr
+    assert two.stdout.count("harness/results.json") == 1
+    one, other = (json.loads((tmp_path / name / "harness/results.json").read_text())["results"]
+                  for name in ("one", "two"))
+    assert one == other
+
+
 def test_an_interrupted_evaluation_goes_on(workdir, tasks, tmp_path, monkeypatch):
     scored, whole = [], LM2._scores
 
@@ -299,6 +319,8 @@ def test_an_interrupted_evaluation_goes_on(workdir, tasks, tmp_path, monkeypatch
     (["--harness=x", "--config.seed=3"], "--config.seed has no effect with --harness"),
     (["--harness=lm2_babilong_qa1"], "needs samples; give --metadata samples=PATH"),
     (["--harness=x", "--metadata=samples"], "it must be KEY=VALUE"),
+    (["--harness=x", "--config.mesh.fsdp=all"], "mesh.fsdp"),
+    (["--batch-size=3", "--config=tiny"], "--batch-size is an argument of --harness=TASKS"),
     (["--limit=3", "--config=tiny"], "--limit is an argument of --harness=TASKS"),
     ([], "required: --config (or --harness)")])
 def test_mistakes_are_one_line(workdir, arguments, message, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """`lm2 eval --harness`: tasks of lm-evaluation-harness on the model of a workdir."""
 
 import argparse
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,12 +11,13 @@ from typing import Any
 import jax
 
 from lm2_jax.commands import arguments
+from lm2_jax.config import files
 from lm2_jax.errors import UserError
 from lm2_jax.eval import identity
 from lm2_jax.eval.harness import running
 from lm2_jax.report import harness as report
 from lm2_jax.report import provenance
-from lm2_jax.runtime import locks, processes
+from lm2_jax.runtime import locks, paths, processes
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -112,8 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="samples of each task; a fraction of them if it is less than 1")
     group.add_argument("--num-fewshot", type=int, metavar="N",
                        help="examples before each question; by default what the task says")
-    group.add_argument("--batch-size", default="auto", metavar="N",
-                       help="prompts that are read at a time (auto: 8)")
+    group.add_argument("--batch-size", metavar="N",
+                       help="prompts that are read at a time (8)")
     group.add_argument("--memory", choices=("carried", "reset"), help="reset: the memory is reset "
                        "at each segment, as a control (carried)")
     group.add_argument("--dtype", choices=("float32", "bfloat16"),
@@ -129,8 +131,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="also write each sample with its prompt and answer")
 
 
-OPTIONS = ("limit", "num_fewshot", "memory", "dtype", "apply_chat_template", "include_path",
-           "metadata", "log_samples")
+OPTIONS = ("limit", "num_fewshot", "batch_size", "memory", "dtype", "apply_chat_template",
+           "include_path", "metadata", "log_samples")
 _MESH = "mesh."
 
 
@@ -149,10 +151,12 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     if wrong := [item for item in args.metadata if "=" not in item]:
         raise UserError(f"--metadata={wrong[0]}: it must be KEY=VALUE")
     limit = int(args.limit) if args.limit and args.limit >= 1 else args.limit
-    mesh = {key.removeprefix(_MESH): int(size) for key, size in overrides.items()}
+    mesh = files.from_dict({"mesh": {key.removeprefix(_MESH): size for key, size in
+                                     overrides.items()}}).mesh
     evaluate(args.workdir, arguments.names(args.harness), step=args.step, out=args.out,
-             include=args.include_path, limit=limit, num_fewshot=args.num_fewshot,
-             chat=args.apply_chat_template, log_samples=args.log_samples,
+             include=[paths.local(path) for path in args.include_path], limit=limit,
+             num_fewshot=args.num_fewshot, chat=args.apply_chat_template,
+             log_samples=args.log_samples,
              metadata=dict(item.partition("=")[::2] for item in args.metadata),
-             model={"batch_size": args.batch_size, "memory": args.memory or "carried",
-                    "dtype": args.dtype or "", **mesh})
+             model={"batch_size": args.batch_size or "auto", "memory": args.memory or "carried",
+                    "dtype": args.dtype or "", **dataclasses.asdict(mesh)})

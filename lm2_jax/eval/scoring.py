@@ -1,7 +1,7 @@
 """Log-likelihoods of continuations, each after a context of any length."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,8 +75,7 @@ class Scorer:
         self.model, self.params, self.pad_id = model, params, pad_id
         self._ways = partition.rows_per_step(mesh)
 
-    def scores(self, requests: Sequence[Request], batch_size: int, *, wipe: bool = False,
-               progress: Callable[[int], None] = lambda tokens: None
+    def scores(self, requests: Sequence[Request], batch_size: int, *, wipe: bool = False
                ) -> Iterator[tuple[int, Score]]:
         """Yields the number of a request and its score, in the order in which they are computed.
 
@@ -85,34 +84,25 @@ class Scorer:
         Args:
           batch_size: rows that are computed at a time; a few more if the devices need them.
           wipe: put the memory back to the initial state at every segment.
-          progress: called with the number of requests scored since the last call.
         """
-        rows_of: dict[bytes, dict[bytes, _Row]] = {}  # by context, and by what is read after it
-        for number, (context, continuation) in enumerate(requests):
-            if not len(continuation):
-                progress(1)
-                yield number, Score(0.0, True)
-                continue
-            rows = rows_of.setdefault(np.asarray(context, np.int32).tobytes(), {})
-            tokens = np.asarray(continuation[:-1], np.int32)
-            row = rows.setdefault(tokens.tobytes(), _Row(tokens))
-            row.lasts.append(int(continuation[-1]))
-            row.requests.append(number)
+        yield from ((number, Score(0.0, True)) for number, request in enumerate(requests)
+                    if not len(request.continuation))
+        rows_of = _rows_of(requests)
         contexts = sorted((np.frombuffer(key, np.int32) for key in rows_of), key=len, reverse=True)
         B = -(-batch_size // self._ways) * self._ways
         for first in range(0, len(contexts), B):
             batch = contexts[first:first + B]
             rows = [(b, row) for b, context in enumerate(batch)
-                    for row in rows_of[context.tobytes()].values()]
-            longest = max(len(row.tokens) for _, row in rows)
+                    for row in rows_of[context.tobytes()]]
             T = self.model.config.segment_length
-            reading = readings.read(
-                self.model, self.params, batch, pad_id=self.pad_id, wipe=wipe, batch_size=B,
-                places=places_for((len(batch[0]) - 1) // T, longest, T))
-            yield from self._rows(reading, rows, B, wipe, progress)
+            places = places_for((len(batch[0]) - 1) // T,
+                                max(len(row.tokens) for _, row in rows), T)
+            reading = readings.read(self.model, self.params, batch, pad_id=self.pad_id, wipe=wipe,
+                                    batch_size=B, places=places)
+            yield from self._rows(reading, rows, B, wipe)
 
-    def _rows(self, reading: Reading, rows: list[tuple[int, _Row]], B: int, wipe: bool,
-              progress: Callable[[int], None]) -> Iterator[tuple[int, Score]]:
+    def _rows(self, reading: Reading, rows: list[tuple[int, _Row]], B: int, wipe: bool
+              ) -> Iterator[tuple[int, Score]]:
         """Reads rows from the state of their contexts, the longest first."""
         rows = sorted(rows, key=lambda pair: -len(reading.tails[pair[0]]) - len(pair[1].tokens))
         for first in range(0, len(rows), B):
@@ -125,7 +115,6 @@ class Scorer:
                     yield number, Score(
                         float(log_prob[:shared].sum(dtype=np.float64) + log_prob[i]),
                         bool(greedy[:shared].all() and greedy[i]))
-                progress(len(row.requests))
 
     def _read(self, reading: Reading, rows: Sequence[_Row], wipe: bool
               ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -160,8 +149,22 @@ class Scorer:
                 place_BC, target_BC)
             found.append([[np.asarray(array)[b, :chosen.sum()] for b, chosen in enumerate(inside)]
                           for array in arrays])
-        return [tuple(np.concatenate([arrays[i][b] for arrays in found]) for i in range(2))
-                for b in range(len(rows))]
+        log_probs, greedy = ([np.concatenate(parts) for parts in zip(*kind, strict=True)]
+                             for kind in zip(*found, strict=True))
+        return list(zip(log_probs, greedy, strict=True))
+
+
+def _rows_of(requests: Sequence[Request]) -> dict[bytes, list[_Row]]:
+    """The rows of each context, by its bytes, without empty continuations."""
+    found: dict[bytes, dict[bytes, _Row]] = {}
+    for number, (context, continuation) in enumerate(requests):
+        if len(continuation):
+            tokens = np.asarray(continuation[:-1], np.int32)
+            rows = found.setdefault(np.asarray(context, np.int32).tobytes(), {})
+            row = rows.setdefault(tokens.tobytes(), _Row(tokens))
+            row.lasts.append(int(continuation[-1]))
+            row.requests.append(number)
+    return {context: list(rows.values()) for context, rows in found.items()}
 
 
 def _rounded(count: int, most: int | None) -> int:

@@ -25,7 +25,7 @@ def main() -> int:
 
         from lm2_jax.eval.harness import model  # noqa: F401  (registers the model)
 
-        if "--tasks" in sys.argv and "--include_path" not in sys.argv:
+        if len(sys.argv) > 2 and not any(a.startswith("--include_path") for a in sys.argv):
             sys.argv += ["--include_path", str(running.TASKS)]
         cli_evaluate()
         processes.shutdown()

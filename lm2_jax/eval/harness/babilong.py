@@ -10,7 +10,6 @@ They are scored by the benchmark's own metric, over all samples (`acc`) and by c
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lm2_jax.config.evaluation import PROMPT_STYLES
@@ -19,6 +18,7 @@ from lm2_jax.data.babilong.prompting import TUNED
 from lm2_jax.data.babilong.samples import KEYS
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.eval import metrics
+from lm2_jax.runtime import paths
 
 HOW = "--metadata samples=PATH"
 
@@ -55,12 +55,12 @@ def _samples(task: str, path: str) -> Iterator[Mapping[str, str]]:
     """The samples of a task in a file, or in the files of a folder."""
     if not path:
         raise UserError(f"lm2_babilong needs samples; give {HOW}")
-    files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
-    if not files or not files[0].exists():
+    root = paths.local(path)
+    if not root.exists():
         raise UserFileNotFoundError(f"no sample file or folder {path} ({HOW})")
-    for file in files:
+    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
         cell = published.cell_of(file)
-        if Path(path).is_dir() and (cell is None or cell[0] != task or not file.is_file()):
+        if root.is_dir() and (cell is None or cell[0] != task or not file.is_file()):
             continue
         named = dict(zip(published.NAMES, cell or (), strict=False))
         for where, sample in published.rows(file):

@@ -107,8 +107,9 @@ class LM2(TemplateLM):
                       ) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
-    def _loglikelihood_tokens(self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
-                              **kwargs) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+            self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs
+            ) -> list[tuple[float, bool]]:
         return self._scores("loglikelihood", [text for text, _, _ in requests],
                             [tokens for _, *tokens in requests])
 
