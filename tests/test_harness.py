@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.usefixtures("compiled_quickly"),
               pytest.mark.filterwarnings("default")]  # those of the harness are not ours
 
 T, LONGEST, VOCAB = 8, 48, 300
-MODEL = make_config(T=T, M=3, P=1, window=11, vocab_size=VOCAB, num_layers=1)
+MODEL = make_config(T=T, M=3, P=1, vocab_size=VOCAB, num_layers=1)
 TEXT = "Mary went to the kitchen. John moved to the garden; it was dark, and he was tired."
 MESH = partition.make_mesh({"data": 1}, jax.devices()[:1])
 
@@ -197,9 +197,10 @@ def test_the_harness_scores_as_the_model_class_does(model, tasks):
     for subject in SUBJECTS:
         for sample in results["samples"][f"mmlu_{subject}"]:
             assert sample["arguments"][0][0].count("Answer:") == 2
-            got = [tuple(answer) for answer in sample["filtered_resps"]]
-            assert got == pytest.approx(model.loglikelihood(instances(*sample["arguments"])))
-            best = int(np.argmax([log_prob for log_prob, _ in got]))
+            got = [log_prob for log_prob, _ in sample["filtered_resps"]]
+            again = model.loglikelihood(instances(*sample["arguments"]))
+            assert got == pytest.approx([log_prob for log_prob, _ in again])
+            best = int(np.argmax(got))
             assert sample["acc"] == (best == sample["doc"]["answer"])
     rate = np.mean([sample["acc"] for samples in results["samples"].values()
                     for sample in samples])
@@ -249,15 +250,15 @@ def test_mmlu_by_group_and_level():
                 "mmlu_college_law": ("humanities", 0.0, 10), "arc_easy": ("easy", 1.0, 99)}
     results = {"results": {name: {"acc,none": rate, "acc_stderr,none": 0.1}
                            for name, (_, rate, _) in subjects.items()},
-               "configs": {name: {"tag": f"mmlu_{group}_tasks"}
-                           for name, (group, _, _) in subjects.items()},
+               "tags": {name: [f"mmlu_{group}_tasks"]
+                        for name, (group, _, _) in subjects.items()},
                "n-samples": {name: {"effective": n} for name, (_, _, n) in subjects.items()}}
     rows = {row[0]: row[1:] for section in report.mmlu(results).sections for row in section}
     assert rows["STEM"] == ["1", "10", "50.0"] and rows["humanities"] == ["2", "40", "75.0"]
     assert rows["high school"] == ["1", "10", "50.0"] and rows["college"][2] == "0.0"
     assert rows["general knowledge"] == ["1", "30", "100"] and rows["all"] == ["3", "50", "70.0"]
     assert rows["others"] == ["0", "0", "-"]
-    assert report.mmlu({"results": {}, "configs": {}, "n-samples": {}}) is None
+    assert report.mmlu({"results": {}, "n-samples": {}}) is None
 
 
 def test_lm2_eval_writes_the_results(workdir, tasks, tmp_path, capsys):
@@ -269,8 +270,8 @@ def test_lm2_eval_writes_the_results(workdir, tasks, tmp_path, capsys):
     assert "mmlu_gardens" in out and "high school" in out and "harness/results.json" in out
     folder = tmp_path / "harness"
     written = json.loads((folder / "results.json").read_text())
-    assert written["config"]["model_step"] == 0 and written["config"]["limit"] == 2
-    assert json.loads((folder / "provenance.json").read_text())["step"] == 0
+    assert written["config"]["model_step"] == importing.STEP and written["config"]["limit"] == 2
+    assert json.loads((folder / "provenance.json").read_text())["step"] == importing.STEP
     lines = (folder / "samples_mmlu_gardens.jsonl").read_text().splitlines()
     assert len(lines) == 2 and not list((folder / "answers").iterdir())
     # The template of this Llama is its messages, one after the other.

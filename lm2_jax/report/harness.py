@@ -1,7 +1,7 @@
 """Tables of the results of lm-evaluation-harness."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lm2_jax.report.table import Table, percent
@@ -63,8 +63,8 @@ def mmlu(results: Mapping[str, Any]) -> Table | None:
     task files, which give it as a tag.
     """
     found: dict[str, list[tuple[float, int]]] = {}
-    for name, config in results["configs"].items():
-        group = _group(config.get("tag"))
+    for name, tags in results.get("tags", {}).items():
+        group = _group(tags)
         right = next((value.value for value in values(results, name) if value.metric == "acc"),
                      None)
         if group is None or right is None or not name.startswith(_PREFIX):
@@ -88,9 +88,9 @@ def mmlu(results: Mapping[str, Any]) -> Table | None:
                   [row("all")]], 1)
 
 
-def _group(tags: Any) -> str | None:
+def _group(tags: Iterable[str]) -> str | None:
     """The subject group that a task's tags name, as "mmlu_stem_tasks"."""
-    for tag in [tags] if isinstance(tags, str) else tags or ():
+    for tag in tags:
         name = tag.removeprefix(_PREFIX).removesuffix("_tasks")
         if tag.startswith(_PREFIX) and name in GROUPS:
             return GROUPS[name]

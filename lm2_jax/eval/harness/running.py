@@ -30,7 +30,7 @@ def run(model: Any, tasks: Sequence[str], *, include: Sequence[str | Path] = (),
       options: of `lm_eval.simple_evaluate`.
 
     Returns:
-      The harness's results.
+      The harness's results, with the tags of each task's file under "tags".
 
     Raises:
       UserError: if there is no such task, or its data cannot be loaded.
@@ -41,12 +41,15 @@ def run(model: Any, tasks: Sequence[str], *, include: Sequence[str | Path] = (),
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager, names = _find(tasks, [TASKS, *include], dict(metadata or {}))
     try:
-        return simple_evaluate(model=model, tasks=names, task_manager=manager, **options)
+        results = simple_evaluate(model=model, tasks=names, task_manager=manager, **options)
     except UserError:
         raise
     except (ConnectionError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the data of {', '.join(names)} cannot be loaded: {reason}") from error
+    index = manager.task_index
+    tags = {name: sorted(index[name].tags) for name in results["configs"] if name in index}
+    return {**results, "tags": tags}
 
 
 def _find(tasks: Sequence[str], folders: Sequence[str | Path], metadata: dict[str, Any]):
