@@ -1,111 +1,70 @@
-"""lm-evaluation-harness: the model class against direct computations, and the harness itself."""
+"""The model class of lm-evaluation-harness against direct computations."""
 
-import io
-import itertools
-import json
-import re
-import subprocess
-import sys
-from functools import cache
-from types import SimpleNamespace
-
-import hf_folders
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 import scipy.special
-from model_cases import make_config, variables
+from harness_cases import MESH, MODEL, TEXT, T, instances, run, tokens
 
 import lm2_jax as lm2
-from lm2_jax import cli, partition
-from lm2_jax.checkpoint.workdir import Run
-from lm2_jax.commands import harness as command
-from lm2_jax.config import Config
-from lm2_jax.convert import importing
-from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.errors import UserError
 from lm2_jax.eval.documents import Document, DocumentReader
-from lm2_jax.eval.harness import babilong, running
-from lm2_jax.report import harness as report
-from lm2_jax.runtime.console import Console
 
 pytest.importorskip("lm_eval")
 from lm2_jax.eval.harness.model import LM2  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("compiled_quickly"),
-              pytest.mark.filterwarnings("default")]  # those of the harness are not ours
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-T, LONGEST, VOCAB = 8, 48, 300
-MODEL = make_config(T=T, M=3, P=1, vocab_size=VOCAB, num_layers=1)
-TEXT = "Mary went to the kitchen. John moved to the garden; it was dark, and he was tired."
-MESH = partition.make_mesh({"data": 1}, jax.devices()[:1])
-
-
-@cache
-def tokens():
-    return tokenizers.train([TEXT], kind="bpe", vocab_size=VOCAB)
+LONGEST = 48
 
 
 @pytest.fixture(scope="module")
-def run():
-    params = jax.device_put(jax.tree.map(jnp.asarray, variables(MODEL)), partition.named(MESH))
-    return Run(Config(model=MODEL), params, tokens(), 7)
+def model():
+    return LM2(run(), batch_size=8)
 
 
-@pytest.fixture(scope="module")
-def model(run):
-    return LM2(run, batch_size=8)
-
-
-def instances(*arguments):
-    return [SimpleNamespace(args=args) for args in arguments]
-
-
-def logits(run, ids):
+def logits(ids):
     """[L, V] of a text that is read in one go; padding lets one compilation serve all texts."""
     padded = np.zeros((1, LONGEST), np.int32)
     padded[0, :len(ids)] = ids
-    out = lm2.apply_segments(run.model, run.variables, padded, lm2.init_state(MODEL, 1),
+    out = lm2.apply_segments(run().model, run().variables, padded, lm2.init_state(MODEL, 1),
                              np.arange(LONGEST)[None] < len(ids))
     return np.asarray(out.logits[0, :len(ids)], np.float64)
 
 
-def log_probs(run, ids, count):
+def log_probs(ids, count):
     """Of each of the last `count` tokens, and whether they are the most likely ones."""
-    found = scipy.special.log_softmax(logits(run, ids)[-count - 1:-1], axis=-1)
+    found = scipy.special.log_softmax(logits(ids)[-count - 1:-1], axis=-1)
     return (found[np.arange(count), ids[-count:]],
             bool((found.argmax(-1) == ids[-count:]).all()))
 
 
-def test_log_likelihoods_are_those_of_the_whole_text(run, model):
+def test_log_likelihoods_are_those_of_the_whole_text(model):
     pairs = [(TEXT, " Where is Mary?"), (TEXT + " ", "Where"), (TEXT[:8], TEXT[8:]), ("", "Mary")]
     got = model.loglikelihood(instances(*pairs))
     for (context, continuation), (log_prob, greedy) in zip(pairs, got, strict=True):
         whole = tokens().encode(context + continuation)
         count = len(whole) - len(tokens().encode(context.rstrip()))
         whole = whole if context else [model.prefix_token_id, *whole]
-        wanted, most_likely = log_probs(run, whole, count)
+        wanted, most_likely = log_probs(whole, count)
         assert log_prob == pytest.approx(wanted.sum(), abs=1e-4) and greedy == most_likely
     assert len(tokens().encode(TEXT)) == 3 * T
 
 
-def test_a_whole_text_has_the_loss_of_perplexity(run, model):
+def test_a_whole_text_has_the_loss_of_perplexity(model):
     ids = [model.prefix_token_id, *tokens().encode(TEXT)]
-    reader = DocumentReader(run.model, run.variables, MESH, pad_id=0)
+    reader = DocumentReader(run().model, run().variables, MESH, pad_id=0)
     loss, = reader.losses([Document(np.array(ids, np.int32), 0)])
     got, empty = model.loglikelihood_rolling(instances((TEXT,), ("",)))
     assert got == pytest.approx(-loss.sum(), rel=1e-5) and empty == 0
 
 
-def test_texts_are_the_most_likely_ones_up_to_a_stop_string(run, model):
+def test_texts_are_the_most_likely_ones_up_to_a_stop_string(model):
     prompts, new = [TEXT, TEXT[:30], "Mary"], T + 3
     wanted = []
     for prompt in prompts:
         ids = tokens().encode(prompt)
         for _ in range(new):
-            ids.append(int(logits(run, ids)[-1].argmax()))
+            ids.append(int(logits(ids)[-1].argmax()))
         assert not tokens().stop_ids & set(ids)
         wanted.append(tokens().decode(ids[-new:]))
     options = {"until": [], "max_gen_toks": new}
@@ -125,225 +84,8 @@ def test_options_of_texts(model):
         model._options({"num_beams": 2})
 
 
-def test_bos_is_added_once_where_the_model_has_it(workdir):
-    model = LM2(workdir, batch_size=8)
-    bos = model.run.tokenizer.bos_ids[0]
-    assert model.prefix_token_id == bos
-    assert model.tok_encode("Mary")[0] == bos and model.tok_encode("<s>Mary")[:2].count(bos) == 1
-    assert bos not in model.tok_encode("Mary", add_special_tokens=False)
-
-
 @pytest.mark.parametrize("arguments,message", [
     (dict(batch_size="many"), "batch_size is 'many'"), (dict(memory="kept"), "memory is 'kept'")])
-def test_wrong_arguments(run, arguments, message):
+def test_wrong_arguments(arguments, message):
     with pytest.raises(UserError, match=message):
-        LM2(run, **arguments)
-
-
-# The harness itself.
-
-QUESTIONS = [{"question": f"Where is {name}?", "choices": ["here", "in the garden", "dark", "no"],
-              "answer": answer} for name, answer in (("Mary", 0), ("John", 1), ("he", 3))]
-SUBJECTS = {"high_school_rooms": "stem", "gardens": "other"}
-
-
-@pytest.fixture(scope="module")
-def tasks(tmp_path_factory):
-    """A folder of task files: two subjects in MMLU's shape, and their group."""
-    folder = tmp_path_factory.mktemp("tasks")
-    lines = "".join(json.dumps(question) + "\n" for question in QUESTIONS)
-    (folder / "questions.jsonl").write_text(lines)
-    for subject, group in SUBJECTS.items():
-        (folder / f"{subject}.yaml").write_text(f"""
-task: mmlu_{subject}
-tag: mmlu_{group}_tasks
-dataset_path: json
-dataset_kwargs:
-  data_files: {{test: {folder}/questions.jsonl, dev: {folder}/questions.jsonl}}
-  cache_dir: {folder}/cache
-test_split: test
-fewshot_split: dev
-fewshot_config: {{sampler: first_n}}
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}\\nAnswer:"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: answer
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-""")
-    (folder / "all.yaml").write_text(
-        "group: mmlu_here\ntask: [mmlu_high_school_rooms, mmlu_gardens]\n"
-        "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """Of a small Llama with a BOS and a chat template."""
-    folder = tmp_path_factory.mktemp("llama")
-    words = tokenizers.train([TEXT], kind="bpe", vocab_size=VOCAB - 20)._tokenizer
-    words.add_special_tokens(["<s>", "</s>"])
-    hf_folders.write(folder / "hf", dict(
-        model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=16,
-        intermediate_size=24, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1,
-        vocab_size=VOCAB, rms_norm_eps=1e-5, rope_theta=1e4, max_position_embeddings=64,
-        hidden_act="silu", tie_word_embeddings=True), tokens=words)
-    importing.from_hf(folder / "hf", folder / "run", 64)
-    return folder / "run"
-
-
-def test_the_harness_scores_as_the_model_class_does(model, tasks):
-    results = running.run(model, ["mmlu_here"], include=[tasks], num_fewshot=1, limit=2,
-                          bootstrap_iters=0)
-    for subject in SUBJECTS:
-        for sample in results["samples"][f"mmlu_{subject}"]:
-            assert sample["arguments"][0][0].count("Answer:") == 2
-            got = [log_prob for log_prob, _ in sample["filtered_resps"]]
-            again = model.loglikelihood(instances(*sample["arguments"]))
-            assert got == pytest.approx([log_prob for log_prob, _ in again])
-            best = int(np.argmax(got))
-            assert sample["acc"] == (best == sample["doc"]["answer"])
-    rate = np.mean([sample["acc"] for samples in results["samples"].values()
-                    for sample in samples])
-    (all_, *_), groups = report.table(results).sections
-    assert all_[:2] == ["mmlu_here", "acc"] and float(all_[4]) == pytest.approx(rate, abs=1e-4)
-    assert [row[0] for row in groups] == ["mmlu_high_school_rooms", "mmlu_gardens"]
-
-
-def test_babilong_by_the_benchmarks_metric(model, tmp_path):
-    samples = [dict(task="qa1", length=length, input=TEXT, question="Where is Mary?",
-                    target="kitchen") for length in ("0k", "96", "0k")]
-    path = tmp_path / "samples.jsonl"
-    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    results = running.run(model, ["lm2_babilong_qa1"], metadata={"samples": str(path)})
-    assert {value.metric for value in report.values(results, "lm2_babilong_qa1")} == {
-        "acc", "acc_0k", "acc_96", "exact_match"}
-    assert results["n-samples"]["lm2_babilong_qa1"]["effective"] == 3
-    prompt = results["samples"]["lm2_babilong_qa1"][0]["arguments"][0][0]
-    assert prompt == TEXT + " Where is Mary?<answer>"
-
-
-def test_babilong_documents(tmp_path):
-    def scores(output):
-        doc = dict(task="qa1", length="4k", target="kitchen", question="Where is Mary?")
-        return babilong.process_results(doc, [output])
-
-    assert scores("kitchen") == {"acc": 1, "acc_4k": 1, "exact_match": 1}
-    assert scores("The kitchen.") == {"acc": 1, "acc_4k": 1, "exact_match": 0}
-    assert scores("kitchen or garden")["acc"] == 0
-    folder = tmp_path / "4k"
-    folder.mkdir()
-    (folder / "qa1.json").write_text(json.dumps(
-        [dict(input=TEXT, question="Where is Mary?", target="kitchen")]))
-    found = babilong.documents("qa1", str(tmp_path), style="instruct")["test"]
-    assert found[0]["length"] == "4k" and "<context>\nMary went" in found[0]["text"]
-    for arguments, message in (
-            (("qa1",), "needs samples"), (("qa2", str(tmp_path)), "has no samples of qa2"),
-            (("qa1", str(tmp_path), "8k"), "no samples of qa1 at 8k"),
-            (("qa1", "nowhere"), "no sample file or folder nowhere"),
-            (("qa1", str(tmp_path), "", "plain"), "style is 'plain'")):
-        with pytest.raises(UserError, match=message):
-            babilong.documents(*arguments)
-
-
-def test_mmlu_by_group_and_level():
-    subjects = {"mmlu_high_school_physics": ("stem", 0.5, 10), "mmlu_law": ("humanities", 1.0, 30),
-                "mmlu_college_law": ("humanities", 0.0, 10), "arc_easy": ("easy", 1.0, 99)}
-    results = {"results": {name: {"acc,none": rate, "acc_stderr,none": 0.1}
-                           for name, (_, rate, _) in subjects.items()},
-               "tags": {name: [f"mmlu_{group}_tasks"]
-                        for name, (group, _, _) in subjects.items()},
-               "n-samples": {name: {"effective": n} for name, (_, _, n) in subjects.items()}}
-    rows = {row[0]: row[1:] for section in report.mmlu(results).sections for row in section}
-    assert rows["STEM"] == ["1", "10", "50.0"] and rows["humanities"] == ["2", "40", "75.0"]
-    assert rows["high school"] == ["1", "10", "50.0"] and rows["college"][2] == "0.0"
-    assert rows["general knowledge"] == ["1", "30", "100"] and rows["all"] == ["3", "50", "70.0"]
-    assert rows["others"] == ["0", "0", "-"]
-    assert report.mmlu({"results": {}, "n-samples": {}}) is None
-
-
-def test_lm2_eval_writes_the_results(workdir, tasks, tmp_path, capsys):
-    arguments = ["eval", "--harness=mmlu_here", f"--workdir={workdir}", f"--out={tmp_path}",
-                 f"--include-path={tasks}", "--batch-size=8", "--limit=2", "--log-samples",
-                 "--apply-chat-template", "--num-fewshot=1"]
-    assert cli.main(arguments) == 0
-    out = capsys.readouterr().out
-    assert "mmlu_gardens" in out and "high school" in out and "harness/results.json" in out
-    folder = tmp_path / "harness"
-    written = json.loads((folder / "results.json").read_text())
-    assert written["config"]["model_step"] == importing.STEP and written["config"]["limit"] == 2
-    assert json.loads((folder / "provenance.json").read_text())["step"] == importing.STEP
-    lines = (folder / "samples_mmlu_gardens.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and not list((folder / "answers").iterdir())
-    # The template of this Llama is its messages, one after the other.
-    prompt = json.loads(lines[1])["arguments"][0][0]
-    assert re.fullmatch(r"Where is Mary\?\nAnswer: ?hereWhere is John\?\nAnswer:", prompt)
-
-
-@pytest.mark.processes
-def test_two_processes_give_the_results_of_one(workdir, tasks, tmp_path):
-    command.evaluate(workdir, ["mmlu_here"], out=tmp_path / "one", include=[tasks],
-                     console=Console(file=io.StringIO()))
-    two = subprocess.run(
-        ["launch/local.sh", "-n", "2", "-d", "2", "--", sys.executable, "-m", "lm2_jax.cli", "eval",
-         "--harness=mmlu_here", f"--workdir={workdir}", f"--include-path={tasks}",
-         f"--out={tmp_path / 'two'}"], cwd=runs.ROOT, text=True, capture_output=True)
-    assert two.returncode == 0, two.stdout + two.stderr
-    assert two.stdout.count("harness/results.json") == 1
-    one, other = (json.loads((tmp_path / name / "harness/results.json").read_text())["results"]
-                  for name in ("one", "two"))
-    assert one == other
-
-
-def test_an_interrupted_evaluation_goes_on(workdir, tasks, tmp_path, monkeypatch):
-    scored, whole = [], LM2._scores
-
-    def scores(self, name, texts, tokens):
-        scored.append(len(texts))
-        if len(scored) == 1:
-            whole(self, name, texts[:5], tokens[:5])
-            raise KeyboardInterrupt
-        return whole(self, name, texts, tokens)
-
-    monkeypatch.setattr(LM2, "_scores", scores)
-    options = dict(out=tmp_path, include=[tasks], console=Console(file=io.StringIO()),
-                   model={"batch_size": 8})
-    with pytest.raises(KeyboardInterrupt):
-        command.evaluate(workdir, ["mmlu_gardens"], **options)
-    command.evaluate(workdir, ["mmlu_gardens"], **options)
-    assert scored == [12, 7]
-
-
-@pytest.mark.parametrize("arguments,message", [
-    (["--harness=arc_esay"], "has no task 'arc_esay'; the nearest are"),
-    (["--harness=x", "--include-path=nowhere"], "nowhere is no folder of task files"),
-    (["--harness=x", "--config=tiny"], "--config has no effect with --harness"),
-    (["--harness=x", "--config.seed=3"], "--config.seed has no effect with --harness"),
-    (["--harness=lm2_babilong_qa1"], "needs samples; give --metadata samples=PATH"),
-    (["--harness=x", "--metadata=samples"], "it must be KEY=VALUE"),
-    (["--harness=x", "--config.mesh.fsdp=all"], "mesh.fsdp"),
-    (["--batch-size=3", "--config=tiny"], "--batch-size is an argument of --harness=TASKS"),
-    (["--limit=3", "--config=tiny"], "--limit is an argument of --harness=TASKS"),
-    ([], "required: --config (or --harness)")])
-def test_mistakes_are_one_line(workdir, arguments, message, capsys, monkeypatch):
-    find = running._managers
-    monkeypatch.setattr(running, "_managers", lambda *args: itertools.islice(find(*args), 1))
-    names = ["arc_easy", "arc_hard"]
-    monkeypatch.setattr("lm_eval.tasks.TaskManager.all_tasks", property(lambda self: [
-        *self._all_tasks, *names]))
-    assert cli.main(["eval", f"--workdir={workdir}", *arguments]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("lm2 eval: ") and message in error
-
-
-def test_a_missing_extra_is_named(monkeypatch, workdir, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cli.main(["eval", "--harness=arc_easy", f"--workdir={workdir}"]) == 2
-    assert "pip install 'lm2_jax[harness]'" in capsys.readouterr().err
-
-
-def test_the_harness_finds_the_model():
-    from lm_eval.api.registry import get_model
-
-    assert get_model("lm2_jax") is LM2
-    declared = f'"lm_eval.models": ["lm2_jax = {LM2.__module__}:{LM2.__name__}"]'
-    assert declared in (runs.ROOT / "setup.py").read_text("utf-8")
+        LM2(run(), **arguments)

@@ -9,14 +9,13 @@ from model_cases import CASES, V, variables
 import lm2_jax as lm2
 from lm2_jax import partition
 from lm2_jax.eval import scoring
-from lm2_jax.eval.documents import Document, DocumentReader
 from lm2_jax.eval.scoring import Request, Scorer
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-NAMES = ("memory in all blocks", "window and memory", "memory tokens and window")
+NAMES = ("window and memory", "memory tokens and window")
 MESH = partition.make_mesh({"data": 1}, jax.devices()[:1])
-LONGEST = 40
+LONGEST = 30
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +30,9 @@ def make_requests(T):
     and some continuations differ in the last token alone."""
     rng = np.random.default_rng(3)
     found = []
-    for size in (1, T, T + 1, 4 * T + 1):
+    for size in (1, T, 3 * T + 1):
         context = rng.integers(0, V, size, np.int32)
-        for more in (1, 2, T + 2):
+        for more in (1, T + 2):
             first = rng.integers(0, V, more, np.int32)
             other = np.append(first[:-1], (first[-1] + 1) % V).astype(np.int32)
             found += [Request(context, first), Request(context, other)]
@@ -87,19 +86,6 @@ def test_what_is_carried_counts():
     requests = make_requests(CASES[name].segment_length)
     carried, wiped = (scores(name, requests, wipe=wipe) for wipe in (False, True))
     assert carried != wiped
-
-
-def test_a_document_has_the_loss_of_perplexity():
-    """Its first token is the context of all the others."""
-    name = NAMES[1]
-    c = CASES[name]
-    texts = [np.random.default_rng(n).integers(0, V, n, np.int32) for n in (2, 7, 13, 30)]
-    reader = DocumentReader(lm2.LanguageModel(c), jax.tree.map(jnp.asarray, variables(c)), MESH,
-                            pad_id=0)
-    losses = reader.losses([Document(text, 0) for text in texts])
-    got = scores(name, [Request(text[:1], text[1:]) for text in texts])
-    np.testing.assert_allclose([-score.log_likelihood for score in got],
-                               [loss.sum() for loss in losses], rtol=1e-5)
 
 
 def test_each_context_is_read_once_and_last_tokens_share_a_row(monkeypatch):
