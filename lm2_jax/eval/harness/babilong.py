@@ -75,5 +75,5 @@ def process_results(doc: Mapping[str, str], results: list[str]) -> dict[str, flo
     """Whether the answer is right by the benchmark's metric, and whether it is the target."""
     right = float(metrics.babilong_correct(doc["task"], doc["target"], results[0],
                                            doc["question"]))
-    return {"acc": right, f"acc_{doc['length']}": right,
-            "exact_match": float(metrics.exact_match(doc["target"], results[0]))}
+    same = float(metrics.exact_match(doc["target"], results[0]))
+    return {"acc": right, "exact_match": same, f"acc_{doc['length']}": right}
