@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f": {error.filename}" if error.filename else ""
         return _failed(name, f"{error.strerror}{where}", 2)
     except KeyboardInterrupt:
-        return _failed(name, "interrupted; the same command resumes from the last checkpoint", 130)
+        resumes = "" if name in ("generate", "read") else (
+            "; the same command resumes from the last checkpoint")
+        return _failed(name, f"interrupted{resumes}", 130)
     except Exception as error:
         _abort_others_after_crash(error)
         raise

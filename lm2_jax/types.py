@@ -1,8 +1,8 @@
 """The pytrees that cross module borders.
 
 Letters: B batch rows, T tokens of a segment, S segments, L tokens of a sequence, D embed_dim,
-K kv heads, H head_dim, V vocabulary, M memory slots, W attention window, P memory blocks,
-Q blocks.
+K kv heads, H head_dim, V vocabulary, M memory slots, W attention window, C places of a cache,
+P memory blocks, Q blocks.
 """
 
 from typing import Any, Protocol
@@ -51,6 +51,30 @@ class State:
 
     memory: Any
     window: Window | None
+
+
+@struct.dataclass
+class Running:
+    """A segment that is read token by token: what the next token needs of those before it.
+
+    The C places of its cache are for the memory tokens before the segment, then the window, then
+    the segment's tokens.
+
+    Attributes:
+      key_QBKCH: rotated keys of every block, in the compute dtype.
+      value_QBKCH: values of every block, in the compute dtype.
+      valid_BC: bool, which places hold a token.
+      memory: what the `step` of every block's memory takes; None without one.
+      length_B: int32, how many tokens of the segment have been read.
+      before: number of places before those of the segment; static.
+    """
+
+    key_QBKCH: Array
+    value_QBKCH: Array
+    valid_BC: Array
+    memory: Any
+    length_B: Array
+    before: int = struct.field(pytree_node=False)
 
 
 @struct.dataclass

@@ -51,7 +51,8 @@ def test_help_lists_the_commands(arguments, capsys):
     assert call(*arguments) == 0
     out, err = capsys.readouterr()
     assert not err and all(f"\n    {name} " in out for name in (
-        "train", "sweep", "eval", "report", "data", "bench", "gates", "analyze", "compile"))
+        "train", "sweep", "eval", "report", "data", "bench", "gates", "analyze", "compile",
+        "generate", "read"))
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "data", "bench", "gates", "analyze",

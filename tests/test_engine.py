@@ -9,6 +9,7 @@ import reference
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
+from lm2_jax.generate import decoding
 from lm2_jax.generate import engine as engines
 from lm2_jax.generate import reading as readings
 from lm2_jax.generate.engine import Engine
@@ -128,7 +129,8 @@ def test_a_batch_filled_up_gives_the_same_answers_and_counts_no_more():
 def test_evaluating_again_compiles_nothing():
     name = "memory in all blocks"
     answers(name, ROWS)
-    programs = (engines._read, readings.advance_in_place, engines._choose)
+    programs = (decoding.begin, decoding.step, readings.advance, readings.advance_in_place,
+                decoding._follow)
     sizes = [f._cache_size() for f in programs]
     for wipe in (True, False):
         answers(name, ROWS, wipe)
@@ -140,12 +142,14 @@ def test_a_mesh_that_splits_heads_compiles_once_and_reuses_the_state(name, monke
     monkeypatch.setattr(readings, "CHUNK", 2)
     model, rows = LanguageModel(CONFIGS[name]), [4, 4]
     mesh = partition.make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4])
-    programs = (engines._read, readings.advance_in_place, engines._choose)
+    programs = (decoding.begin, decoding.step, readings.advance, readings.advance_in_place,
+                decoding._follow)
     before = [f._cache_size() for f in programs]
     with jax.set_mesh(mesh):
         assert answers(name, rows) == [naive(name, row, False) for row in rows]
     # Three full segments: two at once, then one.
-    assert [f._cache_size() - size for f, size in zip(programs, before, strict=True)] == [1, 2, 1]
+    sizes = [f._cache_size() - size for f, size in zip(programs, before, strict=True)]
+    assert sizes == [1, 1, 1, 2, 1]
     with partition.use(mesh):
         traced = engines.traced(model, abstract_params(model, mesh), 2, 7, mesh)
         sizes = traced["read 2 segments"].lower().compile().memory_analysis()

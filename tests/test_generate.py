@@ -40,7 +40,7 @@ def workdir(tmp_path_factory):
     tokens.save(folder / "tokenizer.json")
     config = Config(model=ModelConfig(
         vocab_size=tokens.vocab_size, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1,
-        mlp_dim=16, segment_length=T, attention_window=7,
+        mlp_dim=16, segment_length=T, attention_window=64,
         memory=MemoryConfig(num_slots=3, num_heads=2, num_layers=2)))
     workdirs.store_config(config, folder)
     checkpointer = Checkpointer(folder, CheckpointConfig())
@@ -128,8 +128,9 @@ def test_a_question_is_asked_as_in_training(run):
     t = run.tokenizer
     for found, text in zip(asked, [" John went home. It was dark.", ""], strict=True):
         ids = [*t.encode(f"{text} Where is John?"), t.answer_id]
-        same, = lm2.generate(run, ids, max_new_tokens=2, batch_size=2)
-        assert found.tokens == same.tokens
+        for prompt in (ids, f"{text} Where is John? "):
+            same, = lm2.generate(run, prompt, max_new_tokens=2, batch_size=2)
+            assert found.tokens == same.tokens
 
 
 # Reading.
@@ -178,8 +179,8 @@ def test_every_kind_of_state_is_kept_as_it_is(run, tmp_path, changes):
     state = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype),
                          jax.eval_shape(functools.partial(init_state, model, 1)))
     if state.window:  # which has four tokens
-        state.window.valid_BW[:] = np.arange(7) >= 3
-        state.window.key_QBWKH[:, :, :3] = state.window.value_QBWKH[:, :, :3] = 0
+        state.window.valid_BW[:] = np.arange(64) >= 60
+        state.window.key_QBWKH[:, :, :60] = state.window.value_QBWKH[:, :, :60] = 0
     reading = Reading(state, (np.arange(3, dtype=np.int32),), (4,), 1)
     kept = ReadState(other, reading, (Source("A", "0" * 64, 23),))
     kept.save(tmp_path / "new" / "A.state")
@@ -223,6 +224,7 @@ def test_a_damaged_state_is_told_in_one_line(run, tmp_path, damage, said):
 @pytest.mark.parametrize(("options", "said"), [
     ({"max_new_tokens": 0}, "max_new_tokens is 0"), ({"top_p": 2.0}, "top_p is 2.0"),
     ({"stop": [""]}, "a stop string is empty"), ({"seed": [1]}, "there are 1 seeds for 2 prompts"),
+    ({"seed": 2**32}, "seed is 4294967296"), ({"prompts": [5], "question": "x?"}, "is token ids"),
     ({"prompts": ""}, "prompt 0 has no tokens"), ({"prompts": []}, "there are no prompts")])
 def test_mistakes_are_told(run, options, said):
     with pytest.raises(UserError, match=said):
@@ -273,7 +275,7 @@ def test_texts_are_read_once_and_asked_by_name(run, workdir, texts, capsys):
 @pytest.mark.parametrize("way", ["argument", "file", "pipe"])
 def test_a_prompt_comes_from_an_argument_a_file_or_a_pipe(run, workdir, texts, capsys, way,
                                                           monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(STORY))
+    monkeypatch.setattr("sys.stdin", io.StringIO(STORY + "\n"))
     given = {"argument": [STORY], "file": ["--file=A.txt"], "pipe": []}[way]
     status, out, err = call(capsys, "generate", f"--workdir={workdir}", *given, "--temperature=1",
                             "--max-new-tokens=12", "--seed=2")
@@ -341,7 +343,7 @@ def test_a_conversation_in_a_pipe(run, workdir, texts, capsys, monkeypatch):
     (["generate", "x", "--state=none"], "no state at none; lm2 read --save=none writes one"),
     (["generate", "x", "--state=A.txt"], "A.txt cannot be read as a state"),
     (["generate", "x", "--top-p=0"], "top_p is 0.0; it must be"),
-    (["generate", "x", "--seed=-1"], "--seed is -1"), (["generate", ""], "prompt 0 has no tokens"),
+    (["generate", "x", "--seed=-1"], "seed is -1"), (["generate", ""], "prompt 0 has no tokens"),
     (["generate", "--jsonl=none"], "no file none"), (["generate", "--jsonl=A.txt"], "A.txt:1"),
     (["generate", "--jsonl=bad.jsonl"], 'bad.jsonl:1: expected an object with either "prompt"'),
     (["generate", "--chat", "--system=y"], "takes no system message"),

@@ -14,6 +14,7 @@ from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, TrainCon
 from lm2_jax.data.babilong import corpus, mixing
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
+from lm2_jax.generate import decoding
 from lm2_jax.generate import engine as engines
 from lm2_jax.generate import reading as readings_of
 from lm2_jax.runtime.console import Console
@@ -114,7 +115,7 @@ def test_lengths_are_read_in_turn_when_all_is_compiled(monkeypatch, compiled_qui
 
     def compiled():
         return sum(f._cache_size() for f in (readings_of.first_state, readings_of.advance_in_place,
-                                             engines._read, engines._choose))
+                                             decoding.begin, decoding.step))
 
     def answer(engine, prompts, *args, **options):
         asked.append((*map(len, prompts), compiled()))

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO, cast
 
 import jax
 
@@ -17,6 +18,7 @@ from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generate import saved
 from lm2_jax.generate.states import ReadState
 from lm2_jax.runtime import paths, processes
+from lm2_jax.runtime.console import Console, SafeStream
 
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
 --config.train.num_steps=20 --config.seed=1 --config.model.memory.num_slots=32;
@@ -102,6 +104,11 @@ def load_state(args: argparse.Namespace, run: Run) -> ReadState | None:
     if args.document:
         raise UserError("--document is a text of --state, which is not given")
     return None
+
+
+def notes() -> Console:
+    """A console that prints to stderr, where stdout is for the result alone."""
+    return Console(file=cast(TextIO, SafeStream("stderr")))
 
 
 def read_text(path: str) -> str:

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from lm2_jax.checkpoint.workdir import Run
@@ -15,15 +15,14 @@ from lm2_jax.generate import prompts
 from lm2_jax.generate.api import Generation, generate, read
 from lm2_jax.generate.states import ReadState
 from lm2_jax.runtime import compilation_cache
-from lm2_jax.runtime.console import Console, SafeStream, print_error
+from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar
 
 EPILOG = """The prompt is PROMPT, --file or the standard input. The text goes to the standard
-output as it is generated, notes go to the standard error. With --question, models that were trained
-on BABILong are asked as in training: lm2 generate --workdir=W "John went to the kitchen."
---question="Where is John?". --chat uses the model's chat template (pip install 'lm2_jax[chat]'); a
-model that was trained on BABILong and has none reads each line as a fact, and answers a line that
-ends with a question mark."""
+output as it is generated, notes go to the standard error. A model that was trained on BABILong
+answers a prompt that ends with a question mark, or --question, as in training. --chat uses the
+model's chat template (pip install 'lm2_jax[chat]'); a model of BABILong that has none reads each
+line as a fact, and answers a line that ends with a question mark."""
 LONG_PROMPT = 4096  # tokens; reading a longer one shows a progress bar
 
 
@@ -69,18 +68,14 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     options = {name: getattr(args, name) for name in (
         "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop",
         "seed")}
-    try:
-        if args.jsonl:
-            generate_file.run(trained, args, options)
-        elif args.chat:
-            _chat(trained, arguments.load_state(args, trained), args.system, options)
-        else:
-            state = arguments.load_state(args, trained)
-            tokens = prompts.of_prompt(trained, prompt, args.question, first=state is None)
-            _answer(trained, tokens, state, options)
-    except KeyboardInterrupt:
-        print_error("")
-        return 130
+    if args.jsonl:
+        generate_file.run(trained, args, options)
+    elif args.chat:
+        _chat(trained, arguments.load_state(args, trained), args.system, options)
+    else:
+        state = arguments.load_state(args, trained)
+        tokens = prompts.of_prompt(trained, prompt, args.question, first=state is None)
+        _answer(trained, tokens, state, options)
     return 0
 
 
@@ -97,29 +92,25 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} does not go with {given[0] if given else 'a prompt'}")
     if args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed is {args.seed}; it must be from 0 to {2**32 - 1}")
 
 
 def _prompt(args: argparse.Namespace) -> str:
+    """The prompt, without the line break that ends a file."""
     if args.file:
-        return arguments.read_text(args.file)
-    if args.prompt is not None:
-        return args.prompt
-    if args.question or sys.stdin.isatty():
-        if not args.question:
-            raise UserError("there is no prompt; give it as an argument, with --file or on the "
-                            "standard input, or begin a conversation with --chat")
-        return ""
-    return sys.stdin.read()
+        return arguments.read_text(args.file).removesuffix("\n")
+    if args.prompt is not None or args.question:
+        return args.prompt or ""
+    if sys.stdin.isatty():
+        raise UserError("there is no prompt; give it as an argument, with --file or on the "
+                        "standard input, or begin a conversation with --chat")
+    return sys.stdin.read().removesuffix("\n")
 
 
 def _answer(trained: Run, tokens: Any, state: ReadState | None, options: dict[str, Any]
             ) -> Generation:
     """Prints the text as it comes, and a line about it on the standard error."""
     began, first, done = time.perf_counter(), 0.0, 0
-    out, bar = SafeStream("stdout"), None
-    notes = Console(file=SafeStream("stderr"))  # type: ignore[arg-type]
+    out, notes, bar = SafeStream("stdout"), arguments.notes(), None
     if len(tokens) > LONG_PROMPT:
         bar = Bar("reading", len(tokens), console=notes, unit="tokens")
 
@@ -127,7 +118,7 @@ def _answer(trained: Run, tokens: Any, state: ReadState | None, options: dict[st
         nonlocal done
         done += count
         if bar:
-            bar.update(done, "")
+            bar.update(done, f"{done / (time.perf_counter() - began):,.0f} tokens/s")
             if done == len(tokens):
                 bar.close()
 
@@ -152,7 +143,7 @@ def _chat(trained: Run, state: ReadState | None, system: str, options: dict[str,
     conversation = chats.begin(trained, state, system)
     for line in _turns():
         tokens = conversation.ask(line)
-        if isinstance(conversation, chats.Facts) and not conversation.is_question(line):
+        if isinstance(conversation, chats.Facts) and not prompts.ends_with_question(line):
             conversation.state = read(trained, tokens, conversation.state)
             continue
         conversation.answered(_answer(trained, tokens, conversation.state, options))
@@ -160,13 +151,15 @@ def _chat(trained: Run, state: ReadState | None, system: str, options: dict[str,
 
 def _turns() -> Iterator[str]:
     """The lines that are typed, or those of a pipe, without empty ones."""
-    ask: Callable[[], str] = lambda: input("> ")  # noqa: E731
-    if sys.stdin.isatty():
+    typed = sys.stdin.isatty()
+    if typed:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (which lets lines be edited)
-    else:
-        ask = input
-    with contextlib.suppress(EOFError):
-        while True:
-            if line := ask().strip():
-                yield line
+    while True:
+        try:
+            line = input("> " if typed else "").strip()
+        except EOFError:
+            print(end="\n" * typed)
+            return
+        if line:
+            yield line

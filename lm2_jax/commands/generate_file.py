@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lm2_jax.checkpoint.workdir import Run
+from lm2_jax.commands import arguments
 from lm2_jax.data.text import json_file
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generate import prompts, saved
 from lm2_jax.generate.api import generate
 from lm2_jax.generate.states import ReadState
 from lm2_jax.generate.text import ChatTemplate, require_chat_template
-from lm2_jax.runtime.console import Console, SafeStream
+from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Tokens
 
@@ -27,8 +28,8 @@ def run(trained: Run, args: argparse.Namespace, options: dict[str, Any]) -> None
     """
     requests = Requests(trained, args)
     rows = [(row, *requests.parse(where, row)) for where, row in _rows(args.jsonl)]
-    size, console = args.batch_size, Console(file=SafeStream("stderr"))  # type: ignore[arg-type]
-    bar = Bar("generating", len(rows), console=console, unit="texts")
+    size = args.batch_size
+    bar = Bar("generating", len(rows), console=arguments.notes(), unit="texts")
     with contextlib.closing(bar), _writing(args.out) as write:
         for first in range(0, len(rows), size):
             batch = rows[first:first + size]

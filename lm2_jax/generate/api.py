@@ -1,5 +1,6 @@
 """`lm2.read` and `lm2.generate`: what a trained model is used for."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,22 +42,18 @@ class Generation:
     text: str
     tokens: tuple[int, ...]
     reason: Literal["stop", "length"]
-    _before: ReadState = field(repr=False)
-    _after: Reading | None = field(repr=False)  # None: the tokens must be read first
+    _make_state: Callable[[], ReadState] = field(repr=False, compare=False)
 
     @cached_property
     def state(self) -> ReadState:
         """What has been read now: the text before the prompt, the prompt and these tokens."""
-        before = self._before
-        after = self._after or _engine(before.run).read([np.array(self.tokens, np.int32)],
-                                                        before.reading)
-        return ReadState(before.run, after, before.sources)
+        return self._make_state()
 
 
 def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Sequence[str] = "",
              max_new_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
              top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
-             stop: Sequence[str] = (), stop_ids: Iterable[int] | None = None,
+             stop: str | Sequence[str] = (), stop_ids: Iterable[int] | None = None,
              seed: int | Sequence[int] = 0, state: ReadState | Sequence[ReadState] | None = None,
              on_text: Callable[[int, str], None] | None = None,
              progress: Progress = _nothing, batch_size: int = 0) -> list[Generation]:
@@ -67,15 +64,16 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
 
     Args:
       run: the model, from `lm2.load`.
-      prompts: a text or several ones, or lists of token ids. A text that begins with the prompt
-        gets the tokenizer's BOS, as in training; token ids are taken as they are.
-      question: asked after a prompt that is a text, or one for each prompt, in the form that
-        BABILong models are trained on. A prompt may be "" if there is a question or a state.
+      prompts: a text or several ones, or lists of token ids. If nothing was read before a text, it
+        gets the tokenizer's BOS, as in training. A model that was trained on BABILong answers one
+        that ends with a question mark. Token ids are taken as they are.
+      question: asked after each prompt, or one for each, of such a model, in the form of its
+        training; not with token ids. A prompt may be "" if there is a question or a state.
       max_new_tokens: of each text, at least 1; it may be more than a segment.
       temperature: 0 takes the most likely token each time.
       top_k, top_p, min_p: restrict the choice to likely tokens (`Sampling`); 0, 1 and 0 do not.
       repetition_penalty: above 1 makes tokens of the prompt and of the new text less likely.
-      stop: strings before which a text ends.
+      stop: the string, or several ones, before which a text ends.
       stop_ids: tokens at which a text ends; None = those of the tokenizer.
       seed: from 0 to 2**32 - 1, of all texts or of each.
       state: what was read before the prompts, from `lm2.read` or `Generation.state`: one for all
@@ -93,23 +91,22 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
     Example:
 
         run = lm2.load("runs/quickstart")
-        answer, = lm2.generate(run, "John went to the kitchen.", question="Where is John?")
+        answer, = lm2.generate(run, "John went to the kitchen. Where is John?")
         answer.text, answer.reason, answer.state
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    stop = [stop] if isinstance(stop, str) else stop
     if not all(stop):
         raise UserError("a stop string is empty")
     asked = _prompts(prompts)
     questions, seeds, before = (_each(value, len(asked), name) for value, name in (
         (question, "questions"), (seed, "seeds"), (state, "states")))
-    tokens = [encoding.of_prompt(run, prompt, question, first=state is None)
-              if isinstance(prompt, str) else encoding.array(prompt)
-              for prompt, question, state in zip(asked, questions, before, strict=True)]
-    for b, prompt in enumerate(tokens):
-        if not len(prompt) and before[b] is None:
-            raise UserError(f"prompt {b} has no tokens; give a text, or a state")
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"seed is {wrong[0]}; it must be from 0 to {2**32 - 1}")
+    tokens = [_tokens(run, *row) for row in zip(range(len(asked)), asked, questions, before,
+                                                strict=True)]
     engine = _engine(run)
     reading = engine.read(tokens, _joined(run, before), batch_size=batch_size, progress=progress)
     decoding = engine.generate(reading, sampling, max_new_tokens, seeds=seeds,
@@ -123,12 +120,18 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
                 on_text(b, piece)
         if all(row.reason for row in rows):
             break
-    steps, after, found = max(len(row.tokens) for row in rows), decoding.reading, []
-    for b, row in enumerate(rows):
-        read = ReadState(run, reading.take([b]), before[b].sources if before[b] else ())
-        found.append(Generation("".join(row.pieces), tuple(row.tokens), row.reason or "length",
-                                read, after.take([b]) if len(row.tokens) == steps else None))
-    return found
+    after, steps = decoding.reading, max(len(row.tokens) for row in rows)
+
+    def state_of(b: int) -> ReadState:
+        sources, new = before[b].sources if before[b] else (), rows[b].tokens
+        if len(new) == steps:
+            return ReadState(run, after.take([b]), sources)
+        # The row has ended before others, and went on.
+        own = engine.read([np.array(new, np.int32)], reading.take([b]))
+        return ReadState(run, own, sources)
+
+    return [Generation("".join(row.pieces), tuple(row.tokens), row.reason or "length",
+                       functools.partial(state_of, b)) for b, row in enumerate(rows)]
 
 
 def read(run: Run, text: Prompt, state: ReadState | None = None, *, name: str = "text",
@@ -153,7 +156,7 @@ def read(run: Run, text: Prompt, state: ReadState | None = None, *, name: str = 
 
         run = lm2.load("runs/quickstart")
         book = lm2.read(run, open("book.txt").read())
-        lm2.generate(run, ["", ""], question=["Where is John?", "Where is Mary?"], state=book)
+        lm2.generate(run, ["Where is John?", "Where is Mary?"], state=book)
         book.save("book.safetensors")
     """
     return read_all(run, [ToRead(run, name, text, state)], progress=progress)[0]
@@ -239,6 +242,20 @@ def _prompts(prompts: Any) -> Sequence[Prompt]:
     if not len(prompts):
         raise UserError("there are no prompts")
     return [prompts] if isinstance(prompts[0], int | np.integer) else prompts
+
+
+def _tokens(run: Run, number: int, prompt: Prompt, question: str, state: ReadState | None
+            ) -> Tokens:
+    """The tokens of a prompt, by its number in messages."""
+    if isinstance(prompt, str):
+        tokens = encoding.of_prompt(run, prompt, question, first=state is None)
+    elif question:
+        raise UserError(f"prompt {number} is token ids, which have their question in them")
+    else:
+        tokens = encoding.array(prompt)
+    if not len(tokens) and state is None:
+        raise UserError(f"prompt {number} has no tokens; give a text, or a state")
+    return tokens
 
 
 def _each(value: Any, rows: int, name: str) -> list:

@@ -56,7 +56,7 @@ class Chat:
 class Facts:
     """A conversation with a model that was trained on facts, questions and answers.
 
-    A message that ends with a question mark is a question; any other one is only read.
+    A message that ends with a question mark is answered; any other one is only read.
 
     Attributes:
       state: what has been read so far; None = nothing.
@@ -66,16 +66,13 @@ class Facts:
         self._run, self.state = run, state
         self._end: list[int] = []  # ends the last answer, if the model has not done so
 
-    def is_question(self, message: str) -> bool:
-        return message.rstrip().endswith("?")
-
     def ask(self, message: str) -> list[int]:
         """Returns the tokens of a message that the model must read after `state`."""
-        new = (prompts.of_question(self._run, message.strip()) if self.is_question(message)
-               else prompts.of_text(self._run, message)[:])
-        first = [*prompts.beginning(self._run, self.state is None), *self._end]
+        mark = [self._run.tokenizer.answer_id] * prompts.ends_with_question(message)
+        tokens = [*prompts.beginning(self._run, self.state is None), *self._end,
+                  *prompts.of_text(self._run, message)[:], *mark]
         self._end = []
-        return [*map(int, first), *new.tolist()]
+        return list(map(int, tokens))
 
     def answered(self, answer: Generation) -> None:
         """Takes the answer to the last question into the conversation."""

@@ -57,14 +57,23 @@ def of_question(run: Run, question: str) -> np.ndarray:
 def of_prompt(run: Run, prompt: str, question: str = "", *, first: bool = True) -> Tokens:
     """The tokens of a prompt, and of a question about it.
 
+    A prompt is continued as it is. If the model was trained on questions and the prompt ends with
+    a question mark, it ends with a question: it is read as in training, up to the answer mark.
+
     Args:
-      question: "" = the prompt is continued as it is.
+      question: "" = none beside the prompt.
       first: whether nothing was read before, so that the tokens begin with BOS.
     """
     begin = beginning(run, first)
-    if not question:
-        return joined(begin, array(run.tokenizer.encode(prompt)))
-    return joined(begin, of_text(run, prompt), of_question(run, question))
+    if question:
+        return joined(begin, of_text(run, prompt), of_question(run, question))
+    if answers_questions(run) and ends_with_question(prompt):
+        return joined(begin, of_text(run, prompt), array([run.tokenizer.answer_id]))
+    return joined(begin, array(run.tokenizer.encode(prompt)))
+
+
+def ends_with_question(text: str) -> bool:
+    return text.rstrip().endswith("?")
 
 
 def array(tokens: Any) -> Tokens:

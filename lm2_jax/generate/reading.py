@@ -60,7 +60,7 @@ class Reading:
         chosen = [*rows, *[rows[0]] * (batch_size - len(rows))]
         state = self.state
         if chosen != list(range(len(self.tails))):
-            state = _take(state, np.array(chosen, np.int32))
+            state = take(state, np.array(chosen, np.int32))
         return Reading(state, tuple(self.tails[b] for b in chosen),
                        tuple(self.segments[b] for b in chosen), len(rows))
 
@@ -95,8 +95,9 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
                  zip(prompts, full_B, strict=True)] for i in range(s, s + count)]
         segments = [padded(row, T, pad_id) for row in rows]
         # The state that the caller's reading holds is not given away.
-        run = _advance if begin and state is begin.state else advance_in_place
+        run = advance if begin and state is begin.state else advance_in_place
         state = run(model, params, state, *map(np.stack, zip(*segments, strict=True)), reset_B)
+        jax.block_until_ready(state)  # otherwise progress would tell what is only asked for
         new = sum(len(tokens) for row in rows for tokens in row)
         progress(new - (sum(k for k, n in zip(known, full_B, strict=True) if n) if s == 0 else 0))
         s += count
@@ -140,7 +141,7 @@ def with_places(config: ModelConfig, batch_size: int, state: State | None, place
 # These are outside of `read`, so that all readings by one model share what is compiled.
 
 first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
-_take = jax.jit(lambda state, rows_B: constrain_state(take_rows(state, rows_B)))
+take = jax.jit(lambda state, rows_B: constrain_state(take_rows(state, rows_B)))
 _resize = jax.jit(resize_window, static_argnums=1)
 
 
@@ -157,5 +158,5 @@ def _advance_all(model: LanguageModel, params: Params, state: State, tokens_CBT,
     return scan_segments(step, state, (tokens_CBT, valid_CBT), remat=False)[0]
 
 
-_advance = jax.jit(_advance_all, static_argnums=0)
+advance = jax.jit(_advance_all, static_argnums=0)
 advance_in_place = jax.jit(_advance_all, static_argnums=0, donate_argnums=2)

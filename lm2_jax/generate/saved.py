@@ -93,7 +93,7 @@ def read_state(path: str | os.PathLike, run: Run, name: str = "") -> ReadState:
 
         run = lm2.load("runs/quickstart")
         book = lm2.read_state("book.safetensors", run)
-        lm2.generate(run, "", question="Where is John?", state=book)[0].text
+        lm2.generate(run, "Where is John?", state=book)[0].text
     """
     return choose(load(path, run), name, path)
 

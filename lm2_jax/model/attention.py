@@ -14,24 +14,33 @@ from lm2_jax.types import Window
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over the cached window and the segment; the caller gives the mask."""
+    """Grouped-query attention over the cached window and the segment; the caller gives the mask.
+
+    Attributes:
+      config: of the model.
+      running: whether the tokens continue a segment, whose keys and values are in a cache.
+    """
 
     config: ModelConfig
+    running: bool = False
 
     @nn.compact
     def __call__(self, a_BTD, window_BWKH, mask_BTS, rope_2SH):
         """Computes attention of T queries over S = W + T keys.
 
+        Where a segment continues, C places of the cache take the place of the W tokens before it.
+
         Args:
           a_BTD: normalised input, in the compute dtype.
           window_BWKH: (keys, values) of the W tokens before the segment, not rotated; W may be 0.
+            Of a cache, [B, K, C, H], the keys being rotated.
           mask_BTS: bool, True where a query attends to a key.
           rope_2SH: float32 [2, S, H/2], cos and sin of the positions of all keys; those of the
-            queries are the last T.
+            queries are the last T. With a cache, [2, B, T, H/2]: those of the queries of each row.
 
         Returns:
-          (output [B, T, D], (keys, values) [B, S, K, H] of window and segment, not rotated), in
-          the compute dtype.
+          (output [B, T, D], (keys, values) [B, S, K, H] of window and segment, not rotated; with a
+          cache, those of the T tokens, [B, T, K, H], the keys being rotated), in the compute dtype.
         """
         c = self.config
         D, N, K, H = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
@@ -44,12 +53,17 @@ class Attention(nn.Module):
         q_BTNH = constrain(q_BTNH, "act_batch", "act_len", "act_heads", "act_head_dim")
         k_BTKH, v_BTKH = (constrain(x, "act_batch", "act_len", "act_kv_heads", "act_head_dim")
                           for x in (k_BTKH, v_BTKH))
-        k_BSKH, v_BSKH = (jnp.concatenate([old, new], axis=1)
-                          for old, new in zip(window_BWKH, (k_BTKH, v_BTKH), strict=True))
-        T = a_BTD.shape[1]
-        out_BTNH = kernels.attention(rope.rotate(q_BTNH, rope_2SH[:, -T:]),
-                                     rope.rotate(k_BSKH, rope_2SH), v_BSKH, mask_BTS,
-                                     c.attention_implementation)
+        if self.running:
+            k_BSKH, v_BSKH = rope.rotate(k_BTKH, rope_2SH), v_BTKH
+            out_BTNH = kernels.attention_with_cache(rope.rotate(q_BTNH, rope_2SH), k_BSKH, v_BSKH,
+                                                    *window_BWKH, mask_BTS)
+        else:
+            k_BSKH, v_BSKH = (jnp.concatenate([old, new], axis=1)
+                              for old, new in zip(window_BWKH, (k_BTKH, v_BTKH), strict=True))
+            T = a_BTD.shape[1]
+            out_BTNH = kernels.attention(rope.rotate(q_BTNH, rope_2SH[:, -T:]),
+                                         rope.rotate(k_BSKH, rope_2SH), v_BSKH, mask_BTS,
+                                         c.attention_implementation)
         out_BTD = Linear("BTNH,NHD->BTD", (N, H, D), ("heads", "head_dim", "embed"),
                          scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype,
                          name="o_proj")(out_BTNH)

@@ -56,15 +56,18 @@ class Block(nn.Module):
       config: of the model.
       has_memory: whether the block has a memory.
       deterministic: False applies dropout.
+      running: whether the tokens continue a segment (`lm2_jax/model/running.py`). Then the memory's
+        `step` takes the place of `mix`, and it is not written.
     """
 
     config: ModelConfig
     has_memory: bool
     deterministic: bool = True
+    running: bool = False
 
     def __call__(self, x_BSD, state, *shared):
         """Applies `run`, rematerialised as `model.remat` says."""
-        if self.config.remat == "none":
+        if self.config.remat == "none" or self.running:
             return self.run(x_BSD, state, *shared)
         # If segments are rematerialised too, `scan_segments` saves the named block inputs. Without
         # them the backward pass would recompute each block twice: once for the input of the next
@@ -79,14 +82,17 @@ class Block(nn.Module):
 
         Args:
           x_BSD: residual stream, in the compute dtype.
-          state: this block's slice of the memory state; None without a memory.
-          window_BWKH: (keys, values) of this block for the W tokens before the segment.
+          state: this block's slice of the memory state; None without a memory. Where a segment
+            continues, what the memory's `step` takes.
+          window_BWKH: (keys, values) of this block for the W tokens before the segment; where a
+            segment continues, the cache [B, K, C, H] that `Attention` takes.
           mask_BSS: bool [B, S, W + S], True where a token attends to a key.
           valid_BS: bool, False for padding.
-          rope_2SH: cos and sin, float32 [2, W + S, H/2].
+          rope_2SH: cos and sin, float32 [2, W + S, H/2], or [2, B, S, H/2] where a segment
+            continues.
 
         Returns:
-          (x_BSD, (state, (keys, values) [B, W + S, K, H])).
+          (x_BSD, (state, (keys, values) as `Attention` returns them)).
         """
         c = self.config
         norm = partial(RMSNorm, c.norm_eps, c.dtype)
@@ -97,15 +103,16 @@ class Block(nn.Module):
         if memory:
             x_BSD = memory.pre_block(x_BSD, state)
         a_BSD = norm(name="attention_norm")(x_BSD)
-        out_BSD, window_BSKH = Attention(c, name="attention")(
+        out_BSD, window_BSKH = Attention(c, self.running, name="attention")(
             a_BSD, window_BWKH, mask_BSS, rope_2SH)
         if memory:
-            added_BSD, state = memory.mix(a_BSD, state, valid_BS)
+            mix = memory.step if self.running else memory.mix
+            added_BSD, state = mix(a_BSD, state, valid_BS)
             out_BSD += added_BSD
         x_BSD += dropout(out_BSD)
-        if memory:
+        if memory and not self.running:
             state = memory.write(x_BSD, state, valid_BS)
         x_BSD += dropout(MLP(c, name="mlp")(norm(name="mlp_norm")(x_BSD)))
-        if memory:
+        if memory and not self.running:
             state = memory.post_block(x_BSD, state, valid_BS)
         return x_BSD, (state, window_BSKH)

@@ -1,10 +1,13 @@
 """Backend-dependent choices: the attention kernel and the unrolling of scans."""
 
+import functools
 from typing import Literal, cast
 
 import jax
+import jax.numpy as jnp
 
 CPU_UNROLL = 8
+MASKED = -1e30  # affinity of masked keys
 
 
 def unroll(length: int) -> int:
@@ -47,3 +50,31 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS:
     name = cast(Literal["xla", "cudnn"], implementation)
     return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None],
                                         implementation=name)
+
+
+def attention_with_cache(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array,
+                         key_BKCH: jax.Array, value_BKCH: jax.Array, mask_BTS: jax.Array
+                         ) -> jax.Array:
+    """Grouped-query attention over the C places of a cache and, after them, T new tokens.
+
+    It is `attention` over both, without putting them together, which would copy the cache.
+
+    Args:
+      q_BTNH, k_BTKH, v_BTKH: of the new tokens, queries and keys rotated.
+      key_BKCH, value_BKCH: the cache, keys rotated.
+      mask_BTS: bool [B, T, C + T]. The output of a token whose mask is all False is finite but
+        unspecified.
+
+    Returns:
+      [B, T, N, H] in the dtype of q.
+    """
+    (B, T, N, H), K, C = q_BTNH.shape, k_BTKH.shape[2], key_BKCH.shape[2]
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    affinity_BKGTS = jnp.concatenate([product("BTKGH,BKCH->BKGTC", q_BTKGH, key_BKCH),
+                                      product("BTKGH,BSKH->BKGTS", q_BTKGH, k_BTKH)], axis=-1)
+    affinity_BKGTS = jnp.where(mask_BTS[:, None, None], affinity_BKGTS * H**-0.5, MASKED)
+    A_BKGTS = jax.nn.softmax(affinity_BKGTS, axis=-1).astype(q_BTNH.dtype)
+    out_BTKGH = (product("BKGTC,BKCH->BTKGH", A_BKGTS[..., :C], value_BKCH)
+                 + product("BKGTS,BSKH->BTKGH", A_BKGTS[..., C:], v_BTKH))
+    return out_BTKGH.astype(q_BTNH.dtype).reshape(B, T, N, H)

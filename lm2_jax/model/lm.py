@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,9 @@ from lm2_jax.model.block import BLOCK_INPUT, Block
 from lm2_jax.model.embedding import lookup, unembed
 from lm2_jax.model.linear import Linear, RMSNorm, partitioned, unshard
 from lm2_jax.partition import constrain
-from lm2_jax.types import Output, Params, State, Window
+from lm2_jax.types import Output, Params, Running, State, Window
+
+Rows = TypeVar("Rows", State, Running)
 
 
 class LanguageModel(nn.Module):
@@ -215,7 +217,7 @@ def window_size(state: State) -> int | None:
     return None if state.window is None else state.window.valid_BW.shape[1]
 
 
-def select_rows(choose_B: jax.Array, chosen: State, other: State) -> State:
+def select_rows(choose_B: jax.Array, chosen: Rows, other: Rows) -> Rows:
     """Returns the rows of `chosen` where `choose_B`, bool, is True, else those of `other`."""
     def select(path, a, b):
         shape = [1] * a.ndim
@@ -225,15 +227,23 @@ def select_rows(choose_B: jax.Array, chosen: State, other: State) -> State:
     return jax.tree_util.tree_map_with_path(select, chosen, other)
 
 
-def take_rows(state: State, rows_B: jax.Array) -> State:
+def take_rows(state: Rows, rows_B: jax.Array) -> Rows:
     """Returns the state of the rows with these indices, int32; a row may be taken repeatedly."""
     return jax.tree_util.tree_map_with_path(
         lambda path, a: jnp.take(a, rows_B, axis=_row_axis(path)), state)
 
 
+def put_rows(state: Rows, rows_B: jax.Array, part: Rows) -> Rows:
+    """Returns the state with the rows of `part` in place of those with these indices, int32."""
+    def put(path, a, b):
+        return a.at[rows_B].set(b) if _row_axis(path) == 0 else a.at[:, rows_B].set(b)
+
+    return jax.tree_util.tree_map_with_path(put, state, part)
+
+
 def _row_axis(path) -> int:
     """Returns which axis of a state's array is that of the rows."""
-    return 0 if path[-1] == jax.tree_util.GetAttrKey("valid_BW") else 1
+    return 0 if getattr(path[-1], "name", "") in ("valid_BW", "valid_BC", "length_B") else 1
 
 
 def resize_window(state: State, size: int) -> State:

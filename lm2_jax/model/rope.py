@@ -37,12 +37,12 @@ def rotate(x_BTNH: jax.Array, table_2TH: jax.Array) -> jax.Array:
 
     Args:
       x_BTNH: queries or keys, of any float dtype.
-      table_2TH: from `table`, float32 [2, T, H/2].
+      table_2TH: from `table`, float32 [2, T, H/2], or [2, B, T, H/2] with positions of each row.
 
     Returns:
       [B, T, N, H] in the dtype of x; computed in float32.
     """
-    cos, sin = table_2TH[:, None, :, None, :]
+    cos, sin = table_2TH[..., None, :]
     cos, sin = (jnp.broadcast_to(a, x_BTNH.shape[:-1] + a.shape[-1:]) for a in (cos, sin))
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)

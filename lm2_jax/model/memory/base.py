@@ -59,12 +59,18 @@ class BlockMemory(nn.Module):
         x            <- x + mlp(norm(x))
         state        <- post_block(x, state, valid)
 
+    Where text is generated, a segment is read token by token (`lm2_jax/model/running.py`). Then
+    `prepare(state)` is called once per segment, `step` takes the place of `mix`, and `write` and
+    `post_block` are left out; the whole segment is read again when it is full.
+
     A memory overrides the hooks that it needs and creates its parameters in `setup`. By default
-    `mix` adds `read(norm(x), state)` and leaves the state as it is, and the other hooks do nothing.
+    `mix` adds `read(norm(x), prepare(state))` and leaves the state as it is, `step` adds `read` of
+    what was prepared, `prepare` returns the state, and the other hooks do nothing.
     So a memory that is updated once per segment overrides `read` and `write`, and a layer that is
-    recurrent over tokens, which reads and updates in one computation, overrides `mix`. `state` is
-    this block's slice of the state, a pytree of arrays [B, ...], and a new one must have the same
-    shapes and dtypes. `pre_block`, `mix` and `read` always get the state from before the segment.
+    recurrent over tokens, which reads and updates in one computation, overrides `mix` and makes
+    `step` the same function. `state` is this block's slice of the state, a pytree of arrays
+    [B, ...], and a new one must have the same shapes and dtypes. `pre_block`, `mix` and `prepare`
+    always get the state from before the segment.
 
     Attributes:
       config: of the model.
@@ -77,16 +83,23 @@ class BlockMemory(nn.Module):
 
         Args:
           x_BSD: residual stream before the block.
-          state: from before the segment.
+          state: from before the segment; token by token, what `step` gets.
         """
         return x_BSD
 
-    def read(self, a_BSD: jax.Array, state: Any) -> jax.Array | float:
+    def prepare(self, state: Any) -> Any:
+        """Returns what `read` takes: the state, or all that depends on it alone, computed.
+
+        It is a pytree of arrays [B, ...], like the state.
+        """
+        return state
+
+    def read(self, a_BSD: jax.Array, prepared: Any) -> jax.Array | float:
         """Returns what is added to the output of attention, [B, S, D] in the compute dtype.
 
         Args:
           a_BSD: normalised input, the same that attention gets.
-          state: from before the segment.
+          prepared: as `prepare` returned it for the state from before the segment.
         """
         return 0.0
 
@@ -103,7 +116,19 @@ class BlockMemory(nn.Module):
         Returns:
           (as `read` returns it, the state that `write` gets).
         """
-        return self.read(a_BSD, state), state
+        return self.read(a_BSD, self.prepare(state)), state
+
+    @nn.nowrap
+    def step(self, a_BSD: jax.Array, prepared: Any, valid_BS: jax.Array
+             ) -> tuple[jax.Array | float, Any]:
+        """Returns what `mix` adds for the next tokens of a segment, and what `step` gets then.
+
+        Args:
+          a_BSD: normalised input of the next tokens of the segment, one or several.
+          prepared: as `prepare` returned it before the segment's first token, else as `step` did.
+          valid_BS: bool, False for padding.
+        """
+        return self.read(a_BSD, prepared), prepared
 
     def write(self, x_BSD: jax.Array, state: Any, valid_BS: jax.Array) -> Any:
         """Returns the state after attention.

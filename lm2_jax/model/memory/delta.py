@@ -97,6 +97,8 @@ class GatedDeltaNet(BlockMemory):
         tail_BWD = jnp.take_along_axis(a_BXD, last_BW[..., None], axis=1).astype(jnp.float32)
         return out_BTD, DeltaState(matrix_BNVK, tail_BWD)
 
+    step = mix
+
 
 class Convolution(nn.Module):
     """silu of a causal convolution of each channel over CONV_WIDTH tokens, in float32.

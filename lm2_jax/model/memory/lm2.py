@@ -67,7 +67,14 @@ class LM2Memory(BlockMemory):
             self.route_bias_N = self.param("route_bias", partitioned(nn.initializers.zeros,
                                                                      ("heads",)), (N,), jnp.float32)
 
-    def read(self, a_BTD: jax.Array, bank_BMD: jax.Array) -> jax.Array:
+    def prepare(self, bank_BMD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns n W_k and n W_v of `read`, [B, M, N, H] each."""
+        n_BMD = self.slot_norm(bank_BMD)
+        if self.is_initializing():
+            self.q_proj(n_BMD)  # W_k is initialised from W_q, which must be there first
+        return self.k_proj(n_BMD), self.v_proj(n_BMD)
+
+    def read(self, a_BTD: jax.Array, prepared: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Returns the gated read g * E, [B, T, D] in the compute dtype.
 
         With n = norm(bank),
@@ -79,9 +86,8 @@ class LM2Memory(BlockMemory):
         With slot_keys, n W_k + w takes the place of n W_k, here and in the write; w is learnt for
         each slot and head.
         """
-        n_BMD = self.slot_norm(bank_BMD)
-        v_BMNH = self.v_proj(n_BMD)
-        affinity_BNTM = self._affinity(self.q_proj(a_BTD), self.k_proj(n_BMD))
+        k_BMNH, v_BMNH = prepared
+        affinity_BNTM = self._affinity(self.q_proj(a_BTD), k_BMNH)
         if self.config.memory.top_k:
             threshold = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
             affinity_BNTM = jnp.where(affinity_BNTM >= threshold, affinity_BNTM, MASKED)

@@ -1,0 +1,136 @@
+"""`lm2 bench decode`: rates of reading a prompt and of generating after it."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import jax
+import numpy as np
+import optax
+
+from lm2_jax.checkpoint import workdir as runs
+from lm2_jax.config import Config, MeshConfig, with_vocab_size
+from lm2_jax.data.babilong import corpus
+from lm2_jax.errors import UserError
+from lm2_jax.generate.engine import Engine
+from lm2_jax.generate.sampling import Sampling
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.report.table import Table
+from lm2_jax.runtime import meshes
+from lm2_jax.runtime.console import Console
+from lm2_jax.runtime.files import replacing
+from lm2_jax.training import state as train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """The measurement of one batch size.
+
+    Attributes:
+      batch: number of rows.
+      prompt: tokens of each row's prompt.
+      new: tokens generated in each row.
+      first: seconds from the prompts to the first token, of each repetition.
+      rest: seconds from the first token to the last, of each repetition.
+    """
+
+    batch: int
+    prompt: int
+    new: int
+    first: Sequence[float]
+    rest: Sequence[float]
+
+    @property
+    def reading(self) -> float:
+        """Tokens of the prompts a second, the first token included."""
+        return self.batch * self.prompt / median(self.first)
+
+    @property
+    def decoding(self) -> float:
+        """Generated tokens a second, without the first."""
+        return self.batch * (self.new - 1) / median(self.rest)
+
+
+def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int], prompt: int,
+        new: int, repeats: int, out: str | Path, console: Console | None = None) -> list[Rate]:
+    """Measures greedy generation after random tokens on one device; prints and writes the table.
+
+    Every batch size is run once before it is measured, so that everything is compiled.
+
+    Args:
+      config: of an untrained model; None measures the model of `workdir`.
+      batches: numbers of rows.
+      prompt: tokens of each prompt.
+      new: tokens to generate in each row, 2 at least.
+      repeats: measurements of each batch size.
+      out: folder of decode.json and decode.md.
+
+    Raises:
+      UserError: if an argument cannot be used.
+    """
+    console = console or Console()
+    if not batches or min(*batches, prompt, repeats) < 1 or new < 2:
+        raise UserError(f"--batches is {','.join(map(str, batches))!r}, --prompt {prompt}, --new "
+                        f"{new}, --repeats {repeats}; there must be 1 of each at least, and 2 new")
+    name, model, params, mesh = _model(config, workdir)
+    engine, rates = Engine(model, params, pad_id=0), []
+    drawn = np.random.default_rng(0).integers(model.config.vocab_size, size=(max(batches), prompt),
+                                              dtype=np.int32)
+    with jax.set_mesh(mesh):
+        for batch in batches:
+            times = [_generate(engine, list(drawn[:batch]), new) for _ in range(repeats + 1)][1:]
+            first, rest = zip(*times, strict=True)
+            rates.append(Rate(batch, prompt, new, first, rest))
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    heading = (f"{name} on one {jax.devices()[0].device_kind}: {size:,} parameters, segments of "
+               f"{model.config.segment_length} tokens")
+    console.print(heading)
+    console.print(table(rates).terminal())
+    with replacing(Path(out) / "decode.json") as partial:
+        partial.write_text(json.dumps({"model": name, "device": jax.devices()[0].device_kind,
+                                       "parameters": size, "rates": [
+                                           dataclasses.asdict(rate) for rate in rates]},
+                                      indent=2) + "\n", "utf-8")
+    with replacing(Path(out) / "decode.md") as partial:
+        partial.write_text(f"{heading}\n\n{table(rates).markdown()}", "utf-8")
+    for file in ("decode.json", "decode.md"):
+        console.print(str(Path(out) / file))
+    return rates
+
+
+def _model(config: Config | None, workdir: str | Path | None):
+    """Returns (name, model, parameters, mesh) of a run, or of an untrained model."""
+    if config is None:
+        if workdir is None:
+            raise UserError("lm2 bench decode needs --config (untrained) or --workdir (trained)")
+        run = runs.load(workdir)
+        mesh = meshes.for_evaluation(run.config, jax.devices()[:1])
+        return str(workdir), run.model, run.variables, mesh
+    if not config.model.vocab_size:
+        words = corpus.make_tokenizer(config.data, config.seed)
+        config = with_vocab_size(config, words.vocab_size, corpus.vocab_multiple(config.data))
+    config = dataclasses.replace(config, mesh=MeshConfig())
+    mesh, model = meshes.for_evaluation(config, jax.devices()[:1]), LanguageModel(config.model)
+    params = train_state.create(model, optax.identity(), config.seed, mesh)[0].params
+    return "an untrained model", model, params, mesh
+
+
+def _generate(engine: Engine, prompts: Sequence[np.ndarray], new: int) -> tuple[float, float]:
+    begun, first = time.perf_counter(), 0.0
+    for _ in engine.generate(engine.read(prompts), Sampling(), new):
+        first = first or time.perf_counter()
+    return first - begun, time.perf_counter() - first
+
+
+def table(rates: Sequence[Rate]) -> Table:
+    """A row for each batch size, from the medians of its repetitions."""
+    rows = [[f"{rate.batch}", f"{rate.prompt:,}", f"{rate.new:,}",
+             f"{1e3 * median(rate.first):,.1f}", f"{rate.reading:,.1f}",
+             f"{1e3 * median(rate.rest) / (rate.new - 1):,.2f}", f"{rate.decoding:,.1f}"]
+            for rate in rates]
+    return Table(["rows", "prompt\ntokens", "new\ntokens", "ms to the\nfirst token",
+                  "prompt\ntokens/s", "ms a step", "new\ntokens/s"], [rows],
+                 note="Medians of the repetitions. A step computes a token in each row.")
