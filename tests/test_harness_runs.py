@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from lm2_jax.convert import importing
 from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.errors import UserError
 from lm2_jax.eval.harness import babilong, running
+from lm2_jax.generate.text import ChatTemplate
 from lm2_jax.report import harness as report
 from lm2_jax.runtime.console import Console
 
@@ -88,6 +90,30 @@ def test_bos_is_added_once_where_the_model_has_it(workdir):
     assert model.prefix_token_id == bos
     assert model.tok_encode("Mary")[0] == bos and model.tok_encode("<s>Mary")[:2].count(bos) == 1
     assert bos not in model.tok_encode("Mary", add_special_tokens=False)
+
+
+def test_a_bos_that_is_only_named_begins_texts_without_a_context(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run/tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
+    model = LM2(tmp_path / "run", batch_size=8)
+    assert model.tok_encode("Mary") == model.run.tokenizer.encode("Mary")
+    assert model.prefix_token_id == model.run.tokenizer.id_of("<s>") != model.eot_token_id
+
+
+def test_a_chat_may_end_within_the_answer(workdir, monkeypatch):
+    model = LM2(workdir, batch_size=8)
+    chat = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "It is "}]
+    for template, text in (("{{ messages[1]['content'] }}", "It is "),
+                           ("<{{ messages[1]['content'].strip() }}>", "<It is")):
+        monkeypatch.setattr(model, "_template", lambda t=template: ChatTemplate(t, {}, "here"))
+        assert model.apply_chat_template(chat, add_generation_prompt=False) == text
+
+
+def test_the_chat_template_is_that_of_the_converted_model(workdir):
+    model = LM2(workdir, batch_size=8)
+    assert model.chat_template(True) == hf_folders.CHAT_TEMPLATE
+    assert model.chat_template(False) is None
 
 
 def test_the_harness_scores_as_the_model_class_does(model, tasks):
@@ -215,6 +241,7 @@ def test_an_interrupted_evaluation_goes_on(workdir, tasks, tmp_path, monkeypatch
 @pytest.mark.parametrize("arguments,message", [
     (["--harness=arc_esay"], "has no task 'arc_esay'; the nearest are"),
     (["--harness=x", "--include-path=nowhere"], "nowhere is no folder of task files"),
+    (["--harness=,"], "no task of the harness is named"),
     (["--harness=x", "--config=tiny"], "--config has no effect with --harness"),
     (["--harness=x", "--config.seed=3"], "--config.seed has no effect with --harness"),
     (["--harness=lm2_babilong_qa1"], "needs samples; give --metadata samples=PATH"),

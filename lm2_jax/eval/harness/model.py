@@ -1,6 +1,8 @@
 """The model class of lm-evaluation-harness. This module needs lm_eval."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -83,10 +85,23 @@ class LM2(TemplateLM):
         tokens = self.run.tokenizer
         return tokens.end_id if tokens.eos_id is None else tokens.eos_id
 
-    @property
+    @functools.cached_property
     def prefix_token_id(self) -> int:
-        """What a text without a context begins with: BOS, if the model was trained with one."""
-        return next(iter(self.run.tokenizer.bos_ids), self.eot_token_id)
+        """What a text without a context begins with: BOS, or the end of a text if there is none.
+
+        A converted model that puts no BOS before texts may name one all the same, which the
+        harness's own models take.
+        """
+        tokens = self.run.tokenizer
+        if not tokens.bos_ids and (named := self._named("bos_token")):
+            return tokens.id_of(named)
+        return next(iter(tokens.bos_ids), self.eot_token_id)
+
+    def _named(self, key: str) -> str | None:
+        """A token that the files of a converted model name."""
+        path = self.folder / workdirs.SOURCE / "tokenizer_config.json" if self.folder else None
+        named = json.loads(path.read_text("utf-8")).get(key) if path and path.is_file() else None
+        return named.get("content") if isinstance(named, dict) else named
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs
                    ) -> list[int]:
@@ -188,8 +203,10 @@ class LM2(TemplateLM):
         text = self._template().render(chat_history, add_generation_prompt=add_generation_prompt)
         if add_generation_prompt:
             return text
-        last = chat_history[-1]["content"].strip()
-        return text[:text.rindex(last) + len(last)]
+        last = chat_history[-1]["content"]
+        begin = text.rindex(last.strip())
+        whole = last.lstrip()  # some templates strip the end of a message
+        return text[:begin + len(whole if text.startswith(whole, begin) else last.strip())]
 
     def _template(self):
         if self.folder is None:

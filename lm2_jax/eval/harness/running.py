@@ -36,9 +36,13 @@ def run(model: Any, tasks: Sequence[str], *, include: Sequence[str | Path] = (),
       UserError: if there is no such task, or its data cannot be loaded.
     """
     require()
+    import datasets
     from lm_eval import simple_evaluate
 
+    if not tasks:
+        raise UserError("no task of the harness is named; lm_eval ls tasks lists them")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
     manager, names = _find(tasks, [TASKS, *include], dict(metadata or {}))
     try:
         results = simple_evaluate(model=model, tasks=names, task_manager=manager, **options)
