@@ -117,7 +117,7 @@ def test_the_chat_template_is_that_of_the_converted_model(workdir):
 
 
 def test_the_harness_scores_as_the_model_class_does(model, tasks):
-    results = running.run(model, ["mmlu_here"], include=[tasks], num_fewshot=1, limit=2,
+    results = running.run(model, running.find(["mmlu_here"], [tasks]), num_fewshot=1, limit=2,
                           bootstrap_iters=0)
     for subject in SUBJECTS:
         for sample in results["samples"][f"mmlu_{subject}"]:
@@ -139,7 +139,8 @@ def test_babilong_by_the_benchmarks_metric(model, tmp_path):
                     target="kitchen") for length in ("0k", "96", "0k")]
     path = tmp_path / "samples.jsonl"
     path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    results = running.run(model, ["lm2_babilong_qa1"], metadata={"samples": str(path)})
+    results = running.run(model, running.find(["lm2_babilong_qa1"],
+                                              metadata={"samples": str(path)}))
     assert {value.metric for value in report.values(results, "lm2_babilong_qa1")} == {
         "acc", "acc_0k", "acc_96", "exact_match"}
     assert results["n-samples"]["lm2_babilong_qa1"]["effective"] == 3
@@ -262,7 +263,7 @@ def test_mistakes_are_one_line(workdir, arguments, message, capsys, monkeypatch)
 
 
 def test_a_missing_extra_is_named(monkeypatch, workdir, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["eval", "--harness=arc_easy", f"--workdir={workdir}"]) == 2
     assert "pip install 'lm2_jax[harness]'" in capsys.readouterr().err
 

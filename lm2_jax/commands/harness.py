@@ -51,19 +51,21 @@ def evaluate(workdir: str | Path, tasks: Sequence[str], *, step: int | None = No
     Raises:
       UserError: lm_eval is not installed, or a task or its data are not there.
     """
-    running.require()
+    found = running.find(tasks, include, metadata)
     from lm2_jax.eval.harness.model import LM2
 
     console = console or Console(quiet=not processes.is_primary())
     folder = Path(out or Path(workdir) / "eval") / FOLDER
     locks.require_writable(folder.parent, "--out")
     lm = LM2(workdir, step, **(model or {}))
+    options = dict(limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat)
+    digest = _digest(lm)
+    processes.require_same({"the model": digest, "the tasks": found.names, **options})
     console.print(f"evaluating {workdir} at step {lm.run.step} on {', '.join(tasks)}")
     with locks.locked(folder, "an evaluation", "--out"):
-        kept = folder / "answers" / _digest(lm)
+        kept = folder / "answers" / digest
         results = running.run(
-            lm, tasks, include=include, metadata=metadata, limit=limit, num_fewshot=num_fewshot,
-            apply_chat_template=chat, fewshot_as_multiturn=chat, log_samples=log_samples,
+            lm, found, **options, fewshot_as_multiturn=chat, log_samples=log_samples,
             batch_size=lm.batch_size, use_cache=None if jax.process_count() > 1 else str(kept))
         if processes.is_primary():
             _write(folder, lm, results)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.generate.engine import Engine
-from lm2_jax.generate.reading import places_for
+from lm2_jax.generate.reading import Reading, places_for
 from lm2_jax.generate.sampling import Sampling
 from lm2_jax.generate.text import Writer
 from lm2_jax.model.lm import LanguageModel
@@ -48,8 +48,8 @@ def generate(model: LanguageModel, run: Run, contexts: Sequence[np.ndarray], opt
         yield from zip(numbers, texts, strict=True)
 
 
-def _until_all_stop(engine: Engine, reading, options: Options, run: Run, numbers: Sequence[int],
-                    wipe: bool) -> list[str]:
+def _until_all_stop(engine: Engine, reading: Reading, options: Options, run: Run,
+                    numbers: Sequence[int], wipe: bool) -> list[str]:
     """The text of each row of a reading.
 
     Args:
