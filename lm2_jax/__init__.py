@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lm2_jax import eval as eval
+    from lm2_jax.checkpoint.workdir import Run as Run
     from lm2_jax.checkpoint.workdir import load as load
     from lm2_jax.checkpoint.workdir import load_checkpoint as load_checkpoint
     from lm2_jax.commands.analyze import show as analyze  # noqa: F401
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 # importing the package loads no JAX and `lm2 help` answers at once.
 _MODULES = {
     "Batch": "types", "Config": "config", "LanguageModel": "model.lm", "MemoryConfig": "config",
-    "ModelConfig": "config", "Output": "types", "ReadState": "generate.states", "State": "types",
+    "ModelConfig": "config", "Output": "types", "ReadState": "generate.states",
+    "Run": "checkpoint.workdir", "State": "types",
     "analyze": "commands.analyze", "apply_segments": "model.schedule", "batches": "data.sources",
     "create_train_state": "training.functional", "evaluate": "commands.evaluate",
     "gates": "commands.gates", "generate": "generate.api", "init": "model.params",

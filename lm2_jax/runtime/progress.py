@@ -1,12 +1,15 @@
-"""Shows progress: a bar on a terminal, otherwise a line every 15 seconds."""
+"""Shows progress: a bar on a terminal or in a notebook, otherwise a line every 15 seconds."""
 
 import time
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lm2_jax.runtime.console import Console
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_UPDATES = 0.5  # of the line in a notebook
+_WIDTH = 24  # of the bar in a notebook
 
 
 class Bar:
@@ -27,6 +30,8 @@ class Bar:
         self._unit, self._line = f" {unit}" if unit else "", ""
         self._began = self._printed = time.perf_counter()
         self._bar = None
+        self._in_notebook = self.console.is_jupyter and not self.console.quiet
+        self._output = None  # of the notebook's cell
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -44,13 +49,20 @@ class Bar:
         rate = (done - self._first) / max(now - self._began, 1e-9)
         left = f"{(self._total - done) / rate:.0f} s left" if rate else ""
         where = f"{self._title} {done}/{self._total}{self._unit}"
+        if self._in_notebook:
+            full = round(_WIDTH * min(done / max(self._total, 1), 1.0))
+            where = f"{self._title} {'█' * full}{'░' * (_WIDTH - full)} {done}/{self._total}"
+            where += self._unit
         self._line = f"{where}  {text}  {left}".rstrip()
-        if now - self._printed >= SECONDS_BETWEEN_LINES:
+        seconds = SECONDS_BETWEEN_UPDATES if self._in_notebook else SECONDS_BETWEEN_LINES
+        if now - self._printed >= seconds:
             self._printed = now
             self._print()
 
     def _print(self) -> None:
-        if self._line:
+        if self._line and self._in_notebook:
+            self._output = _shown(self._line, self._output)
+        elif self._line:
             self.console.print(self._line)
         self._line = ""
 
@@ -59,3 +71,15 @@ class Bar:
         if self._bar:
             self._bar.stop()
         self._print()
+
+
+def _shown(line: str, output: Any) -> Any:
+    """Shows a line below a notebook's cell, in place of the line before; returns its handle."""
+    from IPython.display import DisplayHandle  # it is there where a notebook is
+
+    if output is None:
+        output = DisplayHandle()
+        output.display({"text/plain": line}, raw=True)
+    else:
+        output.update({"text/plain": line}, raw=True)
+    return output

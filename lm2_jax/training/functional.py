@@ -1,6 +1,6 @@
 """Training without a workdir, for notebooks: the state, the step and the loss of a config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -15,23 +15,28 @@ from lm2_jax.training.state import TrainState
 from lm2_jax.types import Batch, Params
 
 
-def create_train_state(config: Config) -> TrainState:
-    """Returns the training state before the first step, laid out over all devices.
+def create_train_state(config: Config, devices: Sequence[jax.Device] | None = None) -> TrainState:
+    """Returns the training state before the first step, laid out over the devices.
 
     Args:
       config: with `model.vocab_size`, as that of `lm2.batches(config)` has.
+      devices: None = all.
 
     Raises:
       UserError: if the vocabulary size is unknown or the batches do not divide over the devices.
     """
-    return train_state.create(*_parts(config))[0]
+    return train_state.create(*_parts(config, devices))[0]
 
 
-def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+def make_train_step(config: Config, devices: Sequence[jax.Device] | None = None
+                    ) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
     """Returns the compiled training step: (state, batch) -> (state, metrics).
 
     The state that is passed in is donated: only the returned one may be used afterwards. A batch
     has all its rows as NumPy or JAX arrays.
+
+    Args:
+      devices: those of the state; None = all.
 
     Example:
 
@@ -41,7 +46,7 @@ def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[Train
         for batch in data:
             state, metrics = train_step(state, batch)
     """
-    model, tx, _, mesh = _parts(config)
+    model, tx, _, mesh = _parts(config, devices)
     abstract = train_state.abstract(model, tx, mesh)
     compiled = step.make_train_step(model, tx, config.train, mesh,
                                     jax.tree.map(lambda leaf: leaf.sharding, abstract))
@@ -71,9 +76,9 @@ def loss(config: Config, params: Params, batch: Batch, key: jax.Array | None = N
     return sums.loss / jax.numpy.maximum(sums.weight, 1e-6)
 
 
-def _parts(config: Config) -> tuple:
+def _parts(config: Config, devices: Sequence[jax.Device] | None) -> tuple:
     if not config.model.vocab_size:
         raise UserError("model.vocab_size is 0; take the config of lm2.batches(config), which has "
                         "the tokenizer's, or set it")
     return (LanguageModel(config.model), optimizer.make(config.train), config.seed,
-            meshes.for_training(config, evaluates=False))
+            meshes.for_training(config, devices, evaluates=False))
