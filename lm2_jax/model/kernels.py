@@ -1,6 +1,5 @@
 """Backend-dependent choices: the attention kernel and the unrolling of scans."""
 
-import functools
 from typing import Literal, cast
 
 import jax
@@ -76,12 +75,18 @@ def attention_with_cache(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
       [B, T, N, H] in the dtype of q.
     """
     (B, T, N, H), K, C = q_BTNH.shape, k_BTKH.shape[2], key_BKCH.shape[2]
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    affinity_BKGTS = jnp.concatenate([product("BTKGH,BKCH->BKGTC", q_BTKGH, key_BKCH),
-                                      product("BTKGH,BSKH->BKGTS", q_BTKGH, k_BTKH)], axis=-1)
-    affinity_BKGTS = jnp.where(mask_BTS[:, None, None], affinity_BKGTS * H**-0.5, MASKED)
-    A_BKGTS = jax.nn.softmax(affinity_BKGTS, axis=-1).astype(q_BTNH.dtype)
-    out_BTKGH = (jnp.einsum("BKGTC,BKCH->BTKGH", A_BKGTS[..., :C], value_BKCH)
-                 + jnp.einsum("BKGTS,BSKH->BTKGH", A_BKGTS[..., C:], v_BTKH))
-    return out_BTKGH.reshape(B, T, N, H)
+    G = N // K
+    # Queries of all tokens and of the G heads of a key are the X rows of one matrix, the T new keys
+    # and values the columns of another, which makes fast products.
+    q_BKXH = jnp.moveaxis(q_BTNH.reshape(B, T, K, G, H), 1, 3).reshape(B, K, G * T, H)
+    k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+    affinity_BKXS = jnp.concatenate([
+        jnp.einsum("BKXH,BKSH->BKXS", q_BKXH, keys, preferred_element_type=jnp.float32)
+        for keys in (key_BKCH, k_BKTH)], axis=-1) * H**-0.5
+    mask_BKXS = jnp.broadcast_to(mask_BTS[:, None, None], (B, K, G, T, C + T)).reshape(
+        affinity_BKXS.shape)
+    A_BKXS = jax.nn.softmax(jnp.where(mask_BKXS, affinity_BKXS, MASKED), axis=-1).astype(
+        q_BTNH.dtype)
+    out_BKXH = (jnp.einsum("BKXS,BKSH->BKXH", A_BKXS[..., :C], value_BKCH)
+                + jnp.einsum("BKXS,BKSH->BKXH", A_BKXS[..., C:], v_BKTH))
+    return jnp.moveaxis(out_BKXH.reshape(B, K, G, T, H), 3, 1).reshape(B, T, N, H)
