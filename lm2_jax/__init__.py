@@ -1,8 +1,6 @@
 """Memory-augmented language models (LM2) in JAX: training, checkpoints, evaluation."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,10 +17,10 @@ if TYPE_CHECKING:
     from lm2_jax.config import ModelConfig as ModelConfig
     from lm2_jax.config.files import load_config as load_config
     from lm2_jax.data.sources import batches as batches
-    from lm2_jax.generate.api import generate as generate
-    from lm2_jax.generate.api import read as read
-    from lm2_jax.generate.saved import read_state as read_state
-    from lm2_jax.generate.states import ReadState as ReadState
+    from lm2_jax.generation.api import generate as generate
+    from lm2_jax.generation.api import read as read
+    from lm2_jax.generation.saved import read_state as read_state
+    from lm2_jax.generation.states import ReadState as ReadState
     from lm2_jax.model.lm import LanguageModel as LanguageModel
     from lm2_jax.model.lm import init_state as init_state
     from lm2_jax.model.params import init as init
@@ -38,29 +36,18 @@ if TYPE_CHECKING:
 # importing the package loads no JAX and `lm2 help` answers at once.
 _MODULES = {
     "Batch": "types", "Config": "config", "LanguageModel": "model.lm", "MemoryConfig": "config",
-    "ModelConfig": "config", "Output": "types", "ReadState": "generate.states",
+    "ModelConfig": "config", "Output": "types", "ReadState": "generation.states",
     "Run": "checkpoint.workdir", "State": "types",
     "analyze": "commands.analyze", "apply_segments": "model.schedule", "batches": "data.sources",
     "create_train_state": "training.functional", "evaluate": "commands.evaluate",
-    "gates": "commands.gates", "generate": "generate.api", "init": "model.params",
+    "gates": "commands.gates", "generate": "generation.api", "init": "model.params",
     "init_state": "model.lm", "load": "checkpoint.workdir", "load_checkpoint": "checkpoint.workdir",
     "load_config": "config.files", "loss": "training.functional",
-    "make_train_step": "training.functional", "read": "generate.api",
-    "read_state": "generate.saved", "train": "commands.train",
+    "make_train_step": "training.functional", "read": "generation.api",
+    "read_state": "generation.saved", "train": "commands.train",
 }
 _DEFINED_AS = {"analyze": "show", "gates": "show"}
 __all__ = ["eval", *_MODULES]  # noqa: F822 (they are resolved by __getattr__)
-
-
-class _Package(ModuleType):
-    """Keeps the function `generate` where the import system sets the folder of that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in _MODULES or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str):

@@ -7,9 +7,9 @@ import pytest
 from model_cases import CASES, V, make_config, variables
 
 from lm2_jax import partition
-from lm2_jax.generate import decoding
-from lm2_jax.generate.engine import Engine
-from lm2_jax.generate.sampling import Sampling
+from lm2_jax.generation import decoding
+from lm2_jax.generation.engine import Engine
+from lm2_jax.generation.sampling import Sampling
 from lm2_jax.model import running
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments

@@ -9,10 +9,10 @@ import reference
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.generate import decoding
-from lm2_jax.generate import engine as engines
-from lm2_jax.generate import reading as readings
-from lm2_jax.generate.engine import Engine
+from lm2_jax.generation import decoding
+from lm2_jax.generation import engine as engines
+from lm2_jax.generation import reading as readings
+from lm2_jax.generation.engine import Engine
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.params import abstract_params
 

@@ -19,9 +19,9 @@ from lm2_jax.cli import main
 from lm2_jax.config import CheckpointConfig, Config, MemoryConfig, ModelConfig
 from lm2_jax.data import tokenizer
 from lm2_jax.errors import UserError
-from lm2_jax.generate import saved
-from lm2_jax.generate.reading import Reading
-from lm2_jax.generate.states import ReadState, Source
+from lm2_jax.generation import saved
+from lm2_jax.generation.reading import Reading
+from lm2_jax.generation.states import ReadState, Source
 from lm2_jax.model.lm import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

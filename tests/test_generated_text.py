@@ -14,8 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from lm2_jax.data import tokenizer
 from lm2_jax.errors import UserError
-from lm2_jax.generate.chat import Chat
-from lm2_jax.generate.text import (
+from lm2_jax.generation.chat import Chat
+from lm2_jax.generation.text import (
     ChatTemplate,
     Writer,
     load_chat_template,

@@ -20,7 +20,7 @@ from lm2_jax.convert import importing
 from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.errors import UserError
 from lm2_jax.eval.harness import babilong, running
-from lm2_jax.generate.text import ChatTemplate
+from lm2_jax.generation.text import ChatTemplate
 from lm2_jax.report import harness as report
 from lm2_jax.runtime.console import Console
 

@@ -14,9 +14,9 @@ from lm2_jax.config import Config, DataConfig, EvalConfig, ModelConfig, TrainCon
 from lm2_jax.data.babilong import corpus, mixing
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 from lm2_jax.data.babilong.kinds import ANSWER, FACT, QUESTION, kinds_of
-from lm2_jax.generate import decoding
-from lm2_jax.generate import engine as engines
-from lm2_jax.generate import reading as readings_of
+from lm2_jax.generation import decoding
+from lm2_jax.generation import engine as engines
+from lm2_jax.generation import reading as readings_of
 from lm2_jax.runtime.console import Console
 
 T = 48

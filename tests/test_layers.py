@@ -14,7 +14,7 @@ LAYERS = [
     {"partition", "runtime"},
     {"model", "data"},
     {"checkpoint"},
-    {"generate"},
+    {"generation"},
     {"training", "eval", "convert"},
     {"report"},
     {"analysis"},
@@ -26,7 +26,7 @@ LAYERS = [
 PEERS = {("runtime", "partition")}  # of one layer, and yet the first imports the second
 
 ONLY_IMPORTER = {"orbax": ("checkpoint/",), "ml_collections": ("config/source.py",),
-                 "safetensors": ("convert/tensors.py", "generate/saved.py")}
+                 "safetensors": ("convert/tensors.py", "generation/saved.py")}
 MESH_AXES = {"fsdp", "tensor"}
 NAME_MESH_AXES = {"partition.py", "config/mesh.py"}
 BACKENDS = {"xla", "cudnn", "gpu", "cuda", "rocm", "tpu", "pallas", "splash", "triton",
@@ -100,7 +100,7 @@ def test_every_part_is_found():
     ("model/lm.py", "from lm2_jax.data import batches"),
     ("data/batches.py", "import lm2_jax.model.lm"),
     ("training/loop.py", "from lm2_jax.eval.babilong import evaluate"),
-    ("generate/engine.py", "from lm2_jax import eval"),
+    ("generation/engine.py", "from lm2_jax import eval"),
     ("eval/babilong.py", "from lm2_jax.report import tables"),
     ("training/loop.py", "def f():\n    from lm2_jax.commands import train"),
     ("partition.py", "from lm2_jax.model.lm import LanguageModel"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2_jax.errors import UserError
-from lm2_jax.generate.sampling import Sampling, filtered, penalized, sample
+from lm2_jax.generation.sampling import Sampling, filtered, penalized, sample
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

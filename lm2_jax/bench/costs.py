@@ -14,7 +14,7 @@ import numpy as np
 from lm2_jax.config import Config, MeshConfig, parse_length, with_vocab_size
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
-from lm2_jax.generate.reading import CHUNK, places_for
+from lm2_jax.generation.reading import CHUNK, places_for
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import scan_segments
 from lm2_jax.report import compilation

@@ -15,8 +15,8 @@ from lm2_jax.checkpoint import workdir as runs
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
-from lm2_jax.generate.engine import Engine
-from lm2_jax.generate.sampling import Sampling
+from lm2_jax.generation.engine import Engine
+from lm2_jax.generation.sampling import Sampling
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import meshes

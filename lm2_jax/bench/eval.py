@@ -15,8 +15,8 @@ from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data.babilong import corpus, prompting
 from lm2_jax.errors import UserError
 from lm2_jax.eval.babilong import cells
-from lm2_jax.generate.engine import Engine
-from lm2_jax.generate.reading import CHUNK
+from lm2_jax.generation.engine import Engine
+from lm2_jax.generation.reading import CHUNK
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import meshes
 from lm2_jax.runtime.console import Console

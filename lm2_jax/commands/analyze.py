@@ -17,7 +17,7 @@ from lm2_jax.data.babilong.samples import Prompt
 from lm2_jax.errors import UserError
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.gates import tokens_and_kinds
-from lm2_jax.generate.engine import Engine
+from lm2_jax.generation.engine import Engine
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import compilation_cache, locks
 from lm2_jax.runtime.console import Console

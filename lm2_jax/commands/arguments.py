@@ -15,8 +15,8 @@ from lm2_jax.config import Config, files
 from lm2_jax.convert.beginning import Beginning
 from lm2_jax.data.text import compressed
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.generate import saved
-from lm2_jax.generate.states import ReadState
+from lm2_jax.generation import saved
+from lm2_jax.generation.states import ReadState
 from lm2_jax.runtime import paths, processes
 from lm2_jax.runtime.console import Console, SafeStream
 

@@ -16,8 +16,8 @@ from lm2_jax.config import Config, ModelConfig, TrainConfig, files
 from lm2_jax.config.evaluation import parse_length
 from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.errors import UserError
-from lm2_jax.generate import engine
-from lm2_jax.generate.reading import places_for
+from lm2_jax.generation import engine
+from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops

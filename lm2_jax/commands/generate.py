@@ -10,10 +10,10 @@ from typing import Any
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.commands import arguments, generate_file
 from lm2_jax.errors import UserError
-from lm2_jax.generate import chat as chats
-from lm2_jax.generate import prompts
-from lm2_jax.generate.api import Generation, generate, read
-from lm2_jax.generate.states import ReadState
+from lm2_jax.generation import chat as chats
+from lm2_jax.generation import prompts
+from lm2_jax.generation.api import Generation, generate, read
+from lm2_jax.generation.states import ReadState
 from lm2_jax.runtime import compilation_cache
 from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar

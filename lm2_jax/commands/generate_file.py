@@ -11,10 +11,10 @@ from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.commands import arguments
 from lm2_jax.data.text import json_file
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.generate import prompts, saved
-from lm2_jax.generate.api import generate
-from lm2_jax.generate.states import ReadState
-from lm2_jax.generate.text import ChatTemplate, require_chat_template
+from lm2_jax.generation import prompts, saved
+from lm2_jax.generation.api import generate
+from lm2_jax.generation.states import ReadState
+from lm2_jax.generation.text import ChatTemplate, require_chat_template
 from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Tokens

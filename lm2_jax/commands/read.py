@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lm2_jax.commands import arguments
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.generate import saved
-from lm2_jax.generate.api import ToRead, read_all
-from lm2_jax.generate.states import ReadState
+from lm2_jax.generation import saved
+from lm2_jax.generation.api import ToRead, read_all
+from lm2_jax.generation.states import ReadState
 from lm2_jax.runtime import compilation_cache
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar

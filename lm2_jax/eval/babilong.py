@@ -19,7 +19,7 @@ from lm2_jax.eval import metrics, rag
 from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
-from lm2_jax.generate.engine import Engine
+from lm2_jax.generation.engine import Engine
 
 
 class Prediction(NamedTuple):

@@ -14,7 +14,7 @@ from lm2_jax.eval import babilong, identity, results
 from lm2_jax.eval.evaluator import DEFAULT, Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
-from lm2_jax.generate.engine import Engine
+from lm2_jax.generation.engine import Engine
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.types import Params
 

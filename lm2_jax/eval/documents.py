@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm2_jax import partition
-from lm2_jax.generate.reading import CHUNK, places_for
+from lm2_jax.generation.reading import CHUNK, places_for
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import scan_segments

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm2_jax import partition
-from lm2_jax.generate import reading as readings
-from lm2_jax.generate.reading import Reading, padded, places_for
+from lm2_jax.generation import reading as readings
+from lm2_jax.generation.reading import Reading, padded, places_for
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.types import Output, Params, State

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lm2_jax.checkpoint.workdir import Run
-from lm2_jax.generate.engine import Engine
-from lm2_jax.generate.reading import Reading, places_for
-from lm2_jax.generate.sampling import Sampling
-from lm2_jax.generate.text import Writer
+from lm2_jax.generation.engine import Engine
+from lm2_jax.generation.reading import Reading, places_for
+from lm2_jax.generation.sampling import Sampling
+from lm2_jax.generation.text import Writer
 from lm2_jax.model.lm import LanguageModel
 
 

@@ -23,8 +23,8 @@ from lm2_jax.config import EvalConfig, MeshConfig
 from lm2_jax.errors import UserError
 from lm2_jax.eval.harness.generating import Options, generate
 from lm2_jax.eval.scoring import Request, Scorer
-from lm2_jax.generate.sampling import Sampling
-from lm2_jax.generate.text import require_chat_template
+from lm2_jax.generation.sampling import Sampling
+from lm2_jax.generation.text import require_chat_template
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime import meshes, paths, processes
 from lm2_jax.runtime.console import Console

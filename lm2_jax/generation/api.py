@@ -11,13 +11,13 @@ import numpy as np
 
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.errors import UserError
-from lm2_jax.generate import prompts as encoding
-from lm2_jax.generate import states
-from lm2_jax.generate.engine import Engine
-from lm2_jax.generate.reading import Reading
-from lm2_jax.generate.sampling import Sampling
-from lm2_jax.generate.states import ReadState, Source
-from lm2_jax.generate.text import Writer
+from lm2_jax.generation import prompts as encoding
+from lm2_jax.generation import states
+from lm2_jax.generation.engine import Engine
+from lm2_jax.generation.reading import Reading
+from lm2_jax.generation.sampling import Sampling
+from lm2_jax.generation.states import ReadState, Source
+from lm2_jax.generation.text import Writer
 from lm2_jax.types import Tokens
 
 Progress = Callable[[int], None]

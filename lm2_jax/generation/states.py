@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.errors import UserError
-from lm2_jax.generate.reading import Reading, with_places
+from lm2_jax.generation.reading import Reading, with_places
 from lm2_jax.types import State
 
 
@@ -54,7 +54,7 @@ class ReadState:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state to a file, for `lm2.read_state` and `lm2 generate --state`."""
-        from lm2_jax.generate import saved
+        from lm2_jax.generation import saved
 
         saved.save(path, [self])
 

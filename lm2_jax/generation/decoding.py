@@ -12,8 +12,8 @@ import numpy as np
 from flax import struct
 
 from lm2_jax import partition
-from lm2_jax.generate.reading import Reading, advance, padded, places_for, take, with_places
-from lm2_jax.generate.sampling import Sampling, sample
+from lm2_jax.generation.reading import Reading, advance, padded, places_for, take, with_places
+from lm2_jax.generation.sampling import Sampling, sample
 from lm2_jax.model import running as segments
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel, constrain_state, put_rows, select_rows, take_rows

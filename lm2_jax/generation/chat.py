@@ -2,10 +2,10 @@
 
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.errors import UserError
-from lm2_jax.generate import prompts
-from lm2_jax.generate.api import Generation
-from lm2_jax.generate.states import ReadState
-from lm2_jax.generate.text import ChatTemplate, load_chat_template, require_chat_template
+from lm2_jax.generation import prompts
+from lm2_jax.generation.api import Generation
+from lm2_jax.generation.states import ReadState
+from lm2_jax.generation.text import ChatTemplate, load_chat_template, require_chat_template
 
 
 class Chat:

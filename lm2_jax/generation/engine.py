@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm2_jax import partition
-from lm2_jax.generate import decoding
-from lm2_jax.generate import reading as readings
-from lm2_jax.generate.decoding import Decoding
-from lm2_jax.generate.reading import Reading, places_for
-from lm2_jax.generate.sampling import Sampling
+from lm2_jax.generation import decoding
+from lm2_jax.generation import reading as readings
+from lm2_jax.generation.decoding import Decoding
+from lm2_jax.generation.reading import Reading, places_for
+from lm2_jax.generation.sampling import Sampling
 from lm2_jax.model.lm import (
     LanguageModel,
     init_state,

@@ -20,8 +20,8 @@ from safetensors.numpy import save as serialized
 
 from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.generate.reading import Reading, with_places
-from lm2_jax.generate.states import ReadState, Source, describe, require_same
+from lm2_jax.generation.reading import Reading, with_places
+from lm2_jax.generation.states import ReadState, Source, describe, require_same
 from lm2_jax.model.lm import init_state
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import State, Window
