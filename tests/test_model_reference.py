@@ -80,7 +80,8 @@ def test_read(memory_of, D, T, M, heads, top_k):
     rng = np.random.default_rng(T)
     memory, variables = memory_of(D, M, heads, top_k)
     a_BTD, bank_BMD = (rng.normal(size=(2, n, D)).astype(np.float32) for n in (T, M))
-    actual = jax.jit(lambda *x: memory.apply(variables, *x, method="read"))(a_BTD, bank_BMD)
+    read = nn.apply(lambda memory, a_BTD, bank: memory.read(a_BTD, memory.prepare(bank)), memory)
+    actual = jax.jit(read)(variables, a_BTD, bank_BMD)
     own = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
     for row in range(2):
         wanted = reference.memory_read(own, a_BTD[row].astype(np.float64),
