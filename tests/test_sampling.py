@@ -111,3 +111,13 @@ def test_it_compiles_once_for_equal_settings():
 def test_values_out_of_range_are_refused(given, said):
     with pytest.raises(UserError, match=said):
         Sampling(**given)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_tokens_that_the_tokenizer_lacks_are_never_chosen(temperature):
+    logits_BV = jnp.zeros((64, 8)).at[:, 5:].set(4.0)
+    seeds_B, index_B = jnp.arange(64, dtype=jnp.uint32), jnp.zeros(64, jnp.int32)
+    limits = {size: sample(
+        logits_BV, Sampling(temperature, vocab_size=size), seeds_B, index_B)
+        for size in (0, 5)}
+    assert limits[0].max() >= 5 and limits[5].max() < 5

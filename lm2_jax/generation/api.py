@@ -95,7 +95,8 @@ def generate(run: Run, prompts: Prompt | Sequence[Prompt], *, question: str | Se
         answer, = lm2.generate(run, "John went to the kitchen. Where is John?")
         answer.text, answer.reason, answer.state
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty,
+                        run.tokenizer.vocab_size)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     stop = [stop] if isinstance(stop, str) else stop

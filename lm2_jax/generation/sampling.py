@@ -29,6 +29,8 @@ class Sampling:
       min_p: keeps the tokens that are at least p times as likely as the most likely one.
       repetition_penalty: divides the positive logits of tokens that have occurred, and multiplies
         their negative ones.
+      vocab_size: of the tokenizer. Tokens above it, with which some models pad their vocabulary,
+        are never chosen; 0 allows all of the model's.
 
     Raises:
       UserError: if a value is out of its range.
@@ -39,6 +41,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    vocab_size: int = 0
 
     def __post_init__(self):
         for name, (rule, holds) in _RULES.items():
@@ -64,6 +67,9 @@ def sample(logits_BV: jax.Array, sampling: Sampling, seed_B: jax.Array, index_B:
     Returns:
       int32 [B].
     """
+    if sampling.vocab_size:
+        of_tokenizer_V = jnp.arange(logits_BV.shape[1]) < sampling.vocab_size
+        logits_BV = jnp.where(of_tokenizer_V[None], logits_BV, -jnp.inf)
     if sampling.repetition_penalty != 1:
         if seen_BV is None:
             raise ValueError("a repetition penalty needs seen_BV")

@@ -184,7 +184,7 @@ class LM2(TemplateLM):
         if values:
             raise UserError(f"generation_kwargs has {', '.join(values)}, which lm2_jax does not "
                             "know; leave it out")
-        return Options(until, most, Sampling(**chosen))
+        return Options(until, most, Sampling(**chosen, vocab_size=self.run.tokenizer.vocab_size))
 
     # Chats.
 
