@@ -31,7 +31,8 @@ COMMANDS = {
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
     "bench": "Measure speed: data = batches without a model, eval = rate and memory over the "
-             "length of the context, costs = a model against its backbone.",
+             "length of the context, costs = a model against its backbone, decode = rate of "
+             "generation.",
 }
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"}

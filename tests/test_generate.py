@@ -242,6 +242,12 @@ def test_mistakes_are_told(run, options, said):
         lm2.generate(run, **{"prompts": PROMPTS[:2]} | options)
 
 
+def test_a_model_that_keeps_nothing_reads_nothing(run):
+    other = other_model(run, memory=MemoryConfig(num_layers=0), attention_window=0)
+    with pytest.raises(UserError, match="neither a memory nor an attention window"):
+        lm2.read(other, "It was dark.")
+
+
 def test_a_model_of_no_questions_is_asked_none(run):
     data = dataclasses.replace(run.config.data, source="corpus", corpora=("shards",))
     other = dataclasses.replace(run, config=dataclasses.replace(run.config, data=data))

@@ -197,7 +197,14 @@ def read_all(run: Run, texts: Sequence[ToRead], *, progress: Progress = _nothing
     Args:
       progress: called with the number of tokens read since the last call.
       batch_size: rows that are computed at least.
+
+    Raises:
+      UserError: if the model has neither a memory nor an attention window.
     """
+    if not (run.config.model.memory.num_layers or run.config.model.attention_window):
+        raise UserError(f"{run.workdir or 'the model'} has neither a memory nor an attention "
+                        "window, so that it would keep nothing of a text; read with a model that "
+                        "has one (lm2 train --init-from=... gives a Llama a memory)")
     # With all places of the window, so that reading in parts computes the same bits.
     reading = _engine(run).read(
         [text.tokens for text in texts], _joined(run, [text.state for text in texts]),
