@@ -88,7 +88,7 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
     most = max(n + m for n, m in zip(before, full_B, strict=True))
     state = with_places(c, B, state, places_for(most, 0, T) if places is None else places)
     reset_B = np.full(B, wipe)
-    s = 0
+    s, running = 0, _Progress(progress)
     while s < max(full_B):
         count = CHUNK if s + CHUNK <= max(full_B) else 1
         rows = [[p[i * T:(i + 1) * T] if i < n else () for p, n in
@@ -97,15 +97,41 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
         # The state that the caller's reading holds is not given away.
         run = advance if begin and state is begin.state else advance_in_place
         state = run(model, params, state, *map(np.stack, zip(*segments, strict=True)), reset_B)
-        jax.block_until_ready(state)  # otherwise progress would tell what is only asked for
         new = sum(len(tokens) for row in rows for tokens in row)
-        progress(new - (sum(k for k, n in zip(known, full_B, strict=True) if n) if s == 0 else 0))
+        running.add(state, new - (sum(k for k, n in zip(known, full_B, strict=True) if n)
+                                  if s == 0 else 0))
         s += count
+    running.wait()
     tails = [np.asarray(p[n * T:], np.int32) for p, n in zip(prompts, full_B, strict=True)]
     progress(sum(len(tail) - (0 if n else k) for tail, n, k in
                  zip(tails[:asked], full_B, known, strict=False)))
     return Reading(state, tuple(tails), tuple(n + m for n, m in zip(before, full_B, strict=True)),
                    asked)
+
+
+class _Progress:
+    """Tells how many tokens have been read, when the device has read them.
+
+    One chunk is computed while the next one is prepared. A state that is given to the next chunk
+    cannot be waited for, so a single entry of it is.
+    """
+
+    def __init__(self, progress: Callable[[int], None]):
+        self._progress = progress
+        self._entry: Any = None
+        self._tokens = 0
+
+    def add(self, state: State, tokens: int) -> None:
+        """Takes the state after a chunk; waits for the chunk before it."""
+        entry = _an_entry(state)
+        self.wait()
+        self._entry, self._tokens = entry, tokens
+
+    def wait(self) -> None:
+        jax.block_until_ready(self._entry)
+        if self._tokens:
+            self._progress(self._tokens)
+        self._entry, self._tokens = None, 0
 
 
 def padded(rows: Sequence[np.ndarray | Sequence[int]], length: int, pad_id: int
@@ -141,6 +167,7 @@ def with_places(config: ModelConfig, batch_size: int, state: State | None, place
 # These are outside of `read`, so that all readings by one model share what is compiled.
 
 first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
+_an_entry = jax.jit(lambda state: [leaf[(0,) * leaf.ndim] for leaf in jax.tree.leaves(state)[:1]])
 take = jax.jit(lambda state, rows_B: constrain_state(take_rows(state, rows_B)))
 _resize = jax.jit(resize_window, static_argnums=1)
 

@@ -29,8 +29,8 @@ class Sampling:
       min_p: keeps the tokens that are at least p times as likely as the most likely one.
       repetition_penalty: divides the positive logits of tokens that have occurred, and multiplies
         their negative ones.
-      vocab_size: of the tokenizer. Tokens above it, with which some models pad their vocabulary,
-        are never chosen; 0 allows all of the model's.
+      vocab_size: number of the tokenizer's tokens. Larger ids, which only pad a model's vocabulary,
+        are never chosen; 0 allows every id.
 
     Raises:
       UserError: if a value is out of its range.

@@ -52,7 +52,7 @@ def save(path: str | os.PathLike, states: Sequence[ReadState]) -> None:
                  "sources": [dataclasses.asdict(source) for source in state.sources]}
                 for state in states])}
     with replacing(path) as partial:
-        partial.write_bytes(serialized(arrays, meta))  # save_file would hide it from others
+        partial.write_bytes(serialized(arrays, meta))  # save_file lets no other user read it
 
 
 def load(path: str | os.PathLike, run: Run) -> dict[str, ReadState]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 CPU_UNROLL = 8
 CPU_COPY = 2**22
-MASKED = -1e30  # affinity of masked keys
+MASKED = -1e30  # affinity of what is masked, finite so that gradients are
 
 
 def unroll(length: int, copied: int = 0) -> int:

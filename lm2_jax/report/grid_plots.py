@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from lm2_jax.report import style
 
-WORKS = 0.9  # of the best exact match at a length
+WORKS = 0.9  # exact match from which on a run is outlined
 _MAX_COLUMNS = 4  # panels beside each other
 _NAME = re.compile(r"[a-z]+_[0-9][0-9.e+-]*(?:_[a-z]+_[0-9][0-9.e+-]*)+")
 
@@ -54,7 +54,7 @@ def plot(grid: Grid, scores: Mapping[str, Mapping[str, float]], lengths: Sequenc
          path: str | os.PathLike) -> Path:
     """Draws a heat map for each length and each combination of all settings but the first two.
 
-    Cells that reach `WORKS` of the best run at that length are outlined.
+    Cells that reach `WORKS` are outlined.
 
     Args:
       scores: exact match by the name of the run and the length; runs may be missing.
@@ -71,8 +71,7 @@ def plot(grid: Grid, scores: Mapping[str, Mapping[str, float]], lengths: Sequenc
     for axes, (values, length) in zip(panels, itertools.product(rest, lengths), strict=False):
         cells = np.array([[scores.get(grid.name((y, x, *values)), {}).get(length, np.nan)
                            for x in grid.axes[second]] for y in grid.axes[first]])
-        image = _draw(axes, cells, max((found[length] for found in scores.values()
-                                        if length in found), default=np.nan))
+        image = _draw(axes, cells)
         axes.set_xticks(range(len(grid.axes[second])), grid.axes[second])
         axes.set_yticks(range(len(grid.axes[first])), grid.axes[first])
         axes.set_xlabel(second)
@@ -83,18 +82,18 @@ def plot(grid: Grid, scores: Mapping[str, Mapping[str, float]], lengths: Sequenc
         axes.set_visible(False)
     if image is not None:
         figure.colorbar(image, ax=panels, label="exact match (0 to 1)")
-    figure.suptitle(f"Exact match by {', '.join(grid.axes)}; outlined: at least {WORKS:.0%} of "
-                    "the best at that length", x=0.01, ha="left")
+    figure.suptitle(f"Exact match by {', '.join(grid.axes)}; outlined: {WORKS} or more",
+                    x=0.01, ha="left")
     return style.save(figure, path)
 
 
-def _draw(axes: Axes, cells: np.ndarray, best: float):
+def _draw(axes: Axes, cells: np.ndarray):
     axes.set_facecolor("0.9")
     image = axes.imshow(cells, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(cells):
         axes.text(x, y, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center",
                   color="white" if value < 0.5 else "black")
-        if value >= WORKS * best:
+        if value >= WORKS:
             axes.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fill=False, linewidth=2.2,
                                      edgecolor="#D55E00"))
     axes.tick_params(length=0)

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.config.model import ROUTED_WRITES
+from lm2_jax.model.kernels import MASKED
 from lm2_jax.model.linear import Linear, RMSNorm, einsum_float32, partitioned
 from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
 
-MASKED = -1e30  # affinity of masked tokens and slots, finite so that gradients are
 KEY_INIT_SCALE = 2.0  # W_k is initialised to this multiple of W_q
 SLOT_KEY_STD = 1.0  # of the learnt keys' entries; those of n W_k are about KEY_INIT_SCALE at first
 
