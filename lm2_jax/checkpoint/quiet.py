@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 
@@ -15,7 +16,13 @@ class _DropOrbax(logging.Filter):
     """Drops the records of orbax, and those of asyncio about a task or future of orbax."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage() if record.name == "asyncio" else record.pathname
+        if record.name == "asyncio":
+            # A future that a thread failed is named by its exception alone, whose traceback then
+            # shows where it comes from.
+            text = record.getMessage() + "".join(
+                traceback.format_exception(record.exc_info[1]) if record.exc_info else "")
+        else:
+            text = record.pathname
         return not any(name in text for name in LIBRARIES)
 
 
