@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lm2_jax.errors import RunError, UserError
 
@@ -30,12 +30,14 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
-    "bench": "Measure speed: data = batches without a model, eval = rate and memory over the "
-             "length of the context, costs = a model against its backbone, decode = rate of "
-             "generation.",
+    "bench costs": "Measure a model with a memory against its backbone.",
+    "bench data": "Measure how fast batches are made.",
+    "bench decode": "Measure how fast text is generated.",
+    "bench eval": "Measure time and memory of evaluation over the length of the context.",
 }
 # Of the commands that are not named like their module.
-MODULES = {"eval": "evaluate", "data tokenize": "tokenize"}
+MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {
+    name: name.replace(" ", ".") for name in COMMANDS if name.startswith("bench ")}
 # What the file system refuses is the user's to mend, whichever line of code met it.
 SYSTEM_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
                  errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.EFBIG}
@@ -57,13 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("help", "-h", "--help"):
-        print(_help())
+        print(_help(COMMANDS))
         return 0
     name, *rest = argv
     if rest and f"{name} {rest[0]}" in COMMANDS:
         name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name not in COMMANDS:
-        print(f"lm2: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        if group and (not rest or rest[0] in ("help", "-h", "--help")):
+            print(_help(group))
+            return 0
+        unknown = " ".join([name, *rest[:1]] if group else [name])
+        print(f"lm2: no command {unknown!r}; choose from {', '.join(group or COMMANDS)}",
+              file=sys.stderr)
         return 2
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, unknown = make_parser(name, command).parse_known_args(rest)
@@ -131,9 +139,9 @@ def _expand_paths(args: argparse.Namespace) -> None:
             setattr(args, name, str(paths.local(value)))
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"    {name:{width}}{text}" for name, text in COMMANDS.items()]
+def _help(names: Collection[str]) -> str:
+    width = max(map(len, names)) + 2
+    lines = [f"    {name:{width}}{COMMANDS[name]}" for name in names]
     return "\n".join(["usage: lm2 COMMAND [ARGUMENTS]", "", DESCRIPTION, "", "commands:", *lines,
                       "", "lm2 COMMAND --help describes the arguments of a command."])
 

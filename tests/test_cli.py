@@ -55,10 +55,17 @@ def test_help_lists_the_commands(arguments, capsys):
         "generate", "read"))
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "data", "bench", "gates", "analyze",
-                                     "compile"])
+@pytest.mark.parametrize("arguments", [["bench"], ["bench", "--help"]], ids=str)
+def test_help_lists_the_commands_of_a_group(arguments, capsys):
+    assert call(*arguments) == 0
+    out, err = capsys.readouterr()
+    assert not err and "\n    bench data " in out and "train" not in out
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "data", "bench eval", "gates",
+                                     "analyze", "compile"])
 def test_each_command_has_help(command, capsys):
-    assert call(command, "--help") == 0
+    assert call(*command.split(), "--help") == 0
     out, err = capsys.readouterr()
     assert not err and f"usage: lm2 {command}" in out
     assert "--config" in out and "--config.train.num_steps=20" in out
@@ -101,8 +108,8 @@ def test_each_command_has_help(command, capsys):
      ["no story of qa1", "8 tokens", "model.segment_length"]),
     (["bench", "eval", *SMALL, "--lengths=64k,long"], ["lengths", "'long'", "'1M'"]),
     (["bench", "eval", *SMALL, "--lengths="], ["--lengths names no length"]),
-    (["bench", "evil", *SMALL], ["evil", "eval"]),
-    (["bench", "eval", "--workdir=W"], ["bench eval needs --config", "no --workdir"]),
+    (["bench", "evil", *SMALL], ["'bench evil'", "bench eval"]),
+    (["bench", "eval", "--workdir=W"], ["lm2 bench eval: ", "--config"]),
     (["bench", "decode"], ["--config or --workdir"]),
     (["bench", "decode", *SMALL, "--workdir=W"], ["not both"]),
     (["bench", "decode", *SMALL, "--new=1"], ["--new 1", "2 new"]),

@@ -1,0 +1,1 @@
+"""`lm2 bench NAME`: one module for each measurement."""
