@@ -34,6 +34,7 @@ COMMANDS = {
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
+    "bench roofline": "Compare variants of a training step by their least times on a TPU.",
 }
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {

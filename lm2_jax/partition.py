@@ -171,6 +171,11 @@ def named(mesh: AnyMesh, *names: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(names))
 
 
+def parameter_ways(mesh: AnyMesh) -> tuple[int, int]:
+    """How many ways a parameter is split along its embedding, and along heads or mlp."""
+    return mesh.shape["fsdp"], mesh.shape["tensor"]
+
+
 def rows_per_step(mesh: AnyMesh) -> int:
     """How many ways the batch is split: a global batch must be a multiple of it."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
