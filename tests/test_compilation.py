@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import costs_of_steps
 import jax
 import pytest
 
@@ -148,6 +149,17 @@ def test_the_tpu_compiler_takes_every_step(tmp_path):
         assert step["fits"] and 0 < step["bytes"]["peak"] < 2**30
     kinds = {row["kind"] for row in report["steps"][0]["collectives"]}
     assert "all-gather" in kinds
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                    reason="the TPU compiler is not installed: pip install 'lm2_jax[tpu]'")
+def test_the_tpu_compiler_finds_the_costs_on_record():
+    """To write them anew: python tests/tools/costs_of_steps.py --tpu --write"""
+    stored = costs_of_steps.stored()
+    if costs_of_steps.ON_TPU not in stored:
+        pytest.skip("no record for this version of jax")
+    found = costs_of_steps.in_a_process("--tpu")
+    assert costs_of_steps.changes(found, stored) == []
 
 
 def test_the_committed_reports_say_that_the_papers_model_fits():

@@ -23,8 +23,9 @@ def step(**changes):
         return traced, traced.lower().compile()
 
 
-@pytest.mark.parametrize("changes", [{}, {"model.memory.num_layers": "0",
-                                          "model.num_layers": "2"}])
+@pytest.mark.parametrize("changes", [
+    {}, pytest.param({"model.memory.num_layers": "0", "model.num_layers": "2"},
+                     marks=pytest.mark.slow)])
 def test_an_unrolled_step_has_the_flops_and_bytes_of_xla(changes):
     traced, program = step(**changes)
     found, own = traffic.of_program(program.as_text()), program.cost_analysis()

@@ -35,6 +35,7 @@ class Step:
       moved: bytes that one device reads from and writes to its main memory.
       received: bytes that one device receives from others.
       bound: seconds of `roofline.Bound` by name; empty if the peaks of the chip are not known.
+      instructions: of the compiled program.
       collectives: `Collectives._asdict()` for each kind and size of collective.
       error: sizes in the compiler's message if it ran out of memory, else "".
     """
@@ -50,6 +51,7 @@ class Step:
     moved: int = 0
     received: int = 0
     bound: dict[str, float] = field(default_factory=dict)
+    instructions: int = 0
     collectives: list[dict] = field(default_factory=list)
     error: str = ""
 
@@ -225,6 +227,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def totals(step: Step) -> dict[str, dict[str, int]]:
+    """The step's collectives by kind; see `collectives.by_kind`."""
     return by_kind([Collectives(**row) for row in step.collectives])
 
 

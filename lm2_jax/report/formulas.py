@@ -74,8 +74,13 @@ def training_step(config: Config, mesh: partition.AnyMesh, rows: int, segments: 
     split = n * t
     optimizer = MASTER * total / split
     chunk = config.train.loss_chunk_tokens or T
+    # What a block keeps for its backward pass, beside its input.
+    products = width * B * (L * T * (2 * D + (heads - c.num_heads * c.head_dim + 2 * F) / t)
+                            + P * (5 * T + 7 * M) * D / t)
+    kept = {"full": 0.0, "dots": products, "none": max(products, 0.7 * activations)}[c.remat]
     peak = (optimizer * (4 if A == 1 else 5) + S * ((L + 1) * B * T * D * width + states)
-            + 2 * blocks / L + width * tables / t + logits * chunk / T + activations / L)
+            + kept * (1 if config.train.remat_segments else S) + 2 * blocks / L
+            + width * tables / t + logits * chunk / T + activations / L)
     moved = (passes * ((2 + again) * 2 * blocks + (3 + again) * activations + 4 * logits
                        + 2 * MASTER * total / split) + 8 * optimizer)
     gathered = passes * 3 * blocks + A * 3 * width * tables / t

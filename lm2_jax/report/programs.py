@@ -17,6 +17,7 @@ from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops, roofline, traffic
+from lm2_jax.report import hlo as texts
 from lm2_jax.runtime import meshes, topologies
 from lm2_jax.runtime.meshes import micro_batches
 from lm2_jax.training import clock, optimizer
@@ -143,6 +144,7 @@ def compiled(traced: jax.stages.Traced, step: compilation.Step, topology: topolo
         flops=own_flops, moved=done.bytes,
         received=math.ceil(sum(one.runs * one.received for one in exchanged)),
         bound={} if bound is None else dataclasses.asdict(bound),
+        instructions=texts.num_instructions(hlo),
         collectives=[row._asdict() for row in collectives.find(hlo)])
 
 
