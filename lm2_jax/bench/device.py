@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from lm2_jax.report.table import Table
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
+MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # share of a GPU's memory that JAX takes at once
 START = 15.0  # seconds in which a process is ready to measure
 PAUSE = 0.2  # seconds between two looks at what a process has written
 
@@ -46,6 +48,7 @@ def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out
     known: dict[str, float] = {}
     work = pieces.plan(path, overrides, scale, chosen)
     out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault(MEMORY, "0.92")  # of the processes that measure
     for group in pieces.groups(work.pieces):
         for result in _measured(work, group, end, out / "process.jsonl", facts, known):
             results.append(result)

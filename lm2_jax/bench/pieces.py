@@ -112,13 +112,14 @@ def measure_group(work: Work, names: Sequence[str], end: float, log: str,
 
     compilation_cache.enable()
     bench = make_bench(work.path, work.overrides, work.scale, known)
-    put({"facts": {"device": jax.devices()[0].device_kind,
-                   "date": datetime.now(UTC).strftime("%Y-%m-%d")}})
     for piece in work.pieces:
         if piece.name in names:
             result = measured(piece, bench, work.scale, end)
             bench.known.update(result.values)
             put(dataclasses.asdict(result))
+    # Not earlier: JAX takes most of the memory of a GPU, which a rival may need.
+    put({"facts": {"device": jax.devices()[0].device_kind,
+                   "date": datetime.now(UTC).strftime("%Y-%m-%d")}})
 
 
 def measured(piece: Piece, bench: on_device.Bench, scale: str, end: float) -> Result:
