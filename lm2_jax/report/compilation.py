@@ -222,7 +222,7 @@ def markdown(reports: Sequence[Report]) -> str:
              "table of least times they are those of one device. The least time of a program is "
              "the largest of its three, by the published peaks of the chip; MFU is the FLOPs that "
              "the model needs over what the chip could compute in that time, in per cent.")
-    parts = [programs.markdown(), bounds.markdown(), collectives.markdown()]
+    parts = [table.markdown() for table in (programs, bounds, collectives) if table.sections[0]]
     return "\n".join(["; ".join(compiled), "", *parts, notes, ""])
 
 
