@@ -87,6 +87,7 @@ class Report:
       jax: version.
       parameters: number of the model's parameters.
       steps: the programs.
+      effort: of the compiler for fast programs, from -1 to 1; 0 is its default.
     """
 
     config: str
@@ -97,6 +98,7 @@ class Report:
     jax: str
     parameters: int
     steps: list[Step] = field(default_factory=list)
+    effort: float = 0.0
 
 
 def memory(analysis) -> dict[str, int]:

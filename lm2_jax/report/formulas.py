@@ -48,7 +48,7 @@ def training_step(config: Config, mesh: partition.AnyMesh, rows: int, segments: 
     """
     c, S, A = config.model, segments, parts
     width = 2 if c.dtype == "bfloat16" else 4
-    n, t = partition.parameter_ways(mesh)
+    n, t = partition.ways(mesh, "embed"), partition.ways(mesh, "heads")
     B = rows // (partition.rows_per_step(mesh) * A)
     T, D, F, L, V = c.segment_length, c.embed_dim, c.mlp_dim, c.num_layers, c.vocab_size
     P, M = c.memory.num_layers, c.memory.num_slots if c.memory.num_layers else 0

@@ -45,6 +45,7 @@ def begin(config: Config, name: str, topology: str
     report = compilation.Report(
         config=name, topology=topology, chip=found.kind, memory=found.memory,
         mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
+        effort=jax.config.jax_exec_time_optimization_effort,  # type: ignore[attr-defined]
         parameters=sum(leaf.size for leaf in jax.tree.leaves(
             abstract_params(LanguageModel(config.model), mesh))))
     return report, found, mesh
