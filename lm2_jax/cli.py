@@ -24,6 +24,8 @@ COMMANDS = {
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
     "pack": "Write a run to one small file: parameters in bfloat16, no optimizer moments.",
     "unpack": "Make a workdir of such a file, in which the run goes on.",
+    "status": "Show how runs are: step, loss, rate, time left, last save, hosts, goodput.",
+    "checkpoints": "List, verify and delete the checkpoints of a run.",
     "report": "Compare evaluated workdirs: report.md, plots.",
     "data": "Show training samples of a config as text.",
     "data tokenize": "Tokenize texts into shards, which data.source=corpus trains on.",

@@ -40,6 +40,10 @@ class Config:
         for rows in self.batch_sizes():
             _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
                      self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
+        best = self.checkpoint.best_metric
+        _require(not self.checkpoint.keep_best or best not in ("held_out_loss", "exact_match")
+                 or bool(self.train.eval_every_steps), "train.eval_every_steps", 0,
+                 f"above 0, so that checkpoint.best_metric={best} is measured")
         chunk, T = self.train.loss_chunk_tokens, self.model.segment_length
         _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
                  f"0 or a divisor of model.segment_length = {T}")

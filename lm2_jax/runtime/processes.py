@@ -254,6 +254,39 @@ def barrier_with_errors(key: str, error: str = "", timeout: float = BARRIER_TIME
     return [value for _, value in client.key_value_dir_get(f"lm2/{key}/")]
 
 
+def gather(key: str, value: str) -> list[str]:
+    """Returns the values of all processes; every process must call this.
+
+    Args:
+      key: used once in a run.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    client = _coordination_client()
+    client.key_value_set(f"lm2/{key}/{jax.process_index()}", value)
+    client.wait_at_barrier(f"lm2/{key}", int(1000 * BARRIER_TIMEOUT))
+    return [found for _, found in client.key_value_dir_get(f"lm2/{key}/")]
+
+
+def announce(key: str, value: str) -> None:
+    """Sets a value that `announced` returns on every process from now on.
+
+    Args:
+      key: used once in a run.
+    """
+    _coordination_client().key_value_set(f"lm2/{key}", value)
+
+
+def announced(key: str) -> str | None:
+    """Returns the value of `announce`, None if there is none yet."""
+    try:
+        return _coordination_client().key_value_try_get(f"lm2/{key}")
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" in str(error):
+            return None
+        raise
+
+
 def require_same(facts: Mapping[str, object]) -> None:
     """Checks that all processes have the same facts, such as the config and a digest of the data.
 

@@ -29,7 +29,7 @@ KINDS = ("save", "step", "save", "start")  # when the kills happen, in this cycl
 STEPS = 16
 STEPS_PER_KILL = 8  # added to STEPS
 SAVING = ".orbax-checkpoint-tmp"  # suffix of a step until it is complete
-SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # the metrics that may differ
+SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_", "time")  # the metrics that may differ
 
 
 @dataclasses.dataclass(frozen=True)
