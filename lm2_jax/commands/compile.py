@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +20,7 @@ from lm2_jax.generation import engine
 from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.report import collectives, compilation, flops
+from lm2_jax.report import collectives, compilation, crossing, flops
 from lm2_jax.runtime import meshes, topologies
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.meshes import micro_batches
@@ -33,7 +33,8 @@ STEPS = ("train", "eval")
 
 
 def compile_steps(config: Config, name: str, topology: str, steps: Collection[str] = STEPS,
-                  out: str | Path | None = None, console: Console | None = None) -> bool:
+                  out: str | Path | None = None, console: Console | None = None,
+                  slices: int = 1) -> bool:
     """Compiles the training step and the programs of the evaluation; prints a report.
 
     No array of the model's size is allocated. The training step is that of the curriculum stage
@@ -44,6 +45,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
       topology: a name that `topologies.find` takes, as "v5e:4x4".
       out: a .json file for the report, or a .md file for a table of all reports in its folder;
         None writes no file.
+      slices: number of such TPU slices; what crosses them is listed.
 
     Returns:
       Whether every program fits into the memory of a device; True where that is unknown.
@@ -54,12 +56,14 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
     console = console or Console()
     if out is not None and Path(out).suffix not in (".json", ".md"):
         raise UserError(f"--out is {str(out)!r}; it must end in .json or .md")
-    report, found, mesh = _begin(config, name, topology, console)
+    report, found, mesh = _begin(config, name, topology, console, slices)
     with partition.use(mesh):
         for title, traced in _programs(config, mesh, steps):
-            step = _compiled(title, traced, found)
+            step = _compiled(title, traced, found, partition.slices(mesh))
             report.steps.append(step)
             console.print(compilation.step_table(report, step))
+            for line in step.crossing:
+                console.print(f"  crosses slices: {line}")
     if out is not None:
         compilation.write(report, Path(out))
         console.print(str(out))
@@ -107,15 +111,15 @@ def compile_variants(config: Config, name: str, topology: str, out: str | Path |
     return all(variant.step.fits is not False for variant in variants if variant.chosen)
 
 
-def _begin(config: Config, name: str, topology: str, console: Console):
+def _begin(config: Config, name: str, topology: str, console: Console, slices: int = 1):
     """Returns an empty report, the topology and the mesh, and prints the heading."""
     if not config.model.vocab_size:
         raise UserError("model.vocab_size is 0 (the tokenizer's); to compile without one give it, "
                          "as --config.model.vocab_size=32000")
-    found = topologies.find(topology)
+    found = topologies.find(topology, slices)
     mesh = meshes.for_training(config, found.devices)
     report = compilation.Report(
-        config=name, topology=topology, chip=found.kind, memory=found.memory,
+        config=name, topology=found.name, chip=found.kind, memory=found.memory,
         mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(
             abstract_params(LanguageModel(config.model), mesh))))
@@ -178,8 +182,13 @@ def _batch(rows: int, segments: int, segment_length: int, mesh: partition.AnyMes
                  valid_BL=of(bool, L), reset_BS=of(bool, segments))
 
 
-def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.Step:
-    """Compiles a traced program, or lowers it if there is no compiler for the topology."""
+def _compiled(title: str, traced, topology: topologies.Topology, slices: Sequence[int] = ()
+              ) -> compilation.Step:
+    """Compiles a traced program, or lowers it if there is no compiler for the topology.
+
+    Args:
+      slices: of each device in the order of the mesh; () = they are in one.
+    """
     start = time.perf_counter()
     step = compilation.Step(title=title, matrix_flops=flops.of_traced(traced))
     if topology.lowering:
@@ -193,11 +202,12 @@ def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.
             raise
         return dataclasses.replace(step, seconds=time.perf_counter() - start, fits=False,
                                    error=message)
-    sizes = compilation.memory(program.memory_analysis())
+    sizes, hlo = compilation.memory(program.memory_analysis()), program.as_text()
     return dataclasses.replace(
         step, seconds=time.perf_counter() - start, bytes=sizes,
         fits=None if topology.memory is None else sizes["peak"] <= topology.memory,
-        collectives=[row._asdict() for row in collectives.find(program.as_text())])
+        collectives=[row._asdict() for row in collectives.find(hlo)],
+        crossing=[str(each) for each in crossing.find(hlo, slices)] if slices else [])
 
 
 EPILOG = arguments.CONFIG_HELP
@@ -207,6 +217,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--topology", required=True, metavar="NAME",
                         help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
+    parser.add_argument("--slices", type=int, default=1, metavar="N",
+                        help="compile for so many of these TPU slices, and list what crosses them")
     parser.add_argument("--step", default="both", choices=(*STEPS, "both"),
                         help="what to compile (%(default)s)")
     parser.add_argument("--variants", action="store_true",
@@ -221,7 +233,10 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     if args.variants and args.step == "eval":
         raise UserError("--variants compares the training step: leave out --step=eval")
     config = files.load_config(args.config, overrides)
+    if args.variants and args.slices != 1:
+        raise UserError("--variants compares the training step on one slice: leave out --slices")
     if args.variants:
         return 0 if compile_variants(config, args.config, args.topology, args.out) else 1
     steps = STEPS if args.step == "both" else (args.step,)
-    return 0 if compile_steps(config, args.config, args.topology, steps, args.out) else 1
+    fit = compile_steps(config, args.config, args.topology, steps, args.out, slices=args.slices)
+    return 0 if fit else 1

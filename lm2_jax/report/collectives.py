@@ -39,6 +39,29 @@ class Collectives(NamedTuple):
     per_run: int
 
 
+class Instruction(NamedTuple):
+    """One collective.
+
+    Attributes:
+      kind: the HLO name, as "all-gather".
+      shapes: dtype and dimensions of each result.
+      runs: executions in a run of the program.
+      origin: the part of the model.
+      line: of the program.
+    """
+
+    kind: str
+    shapes: list[tuple[str, str]]
+    runs: int
+    origin: str
+    line: str
+
+    @property
+    def bytes(self) -> int:
+        """Of the results on one device."""
+        return sum(_shape_bytes(*shape) for shape in self.shapes)
+
+
 def find(hlo: str) -> list[Collectives]:
     """The collectives of a compiled program, those with the most bytes per run first.
 
@@ -46,10 +69,10 @@ def find(hlo: str) -> list[Collectives]:
     once. A loop whose trip count is unknown counts as one iteration.
     """
     found: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
-    for kind, shapes, runs, _ in _collectives(hlo):
-        entry = found[kind, sum(_shape_bytes(*shape) for shape in shapes)]
+    for each in every(hlo):
+        entry = found[each.kind, each.bytes]
         entry[0] += 1
-        entry[1] += runs
+        entry[1] += each.runs
     rows = [Collectives(kind, size, *counts) for (kind, size), counts in found.items()]
     return sorted(rows, key=lambda row: (-row.bytes * row.per_run, row))
 
@@ -57,10 +80,10 @@ def find(hlo: str) -> list[Collectives]:
 def describe(hlo: str) -> list[str]:
     """A line for each kind, shape and origin, with the number of executions per run."""
     found: dict[str, int] = defaultdict(int)
-    for kind, shapes, runs, origin in _collectives(hlo):
-        alike = Counter(f"{dtype}[{dims}]" for dtype, dims in shapes)
+    for each in every(hlo):
+        alike = Counter(f"{dtype}[{dims}]" for dtype, dims in each.shapes)
         what = " ".join(f"{n} x {shape}" if n > 1 else shape for shape, n in sorted(alike.items()))
-        found[f"{origin}: {kind} {what}"] += runs
+        found[f"{each.origin}: {each.kind} {what}"] += each.runs
     return [f"{line}, {runs} a run" for line, runs in sorted(found.items())]
 
 
@@ -75,13 +98,17 @@ def by_kind(rows: list[Collectives]) -> dict[str, dict[str, int]]:
     return dict(sorted(totals.items()))
 
 
-def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, str]]:
-    """Yields (kind, shapes of the result, executions per run, origin) of each collective."""
+def every(hlo: str, instruction: re.Pattern = _COLLECTIVE) -> Iterator[Instruction]:
+    """Yields each collective of a compiled program.
+
+    Args:
+      instruction: matches the name of each, as group 1, and what is appended to it, as group 2.
+    """
     computations = _computations(hlo)
     runs, seen = _runs(computations), set()
     for name, lines in computations.items():
         for line in lines:
-            match = _COLLECTIVE.search(line)
+            match = instruction.search(line)
             if match is None:
                 continue
             channel = re.search(r"channel_id=(\d+)", line)
@@ -91,7 +118,7 @@ def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, st
                 shapes = _SHAPE.findall(line[:match.start()].split(" = ", 1)[1])
                 if match[2] and match[1] != "all-reduce":
                     shapes = _results(shapes, match[1])
-                yield match[1], shapes, runs[name], _origin(line)
+                yield Instruction(match[1], shapes, runs[name], _origin(line), line)
 
 
 def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ class Step:
         lowered or did not compile.
       fits: whether the program fits into the memory of a device; None if that is not known.
       collectives: `Collectives._asdict()` for each kind and size of collective.
+      crossing: a line for each collective that crosses the border of two slices.
       error: sizes in the compiler's message if it ran out of memory, else "".
     """
 
@@ -37,6 +38,7 @@ class Step:
     bytes: dict[str, int] = field(default_factory=dict)
     fits: bool | None = None
     collectives: list[dict] = field(default_factory=list)
+    crossing: list[str] = field(default_factory=list)
     error: str = ""
 
 
