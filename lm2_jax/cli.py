@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, unknown = make_parser(name, command).parse_known_args(rest)
     try:
+        _check_environment()
         _expand_paths(args)
         return command.run(args, overrides(name, args, unknown))
     except (UserError, RunError) as error:
@@ -126,6 +127,12 @@ def overrides(name: str, args: argparse.Namespace, unknown: Sequence[str]) -> di
                             "--config.KEY=VALUE (lm2 help lists the commands)")
         found[key.removeprefix("--config.")] = value
     return found
+
+
+def _check_environment() -> None:
+    from lm2_jax.runtime import logs
+
+    logs.check()
 
 
 def _expand_paths(args: argparse.Namespace) -> None:

@@ -43,6 +43,7 @@ from lm2_jax.training.metrics_log import MetricsLog
 from lm2_jax.training.profile import Profile
 from lm2_jax.training.stages import HeldOutAccuracy, StageEvaluator
 from lm2_jax.training.step import make_accuracy, make_loss, make_train_step
+from lm2_jax.training.trackers import Trackers
 from lm2_jax.training.writers import JsonLines, read_lines
 from lm2_jax.types import Batch
 
@@ -278,7 +279,8 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
                                     num_samples, settings, console)
     log = MetricsLog(workdir, config.model, first_step=first_step, num_steps=t.num_steps,
-                     console=console, answers=config.data.source != "corpus")
+                     console=console, answers=config.data.source != "corpus",
+                     trackers=Trackers(config, workdir) if processes.is_primary() else None)
     watchdog = Watchdog(timer, t.stall_seconds, processes.name(), processes.print_on_primary)
     watchdog.step = first_step
 

@@ -12,6 +12,7 @@ from lm2_jax.config.checks import require as _require
 from lm2_jax.config.data import DataConfig as DataConfig
 from lm2_jax.config.evaluation import EvalConfig as EvalConfig
 from lm2_jax.config.evaluation import parse_length as parse_length
+from lm2_jax.config.log import LogConfig as LogConfig
 from lm2_jax.config.mesh import MeshConfig as MeshConfig
 from lm2_jax.config.model import MemoryConfig as MemoryConfig
 from lm2_jax.config.model import ModelConfig as ModelConfig
@@ -31,6 +32,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
         _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")

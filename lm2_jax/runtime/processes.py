@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import logs
 from lm2_jax.runtime.clusters import CONNECT_TIMEOUT, HEARTBEAT_TIMEOUT, ProcessInfo
 from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError
@@ -42,6 +43,7 @@ def initialize(info: ProcessInfo | None, connect_timeout: float = CONNECT_TIMEOU
     global _rendezvous
     if info is None:
         return
+    logs.at(process=info.process_id)
 
     def on_failure(line: str) -> None:
         print_error(f"{command}: {line}. This process stops too; the same command resumes from the "
@@ -128,8 +130,8 @@ def name() -> str:
 
 
 def print_on_primary(line: str) -> None:
-    """Prints a line to stderr, here and on process 0."""
-    print_error(line)
+    """Prints a warning to stderr, here and on process 0."""
+    print_error(line, logs.WARNING)
     if _rendezvous:
         _rendezvous.send_to_primary(line)
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Protocol
 
 from lm2_jax.config.checkpoint import METRICS
-from lm2_jax.runtime import phases, processes
+from lm2_jax.runtime import logs, phases, processes
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.interval import Interval
 from lm2_jax.runtime.phases import Phases
@@ -119,6 +119,7 @@ class TrainingHooks(loop.Hooks):
     def on_step_start(self, step: int) -> None:
         if self.timer.now in (phases.START, phases.RESTART):
             self.timer.enter(phases.STEP)
+        logs.at(step=step)
         self.profile.on_step_start(step)
 
     def should_stop(self, step: int, state: TrainState) -> bool:
