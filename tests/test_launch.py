@@ -12,6 +12,7 @@ import launch_schema
 import pytest
 import yaml
 from launchers import LAUNCH, ROOT, Machine, commands, tool, wait_for
+from packaging.requirements import Requirement
 
 from lm2_jax import cli
 from lm2_jax.runtime import processes
@@ -46,8 +47,8 @@ def jobset(machine, *command, **environment):
 
 # Linters, and what the files say.
 
-@pytest.mark.parametrize("path", [*(LAUNCH / name for name in SCRIPTS), ROOT / ".ci" / "run"],
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*(LAUNCH / name for name in [*SCRIPTS, "lock.sh"]),
+                                  ROOT / ".ci" / "run"], ids=lambda path: path.name)
 def test_shellcheck(path):
     lint("shellcheck", path)
 
@@ -101,6 +102,30 @@ def test_the_image_holds_what_it_copies_and_is_not_root():
     assert all(f'"{extra}": [' in setup for extra in ("tpu", "cuda"))
     assert ["ARG", "EXTRA=tpu"] in lines and ["USER", "1000"] in lines
     assert lines[-1] == ["ENTRYPOINT", '["lm2"]']
+
+
+@pytest.mark.parametrize("extra", ["tpu", "cuda"])
+def test_the_image_has_every_dependency_at_one_version_with_its_hash(extra):
+    """As setup.py wants them: to write the files anew, launch/lock.sh."""
+    text = (LAUNCH / f"requirements-{extra}.txt").read_text("utf-8")
+    locked = dict(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+) \\$", text, re.MULTILINE))
+    lines = [line for line in text.splitlines() if line and line[0] not in "# "]
+    assert len(locked) == len(lines) > 40 and text.count("--hash=sha256:") >= len(locked)
+    setup = (ROOT / "setup.py").read_text("utf-8")
+    wanted = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)[1]
+    extras = re.search(rf'"{extra}": \[(.*?)\],\n', setup, re.DOTALL)[1]
+    for text in re.findall(r'"([^"]+)"', wanted + extras):
+        requirement = Requirement(text)
+        name = requirement.name.replace("_", "-").lower()
+        assert requirement.specifier.contains(locked[name], prereleases=True), requirement
+
+
+def test_the_audit_reads_the_versions_of_the_images():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]
+    audit = jobs["audit"]
+    assert any("pip-audit" in step.get("run", "") and "launch/requirements-${{ matrix.extra }}.txt"
+               in step["run"] for step in audit["steps"])
+    assert set(audit["strategy"]["matrix"]["extra"]) == {"tpu", "cuda"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -10,6 +10,7 @@ import json
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from lm2_jax.runtime.files import replacing
 FILE = "trackers.json"  # in a workdir: the service's id of the run by tracker
 MOST_WAITING = 10_000  # calls, until a tracker is left out because it does not keep up
 SECONDS_TO_END = 60.0
+MLFLOW_BATCH = 100  # parameters in a request
 
 
 class Tracker(Protocol):
@@ -77,21 +79,23 @@ class MLflow:
                  config: Mapping[str, Any]):
         import mlflow
 
-        self._client = mlflow.MlflowClient()
+        self._client, self._metric = mlflow.MlflowClient(), mlflow.entities.Metric
         experiment = self._client.get_experiment_by_name(project)
         if run_id is None:
             where = experiment.experiment_id if experiment else (
                 self._client.create_experiment(project))
             run_id = self._client.create_run(where, run_name=name).info.run_id
-            for key, value in config.items():
-                self._client.log_param(run_id, key, str(value)[:500])
+            params = [mlflow.entities.Param(key, str(value)[:500]) for key, value in config.items()]
+            for first in range(0, len(params), MLFLOW_BATCH):
+                self._client.log_batch(run_id, params=params[first:first + MLFLOW_BATCH])
         else:
             self._client.update_run(run_id, status="RUNNING")
         self.run_id = run_id
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for key, value in values.items():
-            self._client.log_metric(self.run_id, key, value, step=step)
+        now = int(1000 * time.time())
+        self._client.log_batch(self.run_id, [self._metric(key, value, now, step)
+                                             for key, value in values.items()])
 
     def close(self) -> None:
         self._client.set_terminated(self.run_id)
