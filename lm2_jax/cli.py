@@ -30,6 +30,7 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench bptt": "Compute how many segments backpropagation through time can take in.",
     "bench compile": "Measure compile time and program size over blocks and segments.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",

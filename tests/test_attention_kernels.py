@@ -214,16 +214,18 @@ def step(implementation, **changes):
                                      jax.eval_shape(lambda: init_state(config, 2)))
 
 
-def shapes(jaxpr):
+def arrays(jaxpr):
+    """(shape, dtype) of all that a program computes, also in its loops."""
     for equation in jaxpr.eqns:
-        yield from (var.aval.shape for var in equation.outvars if hasattr(var.aval, "shape"))
+        yield from ((var.aval.shape, var.aval.dtype) for var in equation.outvars
+                    if hasattr(var.aval, "shape"))
         for inner in jaxprs_in_params(equation.params):
-            yield from shapes(inner)
+            yield from arrays(inner)
 
 
 def affinities(implementation):
     function, arguments = step(implementation)
-    found = set(shapes(function.trace(*arguments).jaxpr.jaxpr))
+    found = {shape for shape, _ in arrays(function.trace(*arguments).jaxpr.jaxpr)}
     return {shape for shape in found if {256, 384} <= set(shape) and len(shape) > 2}
 
 
@@ -281,6 +283,20 @@ def test_a_bank_in_bfloat16_is_near_that_in_float32_and_stays_where_nothing_is_w
     np.testing.assert_allclose(logits, exact_logits, atol=0.02 * float(jnp.abs(exact_logits).max()))
     np.testing.assert_array_equal(state.memory[:, 2].astype(jnp.float32),
                                   init_state(low, 3).memory[:, 2].astype(jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_backpropagation_through_time_keeps_banks_of_that_dtype_alone(dtype):
+    memory = dataclasses.replace(LM2.memory, bank_dtype=dtype)
+    model = LanguageModel(dataclasses.replace(LM2, memory=memory, remat="full"))
+
+    def loss(variables, tokens, state):
+        return jnp.sum(apply_segments(model, variables, tokens, state, logits=False).hidden)
+
+    traced = jax.jit(jax.grad(loss)).trace(
+        model_cases.variables(LM2), jnp.zeros((3, 42), jnp.int32), init_state(model.config, 3))
+    kept = {str(kind) for shape, kind in arrays(traced.jaxpr.jaxpr) if shape == (7, 2, 3, 5, 16)}
+    assert kept == {dtype}
 
 
 def test_a_bank_between_segments_is_split_over_the_devices_that_split_heads():
