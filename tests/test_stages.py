@@ -1,4 +1,4 @@
-"""Blocks over the stages of a mesh: stage x fsdp x tensor = 2 x 2 x 2 gives what one device does."""
+"""Blocks over the stages of a mesh: 2 stages x 2 fsdp x 2 tensor give what one device does."""
 
 import dataclasses
 

@@ -56,7 +56,7 @@ USES = (
     ("cuDNN's attention on NVIDIA GPUs", "model.attention_implementation=cudnn"),
     ("All blocks at once, each on a segment of its own", "model.schedule=wavefront"),
     ("A pipeline over four groups of devices, through which the segments of a row go",
-     "model.schedule=wavefront mesh.stage=4"),
+     "model.schedule=wavefront mesh.stage=4 model.num_layers=4 model.memory.num_layers=4"),
     ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
     ("A memory beside a Llama that stays as it is",
      "train.trainable=*/memory/*,memory_tokens/*"),

@@ -192,6 +192,8 @@ def _advance_all(model: LanguageModel, params: Params, carried: State | Pipe, to
         return out.state, None
 
     xs = tokens_CBT, valid_CBT
+    if not isinstance(carried, State):
+        params = wavefront.gathered(model, params)
     return (scan_segments(step, carried, xs, remat=False)[0] if isinstance(carried, State) else
             jax.lax.scan(step, carried, xs)[0])
 

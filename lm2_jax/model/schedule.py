@@ -140,7 +140,7 @@ def _as_wavefront(model: LanguageModel, variables: Params, state: State, segment
     A checkpoint keeps what the groups pass on at a tick, which are the inputs of their blocks.
     """
     S, B, _ = segments.tokens_SBT.shape
-    late = wavefront.ramp(groups)
+    late, whole = wavefront.ramp(groups), wavefront.gathered(model, variables)
     padded = jax.tree.map(lambda a: jnp.pad(a, [(0, late)] + [(0, 0)] * (a.ndim - 1)), segments)
 
     def body(pipe, x):
@@ -148,7 +148,7 @@ def _as_wavefront(model: LanguageModel, variables: Params, state: State, segment
         cut = number % bptt_segments == 0 if bptt_segments else False
         key = None if dropout is None else jax.random.fold_in(dropout, number)
         pipe, x_BSD, opened = wavefront.tick(
-            model, variables, pipe, tokens_BT, valid_BT, reset_B, cut, dropout=key, opens=opens,
+            model, whole, pipe, tokens_BT, valid_BT, reset_B, cut, dropout=key, opens=opens,
             deterministic=dropout is None)
         return pipe, (x_BSD, opened)
 

@@ -26,7 +26,9 @@ from lm2_jax.config import ModelConfig
 from lm2_jax.model import kernels, segments
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
+from lm2_jax.model.linear import unshard
 from lm2_jax.model.lm import LanguageModel, init_state, select_rows, with_axes
+from lm2_jax.model.params import init_params
 from lm2_jax.types import Array, Params, State, Window
 
 
@@ -125,12 +127,32 @@ def end(config: ModelConfig, pipe: Pipe) -> State:
     return State(memory=memory, window=Window(key, value, windows[-1].valid_BW[-1]))
 
 
+def gathered(model: LanguageModel, variables: Params) -> Params:
+    """Returns the variables as the ticks take them.
+
+    Over stages, each device gets all of what its stage needs of the parameters that fsdp splits:
+    once, and not at every tick, since a stage has only its part of the blocks. The gradients of
+    each tick are split again.
+    """
+    if partition.num_stages() == 1:
+        return variables
+    boxed = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))["params"]
+    params = nn.unbox(variables["params"])
+    whole = {part.name: jax.tree.map(
+        lambda box, a: unshard(a, box.names) if isinstance(box, nn.LogicallyPartitioned) else a,
+        boxed[part.name], params[part.name],
+        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+        for part in parts(model.config)}
+    return {**variables, "params": {**params, **whole}}
+
+
 def tick(model: LanguageModel, variables: Params, pipe: Pipe, tokens_BT: Array, valid_BT: Array,
          reset_B: Array, cut: Array | bool = False, *, deterministic: bool = True,
          dropout: Array | None = None, opens: bool = False) -> tuple[Pipe, Array, Array]:
     """Lets every group read the segment that the group before it has read in the last tick.
 
     Args:
+      variables: as `gathered` returns them.
       pipe: as `begin` or the last tick returned it.
       tokens_BT: int32, the segment that enters the first group.
       valid_BT: bool, False for padding; all False for no segment.
