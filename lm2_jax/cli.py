@@ -30,6 +30,7 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench context": "Measure time and memory of reading long contexts, beside rivals.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import training
@@ -11,8 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm2_jax import partition
 from lm2_jax.config import Config, MemoryConfig, MeshConfig, ModelConfig
 from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.params import abstract_params
 from lm2_jax.model.schedule import apply_segments, wavefront_groups
-from lm2_jax.report import collectives
+from lm2_jax.report import collectives, pipeline
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
 from lm2_jax.training.loss import loss_sums
@@ -89,7 +91,8 @@ def test_logits_and_state_are_those_of_one_device(mesh, state):
 def program(mesh, state):
     with jax.set_mesh(mesh):
         step = make_train_step(LanguageModel(MODEL), optimizer.make(training.CONFIG),
-                               training.CONFIG, mesh, state[1])
+                               dataclasses.replace(training.CONFIG, remat_segments=True), mesh,
+                               state[1])
         return step.lower(state[0], training.batch(0)).compile()
 
 
@@ -105,14 +108,44 @@ def test_gradients_are_those_of_one_device(mesh, state):
         check_close(run(state[0].params, "wavefront"), wanted)
 
 
-def test_neighbours_exchange_what_a_segment_carries(program):
+def test_neighbours_exchange_what_the_arithmetic_says(mesh, program):
     """And no stage gathers the parameters of another."""
-    rows = collectives.find(program.as_text())
-    permutes = [row for row in rows if row.kind == "collective-permute"]
-    B, T, D = training.B // 2, 4, MODEL.embed_dim
-    assert 4 * B * T * D in {row.bytes for row in permutes}
-    mlp = 4 * MODEL.mlp_dim * D * 2 // 2
-    assert all(row.bytes < mlp for row in rows if row.kind == "all-gather")
+    wanted = pipeline.expected(MODEL, mesh, training.S, training.B)
+    found = pipeline.with_found(wanted, program.as_text())
+    assert wanted.ticks == training.S + 2 and wanted.bubble == pytest.approx(2 / 5)
+    assert wanted.signal == training.B // 2 * 4 * MODEL.embed_dim * 4
+    assert wanted.exchanges == 5 * (2 + 1) * 3
+    assert found.found_exchanges == wanted.exchanges
+    assert found.found_bytes == wanted.exchanges * wanted.signal
+    text = " ".join(pipeline.lines(found))
+    assert "3 segments take 5 ticks, 1 times; bubble 40.0 %" in text
+    assert "45 of 0.00 MiB expected" in text and "the program has 45 of" in text
+    mlp = 4 * MODEL.mlp_dim * MODEL.embed_dim * 2 // 2
+    assert all(row.bytes <= mlp for row in collectives.find(program.as_text())
+               if row.kind == "all-gather")
+
+
+def test_a_stage_keeps_what_the_arithmetic_says_for_the_backward_pass():
+    """Of twice the segments, the temporaries of a device grow by what their ticks carry."""
+    mesh = partition.make_mesh({"stage": 2, "data": 1, "fsdp": 4})
+    model = dataclasses.replace(MODEL, attention_window=0, embed_dim=32, memory=MemoryConfig(
+        num_slots=64, num_heads=2, num_layers=2))
+    sizes, kept = [], []
+    for S in (8, 16):
+        batch = jax.tree.map(lambda a, S=S: jnp.zeros((8, S * (a.shape[1] // training.S)), a.dtype),
+                             training.batch(0))
+
+        def loss(params, batch=batch):
+            return loss_sums(LanguageModel(model), params, batch, jax.random.key(0),
+                             bptt_segments=0, remat_segments=True, chunk_tokens=2,
+                             deterministic=True).loss
+
+        with jax.set_mesh(mesh):
+            params = abstract_params(LanguageModel(model), mesh)
+            memory = jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis()
+        sizes.append(memory.temp_size_in_bytes)
+        kept.append(pipeline.expected(model, mesh, S, 8).kept)
+    assert (sizes[1] - sizes[0]) / (kept[1] - kept[0]) == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("changes,stages,wanted", [

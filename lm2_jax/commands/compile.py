@@ -20,7 +20,8 @@ from lm2_jax.generation import engine
 from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.report import collectives, compilation, flops
+from lm2_jax.report import collectives, compilation, flops, pipeline
+from lm2_jax.report.pipeline import Pipeline
 from lm2_jax.runtime import meshes, topologies
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.meshes import micro_batches
@@ -30,6 +31,7 @@ from lm2_jax.training.step import make_train_step
 from lm2_jax.types import Batch
 
 STEPS = ("train", "eval")
+TRAINING = "training step"
 
 
 def compile_steps(config: Config, name: str, topology: str, steps: Collection[str] = STEPS,
@@ -55,11 +57,15 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
     if out is not None and Path(out).suffix not in (".json", ".md"):
         raise UserError(f"--out is {str(out)!r}; it must end in .json or .md")
     report, found, mesh = _begin(config, name, topology, console)
+    segments, rows, parts = heaviest_stage(config, mesh)
+    stages = pipeline.expected(config.model, mesh, segments, rows, parts)
     with partition.use(mesh):
         for title, traced in _programs(config, mesh, steps):
-            step = _compiled(title, traced, found)
+            step = _compiled(title, traced, found, stages if title.startswith(TRAINING) else None)
             report.steps.append(step)
             console.print(compilation.step_table(report, step))
+            if step.pipeline:
+                console.print(*pipeline.lines(Pipeline(**step.pipeline)), sep="\n")
     if out is not None:
         compilation.write(report, Path(out))
         console.print(str(out))
@@ -162,7 +168,7 @@ def _programs(config: Config, mesh: partition.AnyMesh, steps: Collection[str]):
 
 
 def _training_title(config: Config, segments: int, rows: int, parts: int) -> str:
-    return (f"training step, {segments} segments of {config.model.segment_length} tokens, "
+    return (f"{TRAINING}, {segments} segments of {config.model.segment_length} tokens, "
             f"{rows} rows in {parts} micro-batches")
 
 
@@ -178,8 +184,13 @@ def _batch(rows: int, segments: int, segment_length: int, mesh: partition.AnyMes
                  valid_BL=of(bool, L), reset_BS=of(bool, segments))
 
 
-def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.Step:
-    """Compiles a traced program, or lowers it if there is no compiler for the topology."""
+def _compiled(title: str, traced, topology: topologies.Topology,
+              stages: Pipeline | None = None) -> compilation.Step:
+    """Compiles a traced program, or lowers it if there is no compiler for the topology.
+
+    Args:
+      stages: what is expected of its pipeline; None if it has none.
+    """
     start = time.perf_counter()
     step = compilation.Step(title=title, matrix_flops=flops.of_traced(traced))
     if topology.lowering:
@@ -193,11 +204,14 @@ def _compiled(title: str, traced, topology: topologies.Topology) -> compilation.
             raise
         return dataclasses.replace(step, seconds=time.perf_counter() - start, fits=False,
                                    error=message)
-    sizes = compilation.memory(program.memory_analysis())
+    sizes, hlo = compilation.memory(program.memory_analysis()), program.as_text()
+    if stages:
+        stages = pipeline.with_found(stages, hlo)
     return dataclasses.replace(
         step, seconds=time.perf_counter() - start, bytes=sizes,
         fits=None if topology.memory is None else sizes["peak"] <= topology.memory,
-        collectives=[row._asdict() for row in collectives.find(program.as_text())])
+        collectives=[row._asdict() for row in collectives.find(hlo)],
+        pipeline=dataclasses.asdict(stages) if stages else {})
 
 
 EPILOG = arguments.CONFIG_HELP

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
+from lm2_jax.report import pipeline
 from lm2_jax.report.collectives import Collectives, by_kind
 from lm2_jax.report.table import Table
 
@@ -29,6 +30,7 @@ class Step:
       fits: whether the program fits into the memory of a device; None if that is not known.
       collectives: `Collectives._asdict()` for each kind and size of collective.
       error: sizes in the compiler's message if it ran out of memory, else "".
+      pipeline: `dataclasses.asdict` of a `pipeline.Pipeline`; empty without stages.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Step:
     fits: bool | None = None
     collectives: list[dict] = field(default_factory=list)
     error: str = ""
+    pipeline: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -192,8 +195,10 @@ def markdown(reports: Sequence[Report]) -> str:
                        f"{report.jax}" for report in reports})
     notes = ("Bytes are per device; those of a collective are the size of its result. FLOPs are "
              "those of the matrix products on all devices together, recomputation included.")
+    pipelines = [f"{report.topology}: {line}\n" for report in reports for step in report.steps
+                 if step.pipeline for line in pipeline.lines(pipeline.Pipeline(**step.pipeline))]
     return "\n".join(["; ".join(compiled), "", programs.markdown(), collectives.markdown(), notes,
-                      ""])
+                      "", *pipelines])
 
 
 def _totals(step: Step) -> dict[str, dict[str, int]]:
