@@ -48,9 +48,9 @@ def test_a_mesh_with_stages(mesh):
     assert mesh.devices.shape == (2, 1, 2, 2)
     assert partition.rows_per_step(mesh) == 2
     with jax.set_mesh(mesh):
-        assert partition.num_stages() == 2 and partition.ways() == 2
+        assert partition.num_stages() == 2 and partition.row_ways() == 2
         assert wavefront_groups(MODEL, 1, 8) == (2, 2)
-    assert partition.num_stages() == 1 and partition.ways() == 1
+    assert partition.num_stages() == 1 and partition.row_ways() == 1
     assert partition.mesh_sizes({"stage": 2, "data": -1, "fsdp": -1, "tensor": -1}, 8, (4,), (4,)
                                 ) == {"stage": 2, "data": 1, "fsdp": 4, "tensor": 1}
 
@@ -84,7 +84,7 @@ def test_logits_and_state_are_those_of_one_device(mesh, state):
             check_close(out.logits[valid_BL], wanted.logits[valid_BL])
             check_close(out.state, wanted.state)
             memory = out.state.memory
-            assert memory.addressable_shards[0].data.size * 4 == memory.size  # stages and rows
+            assert memory.addressable_shards[0].data.size * 8 == memory.size
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,8 @@ def test_gradients_are_those_of_one_device(mesh, state):
 def test_neighbours_exchange_what_the_arithmetic_says(mesh, program):
     """And no stage gathers the parameters of another."""
     wanted = pipeline.expected(MODEL, mesh, training.S, training.B)
-    found = pipeline.with_found(wanted, program.as_text())
+    found = pipeline.Pipeline(**pipeline.with_found(dataclasses.asdict(wanted),
+                                                    program.as_text()))
     assert wanted.ticks == training.S + 2 and wanted.bubble == pytest.approx(2 / 5)
     assert wanted.signal == training.B // 2 * 4 * MODEL.embed_dim * 4
     assert wanted.exchanges == 5 * (2 + 1) * 3
@@ -125,6 +126,7 @@ def test_neighbours_exchange_what_the_arithmetic_says(mesh, program):
                if row.kind == "all-gather")
 
 
+@pytest.mark.slow
 def test_a_stage_keeps_what_the_arithmetic_says_for_the_backward_pass():
     """Of twice the segments, the temporaries of a device grow by what their ticks carry."""
     mesh = partition.make_mesh({"stage": 2, "data": 1, "fsdp": 4})

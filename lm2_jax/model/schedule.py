@@ -78,7 +78,7 @@ def expected_gain(config: ModelConfig, num_segments: int, rows: int, groups: tup
     of N blocks takes N / g such steps a tick, and S segments take `wavefront.ramp` ticks more.
     """
     filling = kernels.filling_tokens(config.embed_dim)
-    tokens = max(rows // partition.ways(), 1) * config.segment_length
+    tokens = max(rows // partition.row_ways(), 1) * config.segment_length
     of_tick = sum(count / g * max(filling, g * tokens) / max(filling, tokens)
                   for count, g in zip(config.stacks, groups, strict=True))
     ticks = num_segments + wavefront.ramp(groups)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 
 import jax
@@ -14,9 +13,6 @@ from lm2_jax.model import memory as memories
 from lm2_jax.model import wavefront
 from lm2_jax.model.lm import init_state
 from lm2_jax.report import collectives
-
-_PAIRS = re.compile(r" collective-permute(?:-start)?\(.*source_target_pairs=\{(.*?\})\}")
-_PAIR = re.compile(r"\{(\d+),\s*(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -90,24 +86,27 @@ def expected(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: 
                     ticks * (carried + signal) if gradient else 0)
 
 
-def with_found(pipeline: Pipeline, hlo: str) -> Pipeline:
-    """Returns the pipeline with the exchanges between stages of a compiled program.
+def facts(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: int,
+          micro_batches: int) -> dict:
+    """Returns what is `expected` of a training step, for its `Step`; empty without stages."""
+    found = expected(config, mesh, segments, rows, micro_batches)
+    return dataclasses.asdict(found) if found else {}
 
-    These are its collective permutes from a device to one of another stage: the devices of a stage
+
+def with_found(facts: dict, hlo: str) -> dict:
+    """Returns `facts` with the exchanges between stages of a compiled program.
+
+    These are its collective permutes between devices of different stages: the devices of a stage
     have consecutive numbers, since stages are the first axis of the mesh.
     """
-    size = pipeline.devices // pipeline.stages
-
-    def counts(line: str) -> bool:
-        pairs = _PAIRS.search(line)
-        if not pairs:
-            return not re.search(rf" ({'|'.join(collectives.KINDS)})(-start)?\(", line)
-        return any(int(a) // size != int(b) // size for a, b in _PAIR.findall(pairs[1]))
-
-    rows = collectives.find("\n".join(filter(counts, hlo.splitlines())))
-    large = [row for row in rows if row.bytes >= pipeline.signal]  # not those of masks
-    return dataclasses.replace(pipeline, found_exchanges=sum(row.per_run for row in large),
-                               found_bytes=sum(row.per_run * row.bytes for row in large))
+    if not facts:
+        return {}
+    size, signal = facts["devices"] // facts["stages"], facts["signal"]
+    found = [one for one in collectives.each(hlo)
+             if one.kind == "collective-permute" and one.bytes >= signal  # not those of masks
+             and len({number // size for number in one.group}) > 1]
+    return {**facts, "found_exchanges": sum(one.runs for one in found),
+            "found_bytes": sum(one.runs * one.bytes for one in found)}
 
 
 def lines(pipeline: Pipeline) -> list[str]:
