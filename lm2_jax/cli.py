@@ -32,6 +32,7 @@ COMMANDS = {
                "collectives.",
     "bench bptt": "Compute how many segments backpropagation through time can take in.",
     "bench compile": "Measure compile time and program size over blocks and segments.",
+    "bench context": "Measure time and memory of reading long contexts, beside rivals.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",

@@ -16,6 +16,7 @@ from lm2_jax.errors import UserError
 AnyMesh = Mesh | AbstractMesh
 
 MESH_AXES = ("data", "fsdp", "tensor")
+STAGE = "stage"  # before the others in a mesh with stages; there is no such axis without them
 BATCH_AXES = ("data", "fsdp")  # over which rows are split
 
 RULES = {
@@ -44,13 +45,29 @@ RULES = {
 }
 
 
-def spec(names: Sequence[str | None]) -> PartitionSpec:
-    """The mesh axes of an array whose axes have these logical names."""
+# On a mesh with stages: each stage has its layers, and what is left is split over stages too.
+STAGE_RULES = {"layers": STAGE, "vocab": (STAGE, "tensor"), "act_vocab": (STAGE, "tensor")}
+
+
+def spec(names: Sequence[str | None], stages: bool = False) -> PartitionSpec:
+    """The mesh axes of an array whose axes have these logical names.
+
+    Args:
+      stages: whether the mesh has an axis of stages.
+    """
+    rules = RULES | STAGE_RULES if stages else RULES
     for name in names:
         if name is not None and name not in RULES:
             known = ", ".join(sorted(RULES))
             raise ValueError(f"unknown logical axis {name!r}; known: {known}")
-    return PartitionSpec(*(None if name is None else RULES[name] for name in names))
+    return PartitionSpec(*(None if name is None else rules[name] for name in names))
+
+
+def stage_axis() -> str | None:
+    """The axis of the stages of the current mesh, where the compiler manages it; None without."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return STAGE if all(types.get(axis) == AxisType.Auto for axis in (STAGE, *MESH_AXES)) else None
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -62,7 +79,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """
     if len(names) != x.ndim:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
-    resolved, mesh = spec(names), jax.sharding.get_abstract_mesh()
+    resolved, mesh = spec(names, stage_axis() is not None), jax.sharding.get_abstract_mesh()
     if mesh.empty:
         try:
             return jax.lax.with_sharding_constraint(x, resolved)
@@ -72,6 +89,18 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, resolved)
+
+
+def num_stages() -> int:
+    """How many stages the current mesh has; 1 without such an axis."""
+    axis = stage_axis()
+    return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
+
+
+def row_ways() -> int:
+    """How many ways the current mesh splits rows; 1 without a mesh."""
+    shape = dict(jax.sharding.get_abstract_mesh().shape)
+    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def on_shards(function: Callable, names, out_names) -> Callable:
@@ -123,7 +152,7 @@ def make_mesh(shape: dict[str, int], devices: int) -> AbstractMesh: ...
 
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None
               ) -> Mesh | AbstractMesh:
-    """A mesh with the axes data, fsdp, tensor.
+    """A mesh with the axes data, fsdp, tensor; before them stage, if it has more than one.
 
     Args:
       shape: size of each axis; one may be -1, which takes the devices that are left.
@@ -131,20 +160,21 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
     """
     devices = jax.devices() if devices is None else devices
     count = devices if isinstance(devices, int) else len(devices)
-    types = (AxisType.Auto,) * len(MESH_AXES)
-    sizes = [shape.get(axis, 1) for axis in MESH_AXES]
+    axes = (STAGE, *MESH_AXES) if shape.get(STAGE, 1) > 1 else MESH_AXES
+    types = (AxisType.Auto,) * len(axes)
+    sizes = [shape.get(axis, 1) for axis in axes]
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and count % fixed == 0:
         sizes[sizes.index(-1)] = count // fixed
     if -1 in sizes or math.prod(sizes) != count:
-        wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in MESH_AXES)
+        wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in axes)
         raise UserError(f"mesh ({wanted}) does not fit {count} devices: "
                          "the sizes must multiply to it (-1: as many as are left)")
     if isinstance(devices, int):
-        return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types)
+        return AbstractMesh(tuple(sizes), axes, axis_types=types)
     # A slice of 8 x 8 chips is 32 x 2 only where an axis of the torus may be split.
     placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
-    return Mesh(placed, MESH_AXES, axis_types=types)
+    return Mesh(placed, axes, axis_types=types)
 
 
 def mesh_for_storage(width: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -156,7 +186,8 @@ def mesh_for_storage(width: int, devices: Sequence[jax.Device] | None = None) ->
 
 def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
                heads: Sequence[int]) -> dict[str, int]:
-    """The size of each axis, where `shape` leaves more than one to be inferred (-1).
+    """The size of each axis, where `shape` leaves more than one to be inferred (-1); that of stage
+    is given.
 
     Of the meshes that use all devices, and whose data x fsdp divides every number of rows and
     tensor every number of heads, the one with the most ways for rows, since splitting heads costs
@@ -171,12 +202,12 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
     Raises:
       ValueError: if there is no such mesh.
     """
-    wanted = [shape.get(axis, 1) for axis in MESH_AXES]
+    wanted, stages = [shape.get(axis, 1) for axis in MESH_AXES], shape.get(STAGE, 1)
     if wanted.count(-1) < 2:
         return shape
     divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
     found = [sizes for sizes in itertools.product(divisors, repeat=3)
-             if math.prod(sizes) == num_devices
+             if math.prod(sizes) * stages == num_devices
              and all(w in (-1, size) for w, size in zip(wanted, sizes, strict=True))
              and math.gcd(*rows) % (sizes[0] * sizes[1]) == 0 and math.gcd(*heads) % sizes[2] == 0]
     if not found:
@@ -186,7 +217,8 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
             f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
             f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
     best = min(found, key=lambda sizes: (sizes[2], sizes[0]))
-    return dict(zip(MESH_AXES, best, strict=True))
+    sizes = dict(zip(MESH_AXES, best, strict=True))
+    return {STAGE: stages, **sizes} if stages > 1 else sizes
 
 
 def use(mesh: AnyMesh):
@@ -201,14 +233,14 @@ def shardings(abstract_boxed, mesh: AnyMesh):
         if names and len(names) != leaf.value.ndim:
             raise ValueError(f"{len(names)} names {names} for a parameter of shape "
                              f"{leaf.value.shape}")
-        return NamedSharding(mesh, spec(names))
+        return named(mesh, *names)
 
     return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def named(mesh: AnyMesh, *names: str | None) -> NamedSharding:
     """The sharding of one array by its axes' logical names."""
-    return NamedSharding(mesh, spec(names))
+    return NamedSharding(mesh, spec(names, STAGE in mesh.axis_names))
 
 
 def ways(mesh: AnyMesh, name: str | None) -> int:

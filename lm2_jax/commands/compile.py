@@ -8,7 +8,7 @@ from lm2_jax import partition
 from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files
 from lm2_jax.errors import UserError
-from lm2_jax.report import compilation, programs
+from lm2_jax.report import compilation, pipeline, programs
 from lm2_jax.runtime.console import Console
 
 STEPS = ("train", "eval")
@@ -43,6 +43,8 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
             step = programs.compiled(traced, step, found, mesh)
             report.steps.append(step)
             console.print(compilation.step_table(report, step))
+            if step.pipeline:
+                console.print(*pipeline.lines(pipeline.Pipeline(**step.pipeline)), sep="\n")
     if out is not None:
         compilation.write(report, Path(out))
         console.print(str(out))

@@ -19,8 +19,12 @@ class MeshConfig:
     """Devices that split the rows and the parameters."""
     tensor: int = 1
     """Devices that split attention heads and hidden features."""
+    stage: int = 1
+    """Devices that split the blocks: the stages of a pipeline, which read consecutive segments at
+    the same time (model.schedule=wavefront)."""
 
     def __post_init__(self):
         for name in ("data", "fsdp", "tensor"):
             size = getattr(self, name)
             require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or at least 1")
+        require(self.stage >= 1, "mesh.stage", self.stage, "at least 1")

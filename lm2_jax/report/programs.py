@@ -16,7 +16,7 @@ from lm2_jax.generation import engine
 from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.report import collectives, compilation, flops, roofline, traffic
+from lm2_jax.report import collectives, compilation, flops, pipeline, roofline, traffic
 from lm2_jax.report import hlo as texts
 from lm2_jax.runtime import meshes, topologies
 from lm2_jax.runtime.meshes import micro_batches
@@ -100,7 +100,8 @@ def training(config: Config, mesh: partition.AnyMesh
     return step, compilation.Step(
         title=training_title(config, segments, rows, parts), matrix_flops=computed,
         recomputed=computed - flops.of_traced(once),
-        model_flops=clock.flops_per_token(config.model) * tokens)
+        model_flops=clock.flops_per_token(config.model) * tokens,
+        pipeline=pipeline.facts(config.model, mesh, segments, rows, parts))
 
 
 def evaluation(config: Config, mesh: partition.AnyMesh
@@ -146,7 +147,8 @@ def compiled(traced: jax.stages.Traced, step: compilation.Step, topology: topolo
         received=math.ceil(sum(one.runs * one.received for one in exchanged)),
         bound={} if bound is None else dataclasses.asdict(bound),
         instructions=texts.num_instructions(hlo),
-        collectives=[row._asdict() for row in collectives.find(hlo)])
+        collectives=[row._asdict() for row in collectives.find(hlo)],
+        pipeline=pipeline.with_found(step.pipeline, hlo))
 
 
 def _bound(topology: topologies.Topology, mesh: partition.AnyMesh, own_flops: int, moved: int,
