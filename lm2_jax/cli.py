@@ -127,16 +127,16 @@ def overrides(name: str, args: argparse.Namespace, unknown: Sequence[str]) -> di
 
 
 def _expand_paths(args: argparse.Namespace) -> None:
-    """Expands `~` in the arguments that are paths, and refuses URLs."""
+    """Expands `~` in the arguments that are paths, and checks URLs."""
     from lm2_jax.runtime import paths
 
     for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file",
                  "sources", "tokenizer", "state", "save", "texts", "jsonl"):
         value = getattr(args, name, None)
         if isinstance(value, list):
-            setattr(args, name, [str(paths.local(path)) for path in value])
+            setattr(args, name, [str(paths.of(path)) for path in value])
         elif value:
-            setattr(args, name, str(paths.local(value)))
+            setattr(args, name, str(paths.of(value)))
 
 
 def _help(names: Collection[str]) -> str:

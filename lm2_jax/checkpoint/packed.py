@@ -16,6 +16,7 @@ from flax import traverse_util
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import META, Checkpointer
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
@@ -33,7 +34,7 @@ def pack(workdir: str | Path, file: str | Path, step: int | None = None) -> int:
     Raises:
       UserError: if there is no such checkpoint.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     _, params, step = workdirs.load_checkpoint(workdir, step)
     meta = Checkpointer(workdir).meta(step)
     with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
@@ -58,8 +59,8 @@ def unpack(file: str | Path, workdir: str | Path) -> tuple[Params, dict]:
       UserFileNotFoundError: if there is no such file.
       UserError: if it is not a packed run.
     """
-    workdir = Path(workdir)
-    if not Path(file).exists():
+    workdir = paths.of(workdir)
+    if not paths.of(file).exists():
         raise UserFileNotFoundError(f"there is no file {file}")
     try:
         with zipfile.ZipFile(file) as archive:

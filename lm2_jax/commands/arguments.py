@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO, cast
 
 import jax
@@ -117,9 +116,9 @@ def read_text(path: str) -> str:
     Raises:
       UserError: if it is not there, a folder, or not UTF-8.
     """
-    if not Path(path).is_file():
+    if not paths.of(path).is_file():
         raise UserFileNotFoundError(f"no file {path}")
-    with compressed.opened(Path(path)) as file:
+    with compressed.opened(paths.of(path)) as file:
         content = file.read()
     try:
         return content.decode("utf-8-sig")

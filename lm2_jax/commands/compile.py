@@ -21,7 +21,7 @@ from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops
-from lm2_jax.runtime import meshes, topologies
+from lm2_jax.runtime import meshes, paths, topologies
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.meshes import micro_batches
 from lm2_jax.training import optimizer
@@ -52,7 +52,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
       UserError: if the vocabulary size, the topology or `out` is not usable.
     """
     console = console or Console()
-    if out is not None and Path(out).suffix not in (".json", ".md"):
+    if out is not None and paths.of(out).suffix not in (".json", ".md"):
         raise UserError(f"--out is {str(out)!r}; it must end in .json or .md")
     report, found, mesh = _begin(config, name, topology, console)
     with partition.use(mesh):
@@ -61,7 +61,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
             report.steps.append(step)
             console.print(compilation.step_table(report, step))
     if out is not None:
-        compilation.write(report, Path(out))
+        compilation.write(report, paths.of(out))
         console.print(str(out))
     return all(step.fits is not False for step in report.steps)
 
@@ -80,7 +80,7 @@ def compile_variants(config: Config, name: str, topology: str, out: str | Path |
       UserError: if the vocabulary size, the topology or `out` is not usable.
     """
     console = console or Console()
-    if out is not None and Path(out).suffix != ".md":
+    if out is not None and paths.of(out).suffix != ".md":
         raise UserError(f"--out is {str(out)!r}; with --variants it must end in .md")
     report, found, mesh = _begin(config, name, topology, console)
     segments, rows, parts = heaviest_stage(config, mesh)
@@ -100,8 +100,8 @@ def compile_variants(config: Config, name: str, topology: str, out: str | Path |
     title = _training_title(config, segments, rows, parts)
     console.print(table.terminal(title))
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(f"{compilation.heading(report)}; jax {report.jax}; {title}\n\n"
+        paths.of(out).parent.mkdir(parents=True, exist_ok=True)
+        paths.of(out).write_text(f"{compilation.heading(report)}; jax {report.jax}; {title}\n\n"
                              f"{table.markdown()}", "utf-8")
         console.print(str(out))
     return all(variant.step.fits is not False for variant in variants if variant.chosen)

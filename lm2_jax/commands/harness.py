@@ -55,7 +55,7 @@ def evaluate(workdir: str | Path, tasks: Sequence[str], *, step: int | None = No
     from lm2_jax.eval.harness.model import LM2
 
     console = console or Console(quiet=not processes.is_primary())
-    folder = Path(out or Path(workdir) / "eval") / FOLDER
+    folder = paths.of(out or paths.of(workdir) / "eval") / FOLDER
     locks.require_writable(folder.parent, "--out")
     lm = LM2(workdir, step, **(model or {}))
     options = dict(limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat)

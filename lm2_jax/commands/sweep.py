@@ -21,7 +21,7 @@ from lm2_jax.report import perplexity_comparison
 from lm2_jax.report import sweep as report
 from lm2_jax.report.comparison import Run
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import children, locks, phases, signals
+from lm2_jax.runtime import children, locks, paths, phases, signals
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.runtime.queue import (
@@ -245,7 +245,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    names, console, out = source.runs(args.config), Console(), Path(args.out)
+    names, console, out = source.runs(args.config), Console(), paths.of(args.out)
     chosen = arguments.names(args.runs) or names
     if unknown := [name for name in chosen if name not in names]:
         raise UserError(f"--runs: {args.config} has no run {unknown[0]}; its runs are "

@@ -10,7 +10,7 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import ModelConfig
 from lm2_jax.convert import importing, llama
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import paths, processes
 from lm2_jax.types import Params
 
 
@@ -57,7 +57,7 @@ class Beginning:
     def tokenizer(self) -> Path | None:
         """Returns the tokenizer.json with which a new run begins; None = the configured one."""
         if self.init_from_hf:
-            return Path(self.init_from_hf) / "tokenizer.json"
+            return paths.of(self.init_from_hf) / "tokenizer.json"
         return transplant.tokenizer_of(self.init_from)
 
     def weights(self, model: ModelConfig, workdir: Path, params: Params, shardings: Params,

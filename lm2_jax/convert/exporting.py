@@ -20,6 +20,7 @@ from lm2_jax.data.tokenizer import END
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import new_folder
 from lm2_jax.types import Params
 
@@ -53,7 +54,7 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
     Raises:
       UserError: if there is no model, or if the folder is not empty.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     codes = {name: code for code, name in TORCH_NAMES.items()}
     if dtype and dtype not in codes:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(codes)}")

@@ -6,7 +6,6 @@ No pickle is read, and no code that comes with a checkpoint is run.
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.runtime.files import new_folder
+from lm2_jax.runtime import paths
+from lm2_jax.runtime.files import copy, new_folder
 from lm2_jax.types import Params
 
 # What is kept of a folder as it is, beside config.json: the tokenizer and the licence.
@@ -56,7 +56,7 @@ class Source:
     """
 
     def __init__(self, folder: str | Path, segment_length: int = 0):
-        self.folder = Path(folder)
+        self.folder = paths.of(folder)
         self.config, self.tokenizer, self.model = read_config(self.folder, segment_length)
         self.rows = self.config["vocab_size"]
         self.tensors = Tensors(self.folder)
@@ -214,7 +214,7 @@ def keep(folder: Path, workdir: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     for path in (path for pattern in (llama.CONFIG, *KEPT) for path in folder.glob(pattern)):
         if path.is_file():
-            shutil.copyfile(path, to / path.name)
+            copy(path, to / path.name)
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 
 
@@ -20,7 +21,7 @@ class Profile:
 
     def __init__(self, folder: str | Path, steps: tuple[int, int] | None, console: Console,
                  done: int = 0):
-        self._folder, self._steps, self._console = Path(folder), steps, console
+        self._folder, self._steps, self._console = paths.of(folder), steps, console
         self._running = False
         if steps and steps[0] <= done:
             self._steps = None
