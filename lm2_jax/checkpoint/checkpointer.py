@@ -242,7 +242,7 @@ class Checkpointer(CheckpointFolder):
         skipped.
         """
         error = None if threading.get_ident() == self._calling_thread else sys.exception()
-        if error and jax.process_index() == 0:
+        if error and jax.process_index() == 0 and not self._in_bucket:
             self._remove_temporary()  # now, since other files may need the space
         if jax.process_count() == 1 or self._barriers_broken:
             return
@@ -271,12 +271,16 @@ class Checkpointer(CheckpointFolder):
             with contextlib.suppress(Exception):
                 manager.close()
         quiet.keep(self._quiet)
-        if jax.process_index() == 0:
-            self._remove_temporary()
-        steps = self.steps()
+        try:
+            if jax.process_index() == 0 and not self._in_bucket:
+                self._remove_temporary()
+            steps = self.steps()
+        except OSError:  # a store that cannot be reached; the next save removes what is left
+            steps = []
         what = ("was saved, but older ones could not be removed" if self._step in steps else
                 "could not be saved")
-        newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none yet"
+        newest = (f"the newest checkpoint is of step {steps[-1]}" if steps else
+                  "earlier ones are as they were" if self._in_bucket else "there is none yet")
         failure = SaveError(f"checkpoint of step {self._step} {what}: "
                             f"{_cause(error, self._in_bucket)} ({self.directory}); {newest}")
         failure.__cause__ = error
@@ -293,6 +297,8 @@ class Checkpointer(CheckpointFolder):
 
 def _cause(error: BaseException, in_bucket: bool = False) -> str:
     """The cause in a few words: those of the operating system, if the error comes from there."""
+    if in_bucket and not isinstance(error, _FailedElsewhere):
+        return buckets.cause(error)
     code = re.search(r"os_error_code='(\d+)'", str(error))  # in TensorStore's messages
     if code:
         return os.strerror(int(code[1]))
@@ -300,8 +306,6 @@ def _cause(error: BaseException, in_bucket: bool = False) -> str:
         return error.strerror
     if isinstance(error, _FailedElsewhere):
         return str(error)
-    if in_bucket:
-        return buckets.cause(error)
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:300]}"
 

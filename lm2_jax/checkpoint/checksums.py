@@ -14,7 +14,9 @@ import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
+from lm2_jax.runtime import files
 from lm2_jax.runtime.buckets import BucketPath
 
 FILE = "checksums.json"  # {path: [bytes, CRC-32 in hexadecimal, or the store's checksum]}
@@ -29,16 +31,14 @@ def write(folder: Path, parts: Iterable[str]) -> None:
     """
     if isinstance(folder, BucketPath):
         entries_of = _listed(folder)
-        (folder / FILE).write_text(_text({path: entry for path, entry in sorted(entries_of.items())
-                                          if path.split("/")[0] in parts}))
+        files.write_synced(folder / FILE, _text(
+            {path: entry for path, entry in sorted(entries_of.items())
+             if path.split("/")[0] in parts}))
         return
     paths = sorted(path.relative_to(folder).as_posix() for part in parts
                    for path in (folder / part).rglob("*") if path.is_file())
     entries = _of_all(folder, paths, sync=True)
-    with open(folder / FILE, "w", encoding="utf-8") as file:
-        file.write(_text(dict(zip(paths, entries, strict=True))))
-        file.flush()
-        os.fsync(file.fileno())
+    files.write_synced(folder / FILE, _text(dict(zip(paths, entries, strict=True))))
 
 
 def find_problem(folder: Path, parts: Iterable[str] | None = None) -> str | None:
@@ -84,7 +84,7 @@ def _as_expected(folder: BucketPath, expected: Mapping[str, list]) -> list[list 
     listed = _listed(folder)
     found = [listed.get(path, "is missing") for path in expected]
     read = [path for path, entry in expected.items() if ":" not in entry[1] and path in listed]
-    of_read = dict(zip(read, _of_all(folder, read, sync=False), strict=True))
+    of_read = dict(zip(read, _of_all(cast(Path, folder), read, sync=False), strict=True))
     return [of_read.get(path, entry) for path, entry in zip(expected, found, strict=True)]
 
 
@@ -119,8 +119,7 @@ def _of_all(folder: Path, paths: list[str], sync: bool) -> list[list | str]:
 
 def _of_file(path: Path, sync: bool) -> list:
     buffer, size, checksum = memoryview(bytearray(CHUNK)), 0, 0
-    with (path.open("rb") if isinstance(path, BucketPath) else open(path, "rb", buffering=0)
-          ) as file:
+    with path.open("rb", buffering=0) as file:
         if sync:
             os.fsync(file.fileno())
         while count := file.readinto(buffer):

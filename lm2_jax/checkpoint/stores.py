@@ -63,9 +63,11 @@ def kvstore(path: str) -> dict[str, Any]:
     if scheme == "gs":
         return {"driver": os.environ.get("TENSORSTORE_GCS_BACKEND", "gcs"), "bucket": bucket,
                 "path": key, "gcs_request_retries": RETRIES}
+    env = os.environ
     spec: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": key,
                             "s3_request_retries": RETRIES}
-    env = os.environ
+    if "AWS_ACCESS_KEY_ID" in env:  # the default reports each file that it does not find
+        spec["aws_credentials"] = {"type": "environment"}
     if endpoint := env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"):
         spec |= {"endpoint": endpoint,
                  "aws_region": env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION", "us-east-1")}

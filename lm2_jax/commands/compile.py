@@ -23,6 +23,7 @@ from lm2_jax.model.params import abstract_params
 from lm2_jax.report import collectives, compilation, flops
 from lm2_jax.runtime import meshes, paths, topologies
 from lm2_jax.runtime.console import Console
+from lm2_jax.runtime.files import replacing
 from lm2_jax.runtime.meshes import micro_batches
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
@@ -100,9 +101,9 @@ def compile_variants(config: Config, name: str, topology: str, out: str | Path |
     title = _training_title(config, segments, rows, parts)
     console.print(table.terminal(title))
     if out is not None:
-        paths.of(out).parent.mkdir(parents=True, exist_ok=True)
-        paths.of(out).write_text(f"{compilation.heading(report)}; jax {report.jax}; {title}\n\n"
-                             f"{table.markdown()}", "utf-8")
+        with replacing(out) as partial:
+            partial.write_text(f"{compilation.heading(report)}; jax {report.jax}; {title}\n\n"
+                               f"{table.markdown()}", "utf-8")
         console.print(str(out))
     return all(variant.step.fits is not False for variant in variants if variant.chosen)
 

@@ -14,7 +14,7 @@ from lm2_jax.generation import prompts, saved
 from lm2_jax.generation.api import generate
 from lm2_jax.generation.states import ReadState
 from lm2_jax.generation.text import ChatTemplate, require_chat_template
-from lm2_jax.runtime import paths
+from lm2_jax.runtime import files, paths
 from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Tokens
@@ -96,9 +96,8 @@ def _rows(path: str) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _writing(path: str | None) -> Iterator[Any]:
-    """Writes lines to a file, or to the standard output, each at once."""
-    with open(path, "w", encoding="utf-8") if path else contextlib.nullcontext(
-            SafeStream("stdout")) as out:
+    """Writes lines to a file, or to the standard output, each at once; to a bucket at the end."""
+    with files.written(path) if path else contextlib.nullcontext(SafeStream("stdout")) as out:
         def write(line: str) -> None:
             out.write(line)
             out.flush()

@@ -32,7 +32,8 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
         raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
     if twice := sorted({path for path in args.texts if args.texts.count(path) > 1}):
         raise UserError(f"{twice[0]} is named twice")
-    if not paths.of(args.save).absolute().parent.is_dir():
+    save = paths.of(args.save)
+    if not paths.in_bucket(save) and not save.absolute().parent.is_dir():
         raise UserFileNotFoundError(f"--save={args.save}: there is no such folder")
     contents = [(path, arguments.read_text(path)) for path in args.texts]
     compilation_cache.enable()
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     seconds = time.perf_counter() - began
     for state in states:
         console.print(_line(state))
-    size = paths.of(args.save).stat().st_size
+    size = save.stat().st_size
     console.print(f"{args.save}: {size / 1e6:,.2f} MB; {total:,} tokens in {seconds:,.1f} s, "
                   f"{total / seconds:,.0f} a second")
     return 0

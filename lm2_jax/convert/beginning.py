@@ -10,7 +10,7 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import ModelConfig
 from lm2_jax.convert import importing, llama
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import paths, processes
+from lm2_jax.runtime import processes
 from lm2_jax.types import Params
 
 
@@ -49,7 +49,7 @@ class Beginning:
         if (workdir / workdirs.SOURCE).is_dir() and (workdir / "config.json").exists():
             return llama.shape(workdirs.stored_config(workdir).model)
         if self.init_from_hf:
-            return llama.shape(importing.read_config(Path(self.init_from_hf))[2])
+            return llama.shape(importing.read_config(importing.local_copy(self.init_from_hf))[2])
         if self.init_from and (folder / workdirs.SOURCE).is_dir():
             return llama.shape(workdirs.stored_config(folder).model)
         return {}
@@ -57,7 +57,7 @@ class Beginning:
     def tokenizer(self) -> Path | None:
         """Returns the tokenizer.json with which a new run begins; None = the configured one."""
         if self.init_from_hf:
-            return paths.of(self.init_from_hf) / "tokenizer.json"
+            return importing.local_copy(self.init_from_hf) / "tokenizer.json"
         return transplant.tokenizer_of(self.init_from)
 
     def weights(self, model: ModelConfig, workdir: Path, params: Params, shardings: Params,

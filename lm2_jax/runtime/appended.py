@@ -142,6 +142,19 @@ def read(path: Path) -> bytes:
             continue
 
 
+def tail(path: Path, size: int) -> bytes:
+    """The last `size` bytes or more of such a file, if it has as many.
+
+    Raises:
+      OSError: if there is no such file.
+    """
+    if isinstance(path, BucketPath):
+        return read(path)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read()
+
+
 def remove(path: Path) -> None:
     """Removes a file that `Appended` wrote."""
     if isinstance(path, BucketPath):

@@ -349,6 +349,10 @@ def configure() -> None:
     s3 = {"use_listings_cache": False, "default_fill_cache": False, "config_kwargs": {
         "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
         "connect_timeout": 20, "read_timeout": REQUEST_SECONDS}}
+    if importlib.util.find_spec("s3fs"):
+        import s3fs
+
+        s3fs.S3FileSystem.retries = 1  # it would repeat what botocore repeats
     for protocol, options in (("gs", gs), ("s3", s3)):
         fsspec.config.conf[protocol] = options | fsspec.config.conf.get(protocol, {})
     if not os.environ.get("LM2_TRACEBACK"):
@@ -364,8 +368,8 @@ def _translated(path: BucketPath) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, FileExistsError) as error:
-        code = cast(int, error.errno or (errno.EEXIST if isinstance(error, FileExistsError)
-                                         else errno.ENOENT))
+        code = error.errno or (errno.EEXIST if isinstance(error, FileExistsError)
+                               else errno.ENOENT)
         raise type(error)(code, os.strerror(code), str(path)) from error
     except Exception as error:
         if not is_of_store(error):
@@ -392,7 +396,8 @@ def is_refusal(error: BaseException) -> bool:
 
 def text_of(error: BaseException) -> str:
     """The messages of an exception and of those that caused it."""
-    texts, seen = [], error
+    texts: list[str] = []
+    seen: BaseException | None = error
     while seen is not None and len(texts) < 4:
         texts.append(f"{type(seen).__name__}: {seen}")
         seen = seen.__cause__ or seen.__context__
@@ -418,8 +423,9 @@ def cause(error: BaseException) -> str:
         return f"the store is not available; gave up after {ATTEMPTS} attempts"
     if re.search(r"[Cc]onnect|[Tt]imeout|[Dd]isconnected|payload|DEADLINE", text):
         return f"the store cannot be reached; gave up after {ATTEMPTS} attempts"
-    first, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first[:200]}"
+    # TensorStore names what it did from the outside to the inside.
+    inner = re.sub(r" *\[.*", "", str(error).replace("\n", " "))
+    return f"{type(error).__name__}: {inner[-300:]}"
 
 
 @contextlib.contextmanager

@@ -2,12 +2,14 @@
 
 import atexit
 import contextlib
+import fnmatch
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime import paths
@@ -37,6 +39,23 @@ def replacing(path: str | os.PathLike | BucketPath) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def written(path: str | os.PathLike | BucketPath) -> Iterator[TextIO]:
+    """Opens a text file for writing. What is written is in a local file at once, in a bucket when
+    the context ends, also after an error."""
+    path = paths.of(path)
+    if not isinstance(path, BucketPath):
+        with open(path, "w", encoding="utf-8") as file:
+            yield file
+        return
+    with local_file(path.name) as temporary:
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                yield file
+        finally:
+            path.upload(temporary)
+
+
+@contextlib.contextmanager
 def new_folder(path: str | os.PathLike | BucketPath) -> Iterator[Path]:
     """Yields a temporary local folder, which becomes `path` if there was no error.
 
@@ -61,6 +80,17 @@ def new_folder(path: str | os.PathLike | BucketPath) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Writes a file, in place, and returns when it is on the disk or in the bucket."""
+    if isinstance(path, BucketPath):
+        path.write_text(text)
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def upload_folder(folder: Path, to: BucketPath) -> None:
@@ -124,14 +154,19 @@ def cached(path: Path, version: str, folder: BucketPath | None = None) -> Path:
     return copy / path.name
 
 
-def cached_folder(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """The same for the files of a folder whose names end so, but not for those of its folders."""
+def cached_folder(path: Path, patterns: Sequence[str]) -> Path:
+    """The same for the files of a folder whose names match, but not for those of its folders.
+
+    Raises:
+      UserFileNotFoundError: if there are none.
+    """
     if not isinstance(path, BucketPath):
         return path
-    found = [file for file in path.glob("*") if file.is_file() and file.name.endswith(suffixes)]
+    there = [file for file in path.glob("*") if file.is_file()]
+    found = [file for file in there
+             if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns)]
     if not found:
-        raise UserFileNotFoundError(f"{path} holds none of the files that were expected there "
-                                    f"(*{', *'.join(suffixes)})")
+        raise UserFileNotFoundError(f"{path} holds none of {', '.join(patterns)}")
     version = "\n".join(f"{file.name} {file.checksum()}" for file in sorted(found))
     return [cached(file, version, path) for file in found][0].parent
 
@@ -148,11 +183,20 @@ def copy(path: Path, to: Path) -> None:
             shutil.copyfile(path, partial)
 
 
-def scratch(folder: Path) -> Path:
+def scratch(folder: Path, once: bool = False) -> Path:
     """A local folder for the unfinished files of a folder, which `move` gives their places: the
-    folder itself, or one of this process."""
+    folder itself; for one in a bucket a new one, removed when this process ends.
+
+    Args:
+      once: the same for all calls of all processes of this user and machine, and kept.
+    """
     if not isinstance(folder, BucketPath):
         return folder
+    if once:
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        kept = Path(tempfile.gettempdir()) / f"lm2_jax_{os.getuid()}_{name}"
+        kept.mkdir(exist_ok=True)
+        return kept
     made = tempfile.mkdtemp(prefix="lm2_jax_")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return Path(made)

@@ -40,8 +40,9 @@ class Lease:
     def __init__(self, folder: BucketPath, holder: str, option: str,
                  on_loss: Callable[[str], None]):
         self._object, self._folder, self._on_loss = folder / ".lock", folder, on_loss
-        self._content = {"holder": holder, "id": uuid.uuid4().hex, "process": _this_process(),
-                         "seconds": SECONDS, "renewed": 0}
+        self._content: dict[str, Any] = {
+            "holder": holder, "id": uuid.uuid4().hex, "process": _this_process(),
+            "seconds": SECONDS, "renewed": 0}
         self._renewing, self._released = threading.Lock(), threading.Event()
         self._renewed = time.monotonic()
         self._version = self._acquire(option)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import socket
 import tempfile
 import threading
@@ -149,7 +148,8 @@ class _Board:
     def __init__(self, folder: Path, last_step: int):
         self._folder, self._number, self._size = folder, 0, 0
         self._bucket = isinstance(folder, BucketPath)
-        self._local = Path(tempfile.mkdtemp(prefix="lm2_jax_")) if self._bucket else folder
+        self._temporary = tempfile.TemporaryDirectory(prefix="lm2_jax_") if self._bucket else None
+        self._local = Path(self._temporary.name) if self._temporary else folder
         self._copying = threading.Thread()
         self._local.mkdir(parents=True, exist_ok=True)
         self._flushed, self._began = time.monotonic(), time.time()
@@ -168,8 +168,8 @@ class _Board:
 
     def close(self) -> None:
         self._end_file()
-        if self._bucket:
-            shutil.rmtree(self._local, ignore_errors=True)
+        if self._temporary:
+            self._temporary.cleanup()
 
     def _open(self) -> None:
         number = f".{self._number}" if self._number else ""

@@ -11,7 +11,8 @@ request) or "silent" (the request is done, and the connection ends without an an
 for ever; the first `after` requests that match are let through. /-/counts returns the requests so
 far, {"PUT object": 3, ...}, and forgets them; /-/log returns them one by one.
 
-gcp-storage-emulator ignores `ifGenerationMatch`, so the proxy compares the generations.
+gcp-storage-emulator ignores `ifGenerationMatch` and does not send the generation of what is read,
+without which TensorStore cannot write on a condition, so the proxy does both.
 """
 
 import argparse
@@ -50,11 +51,19 @@ class Proxy:
         if fault and fault["kind"] != "silent":
             return refused(int(fault["kind"]))
         wanted = request.query.get("ifGenerationMatch")
-        if wanted is not None and request.method in ("POST", "PUT"):
+        if method == "read" and request.query.get("alt") == "media":
+            async with self._writing:
+                generation = await self._generation(request, name)
+                answer = await self._forward(request, body)
+                answer.headers["x-goog-generation"] = generation
+        elif wanted is not None and request.method in ("POST", "PUT"):
             async with self._writing:
                 if await self._generation(request, name) != wanted:
                     return web.json_response(
                         {"error": {"code": 412, "message": "conditionNotMet"}}, status=412)
+                answer = await self._forward(request, body)
+        elif method == "write" and request.path.startswith("/upload/"):
+            async with self._writing:
                 answer = await self._forward(request, body)
         else:
             answer = await self._forward(request, body)
@@ -153,7 +162,8 @@ def refused(status: int) -> web.Response:
 
 async def make_app(target: str) -> web.Application:
     app, proxy = web.Application(client_max_size=1 << 30), Proxy(target)
-    app["session"] = ClientSession(connector=TCPConnector(limit=100), auto_decompress=False)
+    app["session"] = ClientSession(connector=TCPConnector(limit=100, force_close=True),
+                                   auto_decompress=False)
     app.router.add_route("*", "/{path:.*}", proxy.handle)
     return app
 

@@ -35,8 +35,8 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 def _open(path: Path) -> io.BufferedReader:
     if path.suffix == ".gz":
-        source = path.open("rb") if paths.in_bucket(path) else path
-        return cast(io.BufferedReader, gzip.open(source, "rb"))
+        return cast(io.BufferedReader,
+                    gzip.open(path.open("rb") if paths.in_bucket(path) else path, "rb"))
     if path.suffix == ".zst":
         try:
             import pyarrow
@@ -46,7 +46,7 @@ def _open(path: Path) -> io.BufferedReader:
         source = path.open("rb") if paths.in_bucket(path) else str(path)
         stream = pyarrow.input_stream(source, compression="zstd")
         return io.BufferedReader(cast(io.RawIOBase, cast(BinaryIO, stream)))
-    return cast(io.BufferedReader, path.open("rb"))
+    return path.open("rb")
 
 
 def without_suffix(path: Path) -> Path:
