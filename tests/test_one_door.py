@@ -90,7 +90,7 @@ def test_a_file_that_is_touched_beside_it_is_seen(source):
 
 
 @pytest.mark.parametrize("source", [
-    "paths.of(workdir)", "Path(text).name", "partial.write_text('a')", "path.open('rb')", "Path(__file__).parent",
-    "path.read_text()", "open(partial, 'w')"])
+    "paths.of(workdir)", "Path(text).name", "partial.write_text('a')", "path.open('rb')",
+    "Path(__file__).parent", "path.read_text()", "open(partial, 'w')"])
 def test_what_is_allowed_is_not_refused(source):
     assert not list(broken("x.py", source))

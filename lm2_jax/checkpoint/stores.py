@@ -26,7 +26,7 @@ def path_for_orbax(path: Path) -> Any:
     """
     if not isinstance(path, BucketPath):
         return path
-    buckets.configure()
+    buckets.configure(str(path).partition(":")[0])
     _extend_orbax()
     return epath.Path(str(path))
 

@@ -305,7 +305,7 @@ class BucketPath:
         return new
 
     def _listed(self, info: dict) -> "BucketPath":
-        return BucketPath(f"{self._scheme}://{info['name']}", info)
+        return BucketPath(f"{self._scheme}://{info['name'].lstrip('/')}", info)
 
 
 def _check(scheme: str, path: str, url: str) -> None:
@@ -328,33 +328,39 @@ def _check(scheme: str, path: str, url: str) -> None:
 @functools.cache
 def store(scheme: str) -> Any:
     """The fsspec file system of a scheme; it keeps no listings, which others may change."""
-    configure()
+    configure(scheme)
     import fsspec
 
     return fsspec.filesystem(scheme)
 
 
 @functools.cache
-def configure() -> None:
-    """Sets what every client of a store in this process needs, also those of orbax."""
-    # Two more requests for each bucket; orbax asks about its kind itself.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+def configure(scheme: str) -> None:
+    """Sets what every client of a kind of store in this process needs, also those of orbax."""
     # etils would prefer TensorFlow, where it is installed.
     os.environ.setdefault("EPATH_USE_TF", "false")
+    import fsspec
     import fsspec.config
 
-    gs: dict[str, Any] = {"use_listings_cache": False, "requests_timeout": REQUEST_SECONDS}
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        gs["token"] = "anon"
-    s3 = {"use_listings_cache": False, "default_fill_cache": False, "config_kwargs": {
-        "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
-        "connect_timeout": 20, "read_timeout": REQUEST_SECONDS}}
-    if importlib.util.find_spec("s3fs"):
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "gs":
+        import gcsfs.core
+
+        if "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT" not in os.environ:
+            # Its other class asks about the kind of each bucket; orbax does that itself.
+            for protocol in ("gs", "gcs"):
+                fsspec.register_implementation(protocol, gcsfs.core.GCSFileSystem, clobber=True)
+        options["requests_timeout"] = REQUEST_SECONDS
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            options["token"] = "anon"
+    else:
         import s3fs
 
         s3fs.S3FileSystem.retries = 1  # it would repeat what botocore repeats
-    for protocol, options in (("gs", gs), ("s3", s3)):
-        fsspec.config.conf[protocol] = options | fsspec.config.conf.get(protocol, {})
+        options |= {"default_fill_cache": False, "config_kwargs": {
+            "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
+            "connect_timeout": 20, "read_timeout": REQUEST_SECONDS}}
+    fsspec.config.conf[scheme] = options | fsspec.config.conf.get(scheme, {})
     if not os.environ.get("LM2_TRACEBACK"):
         # They log a traceback beside the exception that they raise.
         for name in ("gcsfs", "s3fs", "fsspec", "google.auth", "aiobotocore", "botocore"):
