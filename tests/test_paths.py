@@ -52,6 +52,8 @@ def test_a_url_that_cannot_be_a_workdir_is_refused(command, url, config, capsys)
     ["report", "ftp://bucket/run"], ["report", ".", "--out=az://bucket/report"],
     ["train", "CONFIG", "--workdir=run", "--init-from=https://bucket/run:100"],
     ["train", "--config=gs://bucket/config.py", "--workdir=run"],
+    ["train", "CONFIG", "--workdir=run", "--config.data.background=ftp://bucket/books"],
+    ["eval", "CONFIG", "--workdir=run", "--config.eval.samples=az://bucket/samples"],
     ["compile", "CONFIG", "--topology=cpu:8", "--out=http://bucket/report.json"]])
 def test_every_other_url_is_checked(arguments, config, capsys):
     arguments = [config if argument == "CONFIG" else argument for argument in arguments]

@@ -41,13 +41,18 @@ def load_config(args: argparse.Namespace, overrides: dict[str, str],
     with, or now begins with.
 
     Raises:
-      UserError: if such a key is overridden.
+      UserError: if such a key is overridden, or a path of the config cannot be used.
     """
     shape = beginning.shape(paths.for_checkpoints(args.workdir))
     if given := [key for key in overrides if key.startswith(tuple(shape))]:
         raise UserError(f"--config.{given[0]} is decided by the Llama that the run begins with; "
                         "leave it out")
-    return files.load_config(args.config, overrides | shape)
+    config = files.load_config(args.config, overrides | shape)
+    for value in (config.data.background, config.data.babi, config.data.tokenizer,
+                  *config.data.corpora, config.eval.samples, config.eval.babi, config.eval.indices,
+                  config.eval.background, config.eval.prompts, *config.eval.corpora):
+        paths.of(value)
+    return config
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

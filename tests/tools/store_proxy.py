@@ -153,10 +153,7 @@ def operation(method: str, path: str, body: bytes) -> tuple[str, str]:
 
 def refused(status: int) -> web.Response:
     """An answer that both kinds of clients understand."""
-    message = "Invalid Credentials" if status == 401 else CODES.get(status, "error")
-    body = json.dumps({"error": {"code": status, "message": message}})
-    if status not in (401, 403):
-        return web.Response(status=status, text=body, content_type="application/json")
+    body = json.dumps({"error": {"code": status, "message": CODES.get(status, "error")}})
     return web.Response(status=status, text=body, content_type="application/json")
 
 
