@@ -31,10 +31,13 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench compile": "Measure compile time and program size over blocks and segments.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",
+    "bench device": "Measure how near a large model comes to an accelerator's limits, in minutes.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
+    "bench roofline": "Compare variants of a training step by their least times on a TPU.",
 }
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {
@@ -70,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group and (not rest or rest[0] in ("help", "-h", "--help")):
             print(_help(group))
             return 0
-        unknown = " ".join([name, *rest[:1]] if group else [name])
-        print(f"lm2: no command {unknown!r}; choose from {', '.join(group or COMMANDS)}",
+        wanted = " ".join([name, *rest[:1]] if group else [name])
+        print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))

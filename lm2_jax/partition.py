@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import flax.linen as nn
@@ -38,6 +38,7 @@ RULES = {
     "act_head_dim": None,
     "act_mlp": "tensor",
     "act_vocab": "tensor",
+    "act_memory": "tensor",  # channels of a state between segments, as heads leave them
     "memory_slots": None,
     "memory_key": None,
 }
@@ -71,6 +72,45 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, resolved)
+
+
+def on_shards(function: Callable, names, out_names) -> Callable:
+    """Returns the function run by every device on its part of the arrays.
+
+    A custom kernel needs it, since the compiler cannot split one. Where the compiler does not
+    split arrays (the cases in which `constrain` does nothing, and a single device) the function
+    itself is returned.
+
+    Args:
+      function: treats each index of the axes that are split on its own.
+      names: logical axis names of each argument, a tuple; None for an argument that is None. An
+        axis is left whole if a size along it is not a multiple of the mesh's.
+      out_names: those of the result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if mesh.empty or mesh.size == 1 or any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
+        return function
+
+    def is_names(x) -> bool:
+        return isinstance(x, tuple) and all(name is None or name in RULES for name in x)
+
+    def run(*arrays):
+        whole = set()
+
+        def check(axes, x):
+            whole.update(name for name, size in zip(axes, x.shape, strict=True)
+                         if size % ways(mesh, name))
+
+        def specs(tree):
+            return jax.tree.map(lambda axes: spec([None if name in whole else name
+                                                   for name in axes]), tree, is_leaf=is_names)
+
+        jax.tree.map(check, tuple(names), arrays, is_leaf=is_names)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs(tuple(names)),
+                             out_specs=specs(out_names), check_vma=False)(*arrays)
+
+    return run
 
 
 @overload
@@ -169,6 +209,12 @@ def shardings(abstract_boxed, mesh: AnyMesh):
 def named(mesh: AnyMesh, *names: str | None) -> NamedSharding:
     """The sharding of one array by its axes' logical names."""
     return NamedSharding(mesh, spec(names))
+
+
+def ways(mesh: AnyMesh, name: str | None) -> int:
+    """How many ways an axis of this logical name is split."""
+    axes = spec((name,))[0] or ()
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def rows_per_step(mesh: AnyMesh) -> int:

@@ -45,7 +45,7 @@ class State:
 
     Attributes:
       memory: what the memory of the configured kind carries; for `lm2` the banks
-        [P, B, M, D], float32.
+        [P, B, M, D], float32 or what `memory.bank_dtype` says.
       window: keys and values of the last tokens, if `attention_window` > 0.
     """
 

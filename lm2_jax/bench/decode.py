@@ -81,7 +81,7 @@ def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int
                                               dtype=np.int32)
     with jax.set_mesh(mesh):
         for batch in batches:
-            times = [_generate(engine, list(drawn[:batch]), new) for _ in range(repeats + 1)][1:]
+            times = [generate(engine, list(drawn[:batch]), new) for _ in range(repeats + 1)][1:]
             first, rest = zip(*times, strict=True)
             rates.append(Rate(batch, prompt, new, first, rest))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -118,7 +118,9 @@ def _model(config: Config | None, workdir: str | Path | None):
     return "an untrained model", model, params, mesh
 
 
-def _generate(engine: Engine, prompts: Sequence[np.ndarray], new: int) -> tuple[float, float]:
+def generate(engine: Engine, prompts: Sequence[np.ndarray], new: int) -> tuple[float, float]:
+    """Generates `new` tokens after the prompts; returns the seconds to the first, and from there to
+    the last."""
     begun, first = time.perf_counter(), 0.0
     for _ in engine.generate(engine.read(prompts), Sampling(), new):
         first = first or time.perf_counter()

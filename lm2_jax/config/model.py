@@ -8,10 +8,11 @@ MEMORY_KINDS = ("lm2", "rmt", "armt", "delta")
 ROUTED_WRITES = ("null", "routed")
 MEMORY_WRITES = ("paper", "open", *ROUTED_WRITES)
 OF_LM2 = ("write", "coupled_gates", "gates_see_slot", "write_top_k", "slot_keys",
-          "tied_addressing", "top_k", "forget_gate_bias", "output_gate_bias")  # keys of lm2 alone
+          "tied_addressing", "top_k", "forget_gate_bias", "output_gate_bias",
+          "bank_dtype")  # keys of lm2 alone
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
-ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
+ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class MemoryConfig:
     95 % of a slot's content per segment, and 0 for the others."""
     output_gate_bias: float = -2.0
     """Initial bias of the output gate (lm2); the default starts with the gate nearly closed."""
+    bank_dtype: str = "float32"
+    """Dtype of a bank between segments (lm2): float32, or bfloat16, which halves the memory that
+    backpropagation through time needs for the banks, but rounds them after each segment; a slot to
+    which nothing is written stays as it is."""
     key_dim: int = 64
     """Size of a key before the feature map expands it to six times as many features (armt), or of
     a head's keys (delta)."""
@@ -59,6 +64,7 @@ class MemoryConfig:
     def __post_init__(self):
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
         one_of(self, "model.memory", "write", MEMORY_WRITES)
+        one_of(self, "model.memory", "bank_dtype", DTYPES)
         if self.write == "paper":
             object.__setattr__(self, "coupled_gates", False)
             object.__setattr__(self, "gates_see_slot", False)
@@ -140,12 +146,16 @@ class ModelConfig:
     dropout: float = 0.0
     """Dropout rate of what attention, memory and MLP add to the residual stream."""
     dtype: str = "float32"
-    """Compute dtype: float32 or bfloat16; parameters and memory state are float32."""
+    """Compute dtype: float32 or bfloat16; parameters and memory state are float32 (but see
+    memory.bank_dtype)."""
     remat: str = "none"
     """What the backward pass recomputes in a block: none, dots (all but matmuls
     with weights) or full."""
-    attention_implementation: str = "xla"
-    """Attention kernel: xla (every backend) or cudnn (NVIDIA GPUs)."""
+    attention_implementation: str = "auto"
+    """Kernel of attention and of the memory's read and write (lm2): splash (TPUs), cudnn (NVIDIA
+    GPUs), xla (every backend; holds the affinities of all queries and keys at once), chunked (every
+    backend; does not), or auto, which takes the kernel of the platform where it can, else xla or,
+    if the affinities are large, chunked. A read of the top_k slots is always that of xla."""
 
     def __post_init__(self):
         at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window")

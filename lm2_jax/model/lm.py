@@ -155,7 +155,7 @@ class LanguageModel(nn.Module):
         c = self.config
         size = c.embed_dim * (3 * c.mlp_dim + 2 * (c.num_heads + c.num_kv_heads) * c.head_dim)
         copied = 4 * size if deterministic else 0  # little of the time of a training step
-        return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0},
+        return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0, "attention": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
                        unroll=kernels.unroll(count, copied),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -193,14 +193,21 @@ def init_state(config: ModelConfig, batch_size: int, window: int | None = None) 
 
 
 def constrain_state(state: State) -> State:
-    """Constrains the state to be split over its rows, as the batch is."""
+    """Constrains the state to be split over its rows, as the batch is, and over channels or heads.
+    """
     return with_axes(constrain, state)
 
 
 def with_axes(apply: Callable, state: State) -> State:
-    """Returns the state with each array replaced by `apply(array, *logical_axis_names)`."""
-    memory = jax.tree.map(
-        lambda a: apply(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
+    """Returns the state with each array replaced by `apply(array, *logical_axis_names)`.
+
+    An array [P, B, X, D] of a memory, as a bank is, is split along D.
+    """
+    def named(a):
+        last = (None, "act_memory") if a.ndim == 4 else (None,) * (a.ndim - 2)
+        return apply(a, "layers", "act_batch", *last)
+
+    memory = jax.tree.map(named, state.memory)
     window = state.window
     if window is not None:
         names = ("layers", "act_batch", "act_len", "act_kv_heads", "act_head_dim")
