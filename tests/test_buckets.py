@@ -297,7 +297,7 @@ def test_checkpoints_and_what_is_left_of_unfinished_ones(store, folder):
 
 @pytest.mark.parametrize("kind,wanted", [
     ("401", "the store does not accept the credentials, or these have expired (401)"),
-    ("403", "these credentials do not have the right (403)")])
+    pytest.param("403", "these credentials do not have the right (403)", marks=pytest.mark.slow)])
 def test_a_save_that_is_refused_is_one_line(store, folder, kind, wanted):
     saved(folder, [1])
     store.control("faults", faults=[
@@ -313,7 +313,8 @@ def test_a_save_that_is_refused_is_one_line(store, folder, kind, wanted):
     assert Checkpointer(folder).newest_valid_step() == (2, [])
 
 
-@pytest.mark.parametrize("kind", ["503", "429", "cut", "silent"])
+@pytest.mark.parametrize("kind", ["cut", *(pytest.param(kind, marks=pytest.mark.slow)
+                                          for kind in ("503", "429", "silent"))])
 def test_a_request_that_fails_for_a_moment_is_repeated(store, folder, kind):
     store.control("faults", faults=[
         {"method": "POST|PUT", "match": "checkpoints/1/.*/d/", "kind": kind, "times": 1}])
@@ -339,6 +340,7 @@ def test_a_store_that_fails_for_long_is_given_up(store, folder, kind, wanted):
     assert Checkpointer(folder).newest_valid_step() == (1, [])
 
 
+@pytest.mark.slow
 def test_old_checkpoints_that_cannot_be_deleted_are_named(store, folder):
     saved(folder, [1, 2])
     store.control("faults", faults=[
