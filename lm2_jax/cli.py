@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from lm2_jax.errors import RunError, UserError
 
@@ -79,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
               file=sys.stderr)
         return 2
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
-    args, unknown = make_parser(name, command).parse_known_args(rest)
+    args, others = make_parser(name, command).parse_known_args(rest)
     try:
         _expand_paths(args)
-        return command.run(args, overrides(name, args, unknown))
+        return command.run(args, overrides(name, args, others))
     except (UserError, RunError) as error:
         return _failed(name, str(error), 1 if isinstance(error, RunError) else 2)
     except OSError as error:
@@ -132,16 +133,18 @@ def overrides(name: str, args: argparse.Namespace, unknown: Sequence[str]) -> di
 
 
 def _expand_paths(args: argparse.Namespace) -> None:
-    """Expands `~` in the arguments that are paths, and refuses URLs."""
+    """Expands `~` in the arguments that are paths, and checks URLs."""
     from lm2_jax.runtime import paths
 
     for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file",
                  "sources", "tokenizer", "state", "save", "texts", "jsonl"):
-        value = getattr(args, name, None)
-        if isinstance(value, list):
-            setattr(args, name, [str(paths.local(path)) for path in value])
+        value: Any = getattr(args, name, None)
+        if name == "config" and value:
+            setattr(args, name, str(paths.local(value, "the config, which is Python code,")))
+        elif isinstance(value, list):
+            setattr(args, name, [str(paths.of(path)) for path in value])
         elif value:
-            setattr(args, name, str(paths.local(value)))
+            setattr(args, name, str(paths.of(value)))
 
 
 def _help(names: Collection[str]) -> str:

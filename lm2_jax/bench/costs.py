@@ -21,7 +21,7 @@ from lm2_jax.model.schedule import Segments, read_segments
 from lm2_jax.report import compilation
 from lm2_jax.report import costs as report
 from lm2_jax.report.costs import Costs, Pair
-from lm2_jax.runtime import meshes
+from lm2_jax.runtime import meshes, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
@@ -79,7 +79,7 @@ def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: st
                   (both[0].parameters, both[1].parameters), pairs)
     console.print(report.heading(found))
     console.print(report.table(found).terminal())
-    for path in report.write(Path(out), found):
+    for path in report.write(paths.of(out), found):
         console.print(str(path))
     return found
 

@@ -9,6 +9,7 @@ from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files
 from lm2_jax.errors import UserError
 from lm2_jax.report import compilation, pipeline, programs
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 
 STEPS = ("train", "eval")
@@ -34,7 +35,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
       UserError: if the vocabulary size, the topology or `out` is not usable.
     """
     console = console or Console()
-    if out is not None and Path(out).suffix not in (".json", ".md"):
+    if out is not None and paths.of(out).suffix not in (".json", ".md"):
         raise UserError(f"--out is {str(out)!r}; it must end in .json or .md")
     report, found, mesh = programs.begin(config, name, topology)
     console.print(compilation.heading(report))
@@ -46,7 +47,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
             if step.pipeline:
                 console.print(*pipeline.lines(pipeline.Pipeline(**step.pipeline)), sep="\n")
     if out is not None:
-        compilation.write(report, Path(out))
+        compilation.write(report, paths.of(out))
         console.print(str(out))
     return all(step.fits is not False for step in report.steps)
 

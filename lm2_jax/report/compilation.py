@@ -14,6 +14,7 @@ from lm2_jax.report import pipeline
 from lm2_jax.report.collectives import Collectives, by_kind
 from lm2_jax.report.roofline import Bound
 from lm2_jax.report.table import Table, percent
+from lm2_jax.runtime.files import replacing
 
 GIB = 2**30
 
@@ -176,12 +177,13 @@ def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
 
 def write(report: Report, path: Path) -> None:
     """Writes the report as JSON; for a .md path, also a table of all JSON reports beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"\W", "_", report.topology) + ".json"
     target = path if path.suffix == ".json" else path.with_name(name)
-    target.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", "utf-8")
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", "utf-8")
     if path.suffix == ".md":
-        path.write_text(markdown(read_all(path.parent)), "utf-8")
+        with replacing(path) as partial:
+            partial.write_text(markdown(read_all(path.parent)), "utf-8")
 
 
 def read_all(folder: Path) -> list[Report]:
