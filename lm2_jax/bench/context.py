@@ -23,6 +23,7 @@ from lm2_jax.model.params import abstract_params
 from lm2_jax.model.schedule import wavefront_groups
 from lm2_jax.report import context as report
 from lm2_jax.report.context import Contexts, Point
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 
 SEQUENTIAL, WAVEFRONT, RMT, ARMT, WINDOW, FULL = (
@@ -62,7 +63,7 @@ def run(config: Config, lengths: Sequence[str], models: Sequence[str], repeats: 
     if short := [length for length, tokens in sizes.items() if tokens <= c.segment_length]:
         raise UserError(f"--lengths has {short[0]}; a context must be longer than "
                         f"model.segment_length = {c.segment_length} tokens")
-    facts, path = _facts(config, minutes), Path(out) / "context.json"
+    facts, path = _facts(config, minutes), paths.of(out) / "context.json"
     points = {}
     if path.exists():
         stored = report.read(path)
@@ -78,11 +79,11 @@ def run(config: Config, lengths: Sequence[str], models: Sequence[str], repeats: 
                                               points)
                 p = points[name, tokens]
                 console.print(f"{name}, {length}: " + (p.failure or f"{p.seconds[0]:.2f} s"))
-                report.write(Path(out), _contexts(facts, points))
+                report.write(paths.of(out), _contexts(facts, points))
     found = _contexts(facts, points)
     console.print(report.heading(found))
     console.print(report.table(found).terminal())
-    for file in report.write(Path(out), found):
+    for file in report.write(paths.of(out), found):
         console.print(str(file))
     return found
 
