@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from lm2_jax.errors import RunError, UserError
 
@@ -32,10 +33,15 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench bptt": "Compute how many segments backpropagation through time can take in.",
+    "bench compile": "Measure compile time and program size over blocks and segments.",
+    "bench context": "Measure time and memory of reading long contexts, beside rivals.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",
+    "bench device": "Measure how near a large model comes to an accelerator's limits, in minutes.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
+    "bench roofline": "Compare variants of a training step by their least times on a TPU.",
 }
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {
@@ -71,16 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group and (not rest or rest[0] in ("help", "-h", "--help")):
             print(_help(group))
             return 0
-        unknown = " ".join([name, *rest[:1]] if group else [name])
-        print(f"lm2: no command {unknown!r}; choose from {', '.join(group or COMMANDS)}",
+        wanted = " ".join([name, *rest[:1]] if group else [name])
+        print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
-    args, unknown = make_parser(name, command).parse_known_args(rest)
+    args, others = make_parser(name, command).parse_known_args(rest)
     try:
         _check_environment()
         _expand_paths(args)
-        return command.run(args, overrides(name, args, unknown))
+        return command.run(args, overrides(name, args, others))
     except (UserError, RunError) as error:
         return _failed(name, str(error), 1 if isinstance(error, RunError) else 2)
     except OSError as error:
@@ -136,16 +142,18 @@ def _check_environment() -> None:
 
 
 def _expand_paths(args: argparse.Namespace) -> None:
-    """Expands `~` in the arguments that are paths, and refuses URLs."""
+    """Expands `~` in the arguments that are paths, and checks URLs."""
     from lm2_jax.runtime import paths
 
     for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file",
                  "sources", "tokenizer", "state", "save", "texts", "jsonl"):
-        value = getattr(args, name, None)
-        if isinstance(value, list):
-            setattr(args, name, [str(paths.local(path)) for path in value])
+        value: Any = getattr(args, name, None)
+        if name == "config" and value:
+            setattr(args, name, str(paths.local(value, "the config, which is Python code,")))
+        elif isinstance(value, list):
+            setattr(args, name, [str(paths.of(path)) for path in value])
         elif value:
-            setattr(args, name, str(paths.local(value)))
+            setattr(args, name, str(paths.of(value)))
 
 
 def _help(names: Collection[str]) -> str:

@@ -128,7 +128,7 @@ def test_none_is_deleted_while_a_run_is_there(workdir, capsys):
 
 def test_a_deletion_that_was_interrupted_leaves_no_step(workdir, monkeypatch):
     folder = Checkpointer(workdir)
-    monkeypatch.setattr(shutil, "rmtree", lambda path: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     folder.remove_step(2)
     monkeypatch.undo()
     assert folder.steps() == [4, 6] and "2.deleting" in names(workdir)

@@ -10,8 +10,8 @@ from training import CONFIG, MODEL, B, S, furthest, plain, train
 
 import lm2_jax as lm2
 from lm2_jax import partition
-from lm2_jax.commands.compile import training_step
-from lm2_jax.report import crossing
+from lm2_jax.report import crossing, groups
+from lm2_jax.report.programs import training_step
 from lm2_jax.runtime import meshes, topologies
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -133,7 +133,7 @@ def test_only_sums_of_gradients_cross_slices():
 
 @pytest.mark.parametrize("text,wanted", [
     ("replica_groups={{0,1},{2,3}}, channel_id=1", [(0, 1), (2, 3)]),
-    ("replica_groups={}, channel_id=1", [(0, 1, 2, 3)]),
+    ("replica_groups={}, channel_id=1", []), ("channel_id=1", []),
     ("source_target_pairs={{0,2},{2,0}}", [(0, 2), (2, 0)]),
     ("replica_groups=[2,2]<=[4], dimensions={0}", [(0, 1), (2, 3)]),
     ("replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}", [(0, 2), (1, 3)]),
@@ -143,12 +143,12 @@ def test_only_sums_of_gradients_cross_slices():
     ("replica_groups=mesh['a'=4,'b'=2] {'a':(2)2}, x", [(0, 2), (1, 3), (4, 6), (5, 7)]),
     ("replica_groups=mesh['a'=2,'b'=1,'c'=2] {'a','c'}, x", [(0, 1, 2, 3)])])
 def test_groups_in_every_form(text, wanted):
-    assert crossing.groups(f"  %x = f32[2] all-reduce(%y), {text}", 4) == wanted
+    assert groups.of(f"  %x = f32[2] all-reduce(%y), {text}") == wanted
 
 
 def test_an_unknown_form_is_no_silent_nothing():
     with pytest.raises(ValueError, match="unknown form"):
-        crossing.groups("  %x = f32[2] all-reduce(%y), replica_groups=new{1}", 4)
+        groups.of("  %x = f32[2] all-reduce(%y), replica_groups=new{1}")
 
 
 SENT = '''HloModule jit_step

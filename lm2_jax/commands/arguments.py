@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO, cast
 
 import jax
@@ -42,13 +41,18 @@ def load_config(args: argparse.Namespace, overrides: dict[str, str],
     with, or now begins with.
 
     Raises:
-      UserError: if such a key is overridden.
+      UserError: if such a key is overridden, or a path of the config cannot be used.
     """
     shape = beginning.shape(paths.for_checkpoints(args.workdir))
     if given := [key for key in overrides if key.startswith(tuple(shape))]:
         raise UserError(f"--config.{given[0]} is decided by the Llama that the run begins with; "
                         "leave it out")
-    return files.load_config(args.config, overrides | shape)
+    config = files.load_config(args.config, overrides | shape)
+    for value in (config.data.background, config.data.babi, config.data.tokenizer,
+                  *config.data.corpora, config.eval.samples, config.eval.babi, config.eval.indices,
+                  config.eval.background, config.eval.prompts, *config.eval.corpora):
+        paths.of(value)
+    return config
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -117,9 +121,9 @@ def read_text(path: str) -> str:
     Raises:
       UserError: if it is not there, a folder, or not UTF-8.
     """
-    if not Path(path).is_file():
+    if not paths.of(path).is_file():
         raise UserFileNotFoundError(f"no file {path}")
-    with compressed.opened(Path(path)) as file:
+    with compressed.opened(paths.of(path)) as file:
         content = file.read()
     try:
         return content.decode("utf-8-sig")

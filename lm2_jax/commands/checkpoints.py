@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, _: dict[str, str]) -> int:
-    workdir = paths.local(args.workdir)
+    workdir = paths.of(args.workdir)
     folder, config = CheckpointFolder(workdir), workdirs.stored_config(workdir).checkpoint
     if args.delete:
         with locks.locked(workdir, "lm2 checkpoints --delete"):

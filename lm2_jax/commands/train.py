@@ -111,7 +111,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     begun = time.perf_counter() if begun is None else begun
     console = console or Console(quiet=not processes.is_primary())
     workdir = paths.for_checkpoints(workdir)
-    redirect_failed_output_to(workdir / "output.log")
+    redirect_failed_output_to(None if paths.in_bucket(workdir) else workdir / "output.log")
     mesh = meshes.for_training(config)
     locks.require_writable(workdir)
     with locks.locked(workdir, "lm2 train"):
@@ -285,6 +285,7 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     watchdog.step = first_step
 
     def save_state(step: int, state: train_state.TrainState, measured: dict[str, float]) -> None:
+        locks.confirm()
         checkpointer.save(step, state.params, workdirs.training_part(state), meta | {
             "next_step": step, "curriculum": curriculum.to_dict()}, measured)
 

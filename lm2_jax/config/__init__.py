@@ -50,6 +50,18 @@ class Config:
         _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
                  f"0 or a divisor of model.segment_length = {T}")
 
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        stages, model = self.mesh.stage, self.model
+        if stages == 1:
+            return
+        _require(model.schedule != "sequential" and not model.carries_tokens, "mesh.stage", stages,
+                 "1 for a model that is read sequentially (model.schedule=sequential, and rmt)")
+        for count in model.stacks:
+            _require(count % stages == 0, "mesh.stage", stages,
+                     f"a divisor of {count}, the number of blocks with (or without) a memory")
+
     def batch_sizes(self) -> list[int]:
         """Rows of the global batch in each stage of the curriculum."""
         return [self.data.rows_at(stage[0], self.train.batch_size)

@@ -25,9 +25,13 @@ class MeshConfig:
     of gradients cross the network; -1 takes the slices that there are."""
     dcn_fsdp: int = 1
     """Slices that split the rows and the parameters, so that parameters cross the network too."""
+    stage: int = 1
+    """Devices that split the blocks: the stages of a pipeline, which read consecutive segments at
+    the same time (model.schedule=wavefront)."""
 
     def __post_init__(self):
         for name in ("data", "fsdp", "tensor", "dcn_data"):
             size = getattr(self, name)
             require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or at least 1")
         require(self.dcn_fsdp >= 1, "mesh.dcn_fsdp", self.dcn_fsdp, "at least 1")
+        require(self.stage >= 1, "mesh.stage", self.stage, "at least 1")

@@ -75,7 +75,7 @@ def read(workdir: str | Path) -> Status:
     Raises:
       UserError: if there is no run.
     """
-    workdir = paths.local(workdir)
+    workdir = paths.of(workdir)
     config, folder = workdirs.stored_config(workdir), CheckpointFolder(workdir)
     lines, noted = read_lines(workdir / "metrics.jsonl"), phases.read(workdir / phases.FILE)
     started, saved = starts.read(workdir), folder.steps()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
@@ -136,7 +137,7 @@ def read(path: str | Path) -> dict | None:
     None if there is no file; also if it is damaged, which is reported.
     """
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = json.loads(paths.of(path).read_bytes())
         seconds = {OLD_NAMES.get(name, name): value for name, value in found["seconds"].items()}
         if type(found["step"]) is int and all(map(_is_seconds, seconds.values())) and (
                 seconds.keys() <= set(PHASES)):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from lm2_jax.config import Config, files
 from lm2_jax.runtime import logs
 from lm2_jax.runtime.console import print_error
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import replacing, scratch
 
 FILE = "trackers.json"  # in a workdir: the service's id of the run by tracker
 MOST_WAITING = 10_000  # calls, until a tracker is left out because it does not keep up
@@ -113,7 +113,7 @@ class Trackers:
 
     def __init__(self, config: Config, workdir: Path):
         self._path, self._ids, self._lock = workdir / FILE, _stored_ids(workdir), threading.Lock()
-        options = dict(name=workdir.name, project=config.log.project, folder=workdir,
+        options = dict(name=workdir.name, project=config.log.project, folder=scratch(workdir),
                        config=files.flat(config))
         self._threads = [_Thread(name, options, self._ids.get(name), self._started)
                          for name in config.log.trackers]
