@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import overload
 
@@ -18,6 +19,7 @@ AnyMesh = Mesh | AbstractMesh
 MESH_AXES = ("data", "fsdp", "tensor")
 STAGE = "stage"  # before the others in a mesh with stages; there is no such axis without them
 BATCH_AXES = ("data", "fsdp")  # over which rows are split
+ACROSS_SLICES = {"data": "dcn_data", "fsdp": "dcn_fsdp"}  # keys of the ways of an axis over slices
 
 RULES = {
     # Parameters: over fsdp along the embedding, over tensor along what heads and mlp split.
@@ -155,11 +157,15 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
     """A mesh with the axes data, fsdp, tensor; before them stage, if it has more than one.
 
     Args:
-      shape: size of each axis; one may be -1, which takes the devices that are left.
+      shape: size of each axis inside a slice; one may be -1, which takes the devices that are
+        left. "dcn_data" and "dcn_fsdp" are the ways in which data and fsdp are split over slices
+        too, as `across_slices` takes them; the axes of the mesh have the products.
       devices: all devices by default; a number n makes an abstract mesh of n devices.
     """
     devices = jax.devices() if devices is None else devices
-    count = devices if isinstance(devices, int) else len(devices)
+    across = across_slices(shape, devices)
+    slices = math.prod(across.values())
+    count = (devices if isinstance(devices, int) else len(devices)) // slices
     axes = (STAGE, *MESH_AXES) if shape.get(STAGE, 1) > 1 else MESH_AXES
     types = (AxisType.Auto,) * len(axes)
     sizes = [shape.get(axis, 1) for axis in axes]
@@ -168,19 +174,68 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
         sizes[sizes.index(-1)] = count // fixed
     if -1 in sizes or math.prod(sizes) != count:
         wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in axes)
-        raise UserError(f"mesh ({wanted}) does not fit {count} devices: "
+        each = " of a slice" if slices > 1 else ""
+        raise UserError(f"mesh ({wanted}) does not fit {count} devices{each}: "
                          "the sizes must multiply to it (-1: as many as are left)")
+    ways = [across.get(ACROSS_SLICES.get(axis, ""), 1) for axis in axes]
     if isinstance(devices, int):
-        return AbstractMesh(tuple(sizes), axes, axis_types=types)
+        return AbstractMesh(tuple(np.multiply(sizes, ways).tolist()), axes, axis_types=types)
     # A slice of 8 x 8 chips is 32 x 2 only where an axis of the torus may be split.
-    placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            sizes, ways, list(devices), allow_split_physical_axes=True,
+            process_is_granule=not hasattr(devices[0], "slice_index"))
     return Mesh(placed, axes, axis_types=types)
+
+
+def across_slices(shape: dict[str, int], devices: Sequence[jax.Device] | int) -> dict[str, int]:
+    """In how many slices the devices are: those that split the rows, and the parameters too.
+
+    Args:
+      shape: as configured; dcn_data is -1 if it is missing, dcn_fsdp 1. A dcn_data of -1 takes the
+        slices of TPU chips that there are. Other devices, which no torus joins, are in one slice
+        unless more are asked for; then in those that they know of, or one for each process.
+
+    Raises:
+      UserError: if the devices are not in so many slices of the same size.
+    """
+    data, fsdp = shape.get("dcn_data", -1), shape.get("dcn_fsdp", 1)
+    if isinstance(devices, int):
+        return {"dcn_data": max(data, 1), "dcn_fsdp": fsdp}
+    known = [getattr(device, "slice_index", None) for device in devices]
+    if hasattr(devices[0], "coords"):
+        sizes = Counter(index or 0 for index in known)
+    elif data * fsdp in (-1, 1):
+        sizes = Counter({0: len(devices)})
+    else:
+        sizes = Counter(device.process_index if index is None else index
+                        for device, index in zip(devices, known, strict=True))
+    wanted = f"mesh.dcn_data={data} x mesh.dcn_fsdp={fsdp}"
+    data = max(1, len(sizes) // fsdp) if data == -1 else data
+    if data * fsdp != len(sizes):
+        raise UserError(f"{wanted} does not fit {len(sizes)} slice{'s' * (len(sizes) > 1)}: they "
+                        "must multiply to it (dcn_data=-1: as many as there are)")
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"the slices have {', '.join(map(str, sizes.values()))} devices; all must "
+                        "have the same number")
+    return {"dcn_data": data, "dcn_fsdp": fsdp}
+
+
+def slices(mesh: AnyMesh) -> list[int]:
+    """The slice of each device in the order of the mesh; [] if all are in one, or abstract."""
+    if isinstance(mesh, AbstractMesh):
+        return []
+    found = [getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]
+    return found if len(set(found)) > 1 else []
 
 
 def mesh_for_storage(width: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices, over as many of which as possible parameters of an embedding of this
     width are split."""
-    count = len(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices) // math.prod(across_slices({}, devices).values())
     return make_mesh({"fsdp": math.gcd(count, width), "data": -1}, devices)
 
 
@@ -195,7 +250,8 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
     parameters are split over fsdp only.
 
     Args:
-      shape: sizes as configured; with at most one -1 it is returned as it is, for `make_mesh`.
+      shape: sizes as configured, "dcn_data" and "dcn_fsdp" of `across_slices` among them; with at
+        most one -1 in the others it is returned as it is, for `make_mesh`.
       rows: of every batch, or micro-batch, that the mesh must take.
       heads: of everything that is split by heads.
 
@@ -205,11 +261,14 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
     wanted, stages = [shape.get(axis, 1) for axis in MESH_AXES], shape.get(STAGE, 1)
     if wanted.count(-1) < 2:
         return shape
+    slices = {key: shape[key] for key in ACROSS_SLICES.values() if key in shape}
+    across = math.prod(slices.values())
     divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
     found = [sizes for sizes in itertools.product(divisors, repeat=3)
-             if math.prod(sizes) * stages == num_devices
+             if math.prod(sizes) * stages * across == num_devices
              and all(w in (-1, size) for w, size in zip(wanted, sizes, strict=True))
-             and math.gcd(*rows) % (sizes[0] * sizes[1]) == 0 and math.gcd(*heads) % sizes[2] == 0]
+             and math.gcd(*rows) % (sizes[0] * sizes[1] * across) == 0
+             and math.gcd(*heads) % sizes[2] == 0]
     if not found:
         fixed = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, wanted, strict=True))
         raise UserError(
@@ -217,7 +276,7 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
             f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
             f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
     best = min(found, key=lambda sizes: (sizes[2], sizes[0]))
-    sizes = dict(zip(MESH_AXES, best, strict=True))
+    sizes = dict(zip(MESH_AXES, best, strict=True)) | slices
     return {STAGE: stages, **sizes} if stages > 1 else sizes
 
 

@@ -12,6 +12,7 @@ from lm2_jax.config.checks import require as _require
 from lm2_jax.config.data import DataConfig as DataConfig
 from lm2_jax.config.evaluation import EvalConfig as EvalConfig
 from lm2_jax.config.evaluation import parse_length as parse_length
+from lm2_jax.config.log import LogConfig as LogConfig
 from lm2_jax.config.mesh import MeshConfig as MeshConfig
 from lm2_jax.config.model import MemoryConfig as MemoryConfig
 from lm2_jax.config.model import ModelConfig as ModelConfig
@@ -31,6 +32,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
         _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
@@ -40,6 +42,10 @@ class Config:
         for rows in self.batch_sizes():
             _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
                      self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
+        best = self.checkpoint.best_metric
+        _require(not self.checkpoint.keep_best or best not in ("held_out_loss", "exact_match")
+                 or bool(self.train.eval_every_steps), "train.eval_every_steps", 0,
+                 f"above 0, so that checkpoint.best_metric={best} is measured")
         chunk, T = self.train.loss_chunk_tokens, self.model.segment_length
         _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
                  f"0 or a divisor of model.segment_length = {T}")

@@ -83,6 +83,11 @@ USES = (
     ("A watchdog for slower steps", "train.stall_seconds=3600"),
     ("Checkpoints on slow or full disks",
      "checkpoint.keep=1 checkpoint.asynchronous=false checkpoint.on_failure=continue"),
+    ("Checkpoints every ten minutes too, one of every 10,000 steps kept for ever, and the best two",
+     "checkpoint.every_minutes=10 checkpoint.keep_every=10000 checkpoint.keep_best=2 "
+     "checkpoint.best_metric=held_out_loss"),
+    ("Two TPU slices, with the parameters split over both", "mesh.dcn_data=1 mesh.dcn_fsdp=2"),
+    ("Metrics in W&B too", "log.trackers=wandb log.project=my-project"),
     ("Evaluation on bAbI's test files in other books",
      "eval.tasks=qa1,qa2 eval.babi=BABI/en-10k eval.background=BOOKS/test"),
     ("Fewer samples at long lengths, and no reset memory there",

@@ -39,6 +39,7 @@ class Step:
       bound: seconds of `roofline.Bound` by name; empty if the peaks of the chip are not known.
       instructions: of the compiled program.
       collectives: `Collectives._asdict()` for each kind and size of collective.
+      crossing: a line for each collective that crosses the border of two slices.
       error: sizes in the compiler's message if it ran out of memory, else "".
       pipeline: `dataclasses.asdict` of a `pipeline.Pipeline`; empty without stages.
     """
@@ -56,6 +57,7 @@ class Step:
     bound: dict[str, float] = field(default_factory=dict)
     instructions: int = 0
     collectives: list[dict] = field(default_factory=list)
+    crossing: list[str] = field(default_factory=list)
     error: str = ""
     pipeline: dict = field(default_factory=dict)
 
