@@ -14,6 +14,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.report import compilation, programs
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -79,7 +80,7 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
     Raises:
       UserError: if an argument is not usable, or the memory of a device is not known.
     """
-    console, out = console or Console(), Path(out)
+    console, out = console or Console(), paths.of(out)
     if len(segments) < 2 or len(set(segments)) < len(segments) or min(segments) < 1:
         raise UserError(f"--segments is {','.join(map(str, segments))!r}; it must be two different "
                         "numbers from 1 on, as 2,4")

@@ -14,7 +14,7 @@ from lm2_jax.config import Config
 from lm2_jax.errors import UserError
 from lm2_jax.report import hlo, programs
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import meshes, topologies
+from lm2_jax.runtime import meshes, paths, topologies
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -71,14 +71,14 @@ def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
     rows = list(sizes.values())
     heading = f"{name}, training step for {topology}, jax {jax.__version__}"
     console.print(table(rows).terminal(heading))
-    with replacing(Path(out) / "compile.json") as partial:
+    with replacing(paths.of(out) / "compile.json") as partial:
         partial.write_text(json.dumps({
             "config": name, "topology": topology, "jax": jax.__version__,
             "steps": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n", "utf-8")
-    with replacing(Path(out) / "compile.md") as partial:
+    with replacing(paths.of(out) / "compile.md") as partial:
         partial.write_text(f"{heading}\n\n{table(rows).markdown()}", "utf-8")
     for file in ("compile.json", "compile.md"):
-        console.print(str(Path(out) / file))
+        console.print(str(paths.of(out) / file))
     return rows
 
 
@@ -86,7 +86,7 @@ def _compiled(config: Config, topology: topologies.Topology, blocks: int, segmen
     model = dataclasses.replace(config.model, num_layers=blocks, memory=dataclasses.replace(
         config.model.memory, num_layers=blocks if config.model.memory.num_layers else 0))
     config = dataclasses.replace(config, model=model)
-    mesh = meshes.for_training(config, topology.devices)
+    mesh = meshes.for_training(config, topology.devices, evaluates=False)
     rows = config.batch_sizes()[-1]
     with partition.use(mesh):
         traced = programs.training_step(model, config.train, mesh, rows=rows, segments=segments)

@@ -18,8 +18,9 @@ from lm2_jax.bench import pieces
 from lm2_jax.bench.measures import DONE, FAILED, NOT_RUN, Result
 from lm2_jax.bench.pieces import Piece
 from lm2_jax.report.table import Table
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import replacing, scratch
 
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # share of a GPU's memory that JAX takes at once
 START = 15.0  # seconds in which a process is ready to measure
@@ -41,7 +42,7 @@ def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out
     Raises:
       UserError: the config or a name cannot be used.
     """
-    console, out = console or Console(), Path(out)
+    console, out = console or Console(), paths.of(out)
     end = time.monotonic() + 60 * minutes
     results: list[Result] = []
     facts: dict[str, str] = {}
@@ -50,7 +51,7 @@ def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(MEMORY, "0.92")  # of the processes that measure
     for group in pieces.groups(work.pieces):
-        for result in _measured(work, group, end, out / "process.jsonl", facts, known):
+        for result in _measured(work, group, end, scratch(out) / "process.jsonl", facts, known):
             results.append(result)
             known.update(result.values)
             console.print(line(result))

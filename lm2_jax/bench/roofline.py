@@ -17,7 +17,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.report import compilation, formulas, programs
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table, percent
-from lm2_jax.runtime import topologies
+from lm2_jax.runtime import paths, topologies
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -79,7 +79,7 @@ def read_variants(path: str | Path) -> list[Variant]:
       UserError: the file has another form.
     """
     try:
-        found = [Variant(**one) for one in json.loads(Path(path).read_text("utf-8"))]
+        found = [Variant(**one) for one in json.loads(paths.of(path).read_text("utf-8"))]
     except (ValueError, TypeError) as error:
         raise UserError(f'{path} is not a list of {{"name": .., "config": {{"KEY": VALUE}}, '
                         f'"topologies": [..]}} in JSON: {error}') from None
@@ -107,7 +107,7 @@ def run(path: str, overrides: dict[str, str], variants: Sequence[Variant],
     Raises:
       UserError: if the config of a variant, or a topology, is not usable.
     """
-    console, out = console or Console(), Path(out)
+    console, out = console or Console(), paths.of(out)
     if quick:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
     known = {(row.digest, row.report.topology): row for row in read_rows(out / "roofline.json")}
