@@ -54,6 +54,8 @@ setup(
         "gcs": GCS,
         "s3": S3,
         "harness": HARNESS,
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow-skinny>=3.0"],
         "test": TEST,
         "parity": ["torch==2.13.0", "transformers>=5.0"],
         "cuda": ["jax[cuda13]>=0.10.2"],

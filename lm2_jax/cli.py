@@ -25,13 +25,18 @@ COMMANDS = {
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
     "pack": "Write a run to one small file: parameters in bfloat16, no optimizer moments.",
     "unpack": "Make a workdir of such a file, in which the run goes on.",
+    "status": "Show how runs are: step, loss, rate, time left, last save, hosts, goodput.",
+    "checkpoints": "List, verify and delete the checkpoints of a run.",
     "report": "Compare evaluated workdirs: report.md, plots.",
     "data": "Show training samples of a config as text.",
     "data tokenize": "Tokenize texts into shards, which data.source=corpus trains on.",
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench attention": "Measure attention kernels over the length of a segment.",
+    "bench bptt": "Compute how many segments backpropagation through time can take in.",
     "bench compile": "Measure compile time and program size over blocks and segments.",
+    "bench context": "Measure time and memory of reading long contexts, beside rivals.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",
@@ -80,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, others = make_parser(name, command).parse_known_args(rest)
     try:
+        _check_environment()
         _expand_paths(args)
         return command.run(args, overrides(name, args, others))
     except (UserError, RunError) as error:
@@ -128,6 +134,12 @@ def overrides(name: str, args: argparse.Namespace, unknown: Sequence[str]) -> di
                             "--config.KEY=VALUE (lm2 help lists the commands)")
         found[key.removeprefix("--config.")] = value
     return found
+
+
+def _check_environment() -> None:
+    from lm2_jax.runtime import logs
+
+    logs.check()
 
 
 def _expand_paths(args: argparse.Namespace) -> None:

@@ -83,12 +83,12 @@ class Output:
 
     Attributes:
       logits: [B, T, V] float32 ([B, L, V] from `apply_segments`); None if not asked for.
-      state: the state after the tokens.
+      state: the state after the tokens; None where a schedule has taken it.
       hidden: [B, T, D] in the compute dtype, what `unembed` makes logits of; only in their place.
     """
 
     logits: Array | None
-    state: State
+    state: Any
     hidden: Array | None = None
 
 

@@ -77,8 +77,7 @@ def check(implementation, mask, T, S, dtype="float32"):
     pytest.param("none", 16, 24, "float32", marks=pytest.mark.slow),
     pytest.param("causal", 19, 19, "float32", marks=pytest.mark.slow)])
 def test_chunks_give_what_xla_gives(monkeypatch, kind, T, S, dtype):
-    monkeypatch.setattr(chunked, "QUERIES", 8)
-    monkeypatch.setattr(chunked, "KEYS", 8)
+    monkeypatch.setattr(chunked, "CPU_CHUNK", 8)
     check("chunked", mask_of(kind, S), T, S, dtype)
 
 
@@ -126,7 +125,7 @@ def test_the_platform_decides_what_auto_is(monkeypatch):
     assert chosen("gpu", 64, 64, "float32") == "xla"
     assert chosen("gpu", 2048, 2048, capability="8.6") == "chunked"
     assert chosen("cpu", 64, 64) == "xla"
-    assert chosen("cpu", 2048, 2048) == "chunked"
+    assert chosen("cpu", 256, 256) == "chunked"
     assert chosen("", 64, 64) == "xla"
 
 
@@ -187,8 +186,7 @@ def read(config, implementation):
     pytest.param("paper", "chunked", marks=pytest.mark.slow),
     pytest.param("memory tokens", "chunked", marks=pytest.mark.slow)])
 def test_a_model_reads_writes_and_learns_as_with_xla(monkeypatch, name, implementation):
-    monkeypatch.setattr(chunked, "QUERIES", 3)
-    monkeypatch.setattr(chunked, "KEYS", 3)
+    monkeypatch.setattr(chunked, "CPU_CHUNK", 3)
     wanted, found = (read(MODELS[name], kind) for kind in ("xla", implementation))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * max(1, float(jnp.abs(b).max())))
@@ -214,16 +212,18 @@ def step(implementation, **changes):
                                      jax.eval_shape(lambda: init_state(config, 2)))
 
 
-def shapes(jaxpr):
+def arrays(jaxpr):
+    """(shape, dtype) of all that a program computes, also in its loops."""
     for equation in jaxpr.eqns:
-        yield from (var.aval.shape for var in equation.outvars if hasattr(var.aval, "shape"))
+        yield from ((var.aval.shape, var.aval.dtype) for var in equation.outvars
+                    if hasattr(var.aval, "shape"))
         for inner in jaxprs_in_params(equation.params):
-            yield from shapes(inner)
+            yield from arrays(inner)
 
 
 def affinities(implementation):
     function, arguments = step(implementation)
-    found = set(shapes(function.trace(*arguments).jaxpr.jaxpr))
+    found = {shape for shape, _ in arrays(function.trace(*arguments).jaxpr.jaxpr)}
     return {shape for shape in found if {256, 384} <= set(shape) and len(shape) > 2}
 
 
@@ -281,6 +281,20 @@ def test_a_bank_in_bfloat16_is_near_that_in_float32_and_stays_where_nothing_is_w
     np.testing.assert_allclose(logits, exact_logits, atol=0.02 * float(jnp.abs(exact_logits).max()))
     np.testing.assert_array_equal(state.memory[:, 2].astype(jnp.float32),
                                   init_state(low, 3).memory[:, 2].astype(jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_backpropagation_through_time_keeps_banks_of_that_dtype_alone(dtype):
+    memory = dataclasses.replace(LM2.memory, bank_dtype=dtype)
+    model = LanguageModel(dataclasses.replace(LM2, memory=memory, remat="full"))
+
+    def loss(variables, tokens, state):
+        return jnp.sum(apply_segments(model, variables, tokens, state, logits=False).hidden)
+
+    traced = jax.jit(jax.grad(loss)).trace(
+        model_cases.variables(LM2), jnp.zeros((3, 42), jnp.int32), init_state(model.config, 3))
+    kept = {str(kind) for shape, kind in arrays(traced.jaxpr.jaxpr) if shape == (7, 2, 3, 5, 16)}
+    assert kept == {dtype}
 
 
 def test_a_bank_between_segments_is_split_over_the_devices_that_split_heads():

@@ -11,8 +11,10 @@ import emulators
 import pytest
 from states import MESHES, abstract, bits, random_bits
 
+from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import Checkpointer, SaveError
-from lm2_jax.config import CheckpointConfig
+from lm2_jax.cli import main
+from lm2_jax.config import CheckpointConfig, Config
 from lm2_jax.data.text import documents
 from lm2_jax.data.tokenizer import load as load_tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
@@ -292,7 +294,25 @@ def test_checkpoints_and_what_is_left_of_unfinished_ones(store, folder):
     assert reading.newest_valid_step(step=2) == (2, [])
     assert store.control("counts").get("read", 0) <= 1  # a check reads no arrays
     reading.rename_steps_after(2)
-    assert reading._all_steps() == [2] and (checkpoints / "4.damaged").is_dir()
+    assert reading.all_steps() == [2] and (checkpoints / "4.damaged").is_dir()
+
+
+def test_status_and_checkpoints_of_a_run_in_a_bucket(folder, capsys):
+    workdirs.store_config(Config(checkpoint=CheckpointConfig(keep_best=1)), folder)
+    saved(folder, [2, 4, 6], keep=3)
+    lines = JsonLines(folder / "metrics.jsonl", 0)
+    lines.write({"step": 6, "loss": 2.5, "time": time.time()})
+    lines.close()
+    with locks.locked(folder, "lm2 train"):
+        assert main(["status", "--json", str(folder)]) == 0
+        assert main(["checkpoints", str(folder), "--delete=2"]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["step"], found["loss"], found["saved_step"]) == (6, 2.5, 6)
+    assert "lm2 train on " in found["used_by"] and "in use by lm2 train" in err
+    assert main(["checkpoints", str(folder), "--delete=4", "--verify"]) == 0
+    assert Checkpointer(folder).all_steps() == [2, 6]
+    assert not list((folder / "checkpoints" / "4").rglob("*"))
 
 
 @pytest.mark.parametrize("kind,wanted", [

@@ -16,6 +16,7 @@ DOOR = {"runtime/paths.py", "runtime/files.py", "runtime/appended.py", "runtime/
 OWN = {"runtime/console.py", "runtime/compilation_cache.py", "runtime/children.py",
        "config/shipped.py", "config/source.py", "data/workers.py", "report/paper.py",
        "report/provenance.py", "bench/eval.py", "bench/device.py", "bench/pieces.py",
+       "bench/prefill.py",
        "eval/identity.py", "eval/harness/running.py"}
 FORBIDDEN_MODULES = {"shutil", "fcntl"}
 FORBIDDEN = {"os": {"open", "replace", "rename", "remove", "unlink", "mkdir", "makedirs", "listdir",
@@ -65,7 +66,7 @@ def _is_local(text):
 def _is_own(node):
     """Path(__file__), and what is made for a moment on a local disk."""
     return bool(node.args) and ("__file__" in ast.unparse(node.args[0])
-                                or ast.unparse(node.args[0]).startswith(("tempfile.", '"/proc'))
+                                or ast.unparse(node.args[0]).startswith(("tempfile.", "'/proc"))
                                 or "temporary" in ast.unparse(node.args[0]))
 
 

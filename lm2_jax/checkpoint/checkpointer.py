@@ -6,16 +6,17 @@ import os
 import re
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from lm2_jax.checkpoint import checksums, quiet
+from lm2_jax.checkpoint import checksums, contents, quiet
 from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING, CheckpointFolder
+from lm2_jax.checkpoint.retention import Metrics, Retention, stored_metrics
 from lm2_jax.checkpoint.stores import path_for_orbax
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.errors import RunError, UserError
@@ -73,6 +74,7 @@ class Checkpointer(CheckpointFolder):
         self._manager: _Manager | None = None  # created anew after a failed save
         self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save
+        self._metrics: dict[int, Metrics] = {}  # by step
         self._calling_thread, self._barriers_broken = 0, False
         self._failure: SaveError | None = None  # of the last save
         if config is not None:
@@ -115,11 +117,11 @@ class Checkpointer(CheckpointFolder):
             abstract, ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
         ) if partial else ocp.args.StandardRestore(abstract)
         with self._reading(self.directory / str(step) / part) as folder:
-            stored = _describe(handler.metadata(path_for_orbax(folder)).tree)
+            stored = contents.describe(handler.metadata(path_for_orbax(folder)).tree)
         if partial:
-            stored = {name: stored[name] for name in stored.keys() & _describe(abstract)}
+            stored = {name: stored[name] for name in stored.keys() & contents.describe(abstract)}
         # orbax would silently cast to the expected dtype.
-        if differences := _differences(stored, _describe(abstract)):
+        if differences := contents.differences(stored, contents.describe(abstract)):
             others = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(f"{folder} does not fit: " + "; ".join(differences[:3]) + others)
         with self._reading(folder):
@@ -137,8 +139,14 @@ class Checkpointer(CheckpointFolder):
 
     # Writing.
 
-    def save(self, step: int, params: Params, training: Any, meta: dict) -> None:
+    def save(self, step: int, params: Params, training: Any, meta: dict,
+             metrics: Metrics = types.MappingProxyType({})) -> None:
         """Starts saving the state as it is now; every process must call this.
+
+        Args:
+          meta: the JSON object.
+          metrics: what was measured at this step, alike on all processes; by one of them
+            `checkpoint.keep_best` chooses.
 
         Raises:
           SaveError: if an earlier save failed, or this one failed already, and
@@ -146,8 +154,9 @@ class Checkpointer(CheckpointFolder):
         """
         self._report(self._join())
         self._failure, self._step = None, step
+        self._metrics[step] = dict(metrics)
         self._calling_thread, self._barriers_broken = threading.get_ident(), False
-        self._expected = {PARAMS: _describe(params), TRAINING: _describe(training)}
+        self._expected = {PARAMS: contents.describe(params), TRAINING: contents.describe(training)}
         self._quiet.enter_context(quiet.aborted_transfers())
         try:
             if jax.process_index() == 0:
@@ -156,7 +165,8 @@ class Checkpointer(CheckpointFolder):
             self._manager.save(step, force=True, args=ocp.args.Composite(**{
                 PARAMS: ocp.args.StandardSave(params),
                 TRAINING: ocp.args.StandardSave(training),
-                META: ocp.args.JsonSave(meta)}), custom_metadata={"checksums": checksums.FILE})
+                META: ocp.args.JsonSave(meta)}), custom_metadata={
+                    "checksums": checksums.FILE, "metrics": self._metrics[step]})
         except Exception as error:
             failure = self._failed(error)
             if jax.process_count() > 1:  # the other processes wait for this save to start
@@ -201,13 +211,18 @@ class Checkpointer(CheckpointFolder):
         if jax.process_index() == 0:
             self._clear_incomplete_steps(self._saving.keep)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(self._saving.keep),
+            preservation_policy=Retention(self._saving, self._metrics_of),
             async_options=ocp.AsyncOptions(
                 barrier_sync_fn=self._barrier, post_finalization_callback=self._verify,
                 # orbax would wait for a folder that cannot be created.
                 create_directories_asynchronously=False))
         return _Manager(path_for_orbax(self.directory), item_handlers=self._handlers,
                         options=options)
+
+    def _metrics_of(self, step: int) -> Metrics:
+        if step not in self._metrics:
+            self._metrics[step] = stored_metrics(self, step)
+        return self._metrics[step]
 
     def _make_room(self, step: int) -> None:
         """Moves away what orbax would overwrite."""
@@ -229,7 +244,7 @@ class Checkpointer(CheckpointFolder):
             str(self._step) if self._in_bucket else f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}")
         for part, expected in self._expected.items():
             stored = ocp.StandardCheckpointHandler().metadata(path_for_orbax(folder / part)).tree
-            if differences := _differences(_describe(stored), expected):
+            if differences := contents.differences(contents.describe(stored), expected):
                 raise ValueError(f"{part} was not stored as it is: {differences[0]}")
         checksums.write(folder, PARTS)
 
@@ -308,19 +323,3 @@ def _cause(error: BaseException, in_bucket: bool = False) -> str:
         return str(error)
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:300]}"
-
-
-def _describe(tree: Any) -> dict[str, str]:
-    """Dtype and shape of each array; of a random key those of its data."""
-    def one(leaf) -> str:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
-
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): one(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _differences(stored: dict[str, str], expected: dict[str, str]) -> list[str]:
-    return [f"{name} is {stored.get(name, 'not')} there, {expected.get(name, 'not')} here"
-            for name in sorted(stored.keys() | expected) if stored.get(name) != expected.get(name)]

@@ -42,7 +42,15 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps that are complete, in ascending order; their contents are not verified."""
-        return [step for step in self._all_steps() if not self._missing_file(step, PARTS)]
+        return [step for step in self.all_steps() if not self._missing_file(step, PARTS)]
+
+    def all_steps(self) -> list[int]:
+        """All steps that have a folder, complete or not, in ascending order; in a bucket only
+        those with the marker, since a save that was interrupted looks like any other."""
+        if isinstance(self.directory, BucketPath):
+            return sorted(int(marker.parent.name) for marker in self._markers())
+        return sorted(int(folder.name) for folder in self.directory.glob("[0-9]*")
+                      if folder.name.isdecimal() and folder.is_dir())
 
     def newest_valid_step(self, parts: Iterable[str] = PARTS, step: int | None = None
                           ) -> tuple[int, list[str]]:
@@ -58,13 +66,13 @@ class CheckpointFolder:
         Returns:
           The step, 0 if there is none, and a line for each problem that was found.
         """
-        damaged, steps = [], self._all_steps()
+        damaged, steps = [], self.all_steps()
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.directory / str(candidate)
             problem = self._find_problem(candidate, parts)
             if problem and not folder.exists():  # deleted meanwhile, by the run that saves here
                 continue
-            if problem and self._all_steps() != steps:  # being deleted, as there is a newer one
+            if problem and self.all_steps() != steps:  # being deleted, as there is a newer one
                 return self.newest_valid_step(parts, step)
             if problem:
                 damaged.append(f"{folder} is damaged: {problem}")
@@ -90,7 +98,7 @@ class CheckpointFolder:
           UserFileNotFoundError: if there is no checkpoint and one is required.
           UserError: if `step` does not exist or is damaged, or if all steps are damaged.
         """
-        steps, workdir = self._all_steps(), self.directory.parent
+        steps, workdir = self.all_steps(), self.directory.parent
         if step is not None and steps and step not in steps:
             raise UserError(f"{workdir} has no checkpoint of step {step}; it has "
                             + ", ".join(map(str, steps)))
@@ -113,17 +121,27 @@ class CheckpointFolder:
         `select_step` found them damaged. Does nothing on processes other than the first.
         """
         if jax.process_index() == 0:
-            for other in self._all_steps():
+            for other in self.all_steps():
                 if other > step:
                     self._rename_damaged(other)
 
-    def _all_steps(self) -> list[int]:
-        """All steps that have a folder, complete or not, in ascending order; in a bucket only
-        those with the marker, since a save that was interrupted looks like any other."""
-        if isinstance(self.directory, BucketPath):
-            return sorted(int(marker.parent.name) for marker in self._markers())
-        return sorted(int(folder.name) for folder in self.directory.glob("[0-9]*")
-                      if folder.name.isdecimal() and folder.is_dir())
+    def find_problem(self, step: int) -> str | None:
+        """Reads all files of a step; describes what is wrong, None if they are as they were saved.
+
+        A step that was saved without checksums cannot be verified, which counts as a problem.
+        """
+        if problem := self._find_problem(step, PARTS):
+            return problem
+        return None if self._has_checksums(self.directory / str(step)) else "has no checksums"
+
+    def remove_step(self, step: int) -> None:
+        """Deletes a step; one whose deletion is interrupted is not among the steps any more."""
+        folder = self.directory / str(step)
+        if not isinstance(folder, BucketPath):
+            leaving = folder.with_name(f"{step}.deleting")  # matches TEMPORARY
+            files.rename_folder(folder, leaving)
+            folder = leaving
+        files.remove_folder(folder, COMMIT_MARKER)
 
     def _markers(self) -> list[Path]:
         return [path for path in self.directory.rglob(COMMIT_MARKER)
@@ -167,7 +185,7 @@ class CheckpointFolder:
         behind is removed by the next call.
         """
         if isinstance(self.directory, BucketPath):
-            complete = set(self._all_steps())
+            complete = set(self.all_steps())
             found = {path.relative_to(self.directory).parts[0] for path
                      in self.directory.rglob("*")}
             with contextlib.suppress(OSError):  # orbax removes them before it saves there
@@ -189,7 +207,7 @@ class CheckpointFolder:
         Those older than the newest `keep` complete steps were left by an interrupted deletion.
         """
         complete = self.steps()
-        for step in self._all_steps():
+        for step in self.all_steps():
             if step in complete:
                 continue
             if len(complete) >= keep and step < complete[-keep]:

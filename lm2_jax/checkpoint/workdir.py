@@ -26,11 +26,11 @@ from lm2_jax.types import Params
 
 # Keys that may change when a run is resumed: the next batch and step do not depend on them, except
 # for num_steps, over which the learning rate decays.
-MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
+MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "log.", "data.num_workers",
               "train.num_steps", "train.eval_every_steps", "train.held_out_batches",
               "train.stall_seconds", "train.remat_segments",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
-              "model.attention_implementation")
+              "model.attention_implementation", "model.schedule")
 SOURCE = "hf"  # small files of the transformers model that a run began from
 CONVERTED = f"{SOURCE}/tensors.json"  # in a workdir that holds such a model as it was
 OLD_CONFIG = "config.before.jsonl"  # the configs before accepted changes, oldest first

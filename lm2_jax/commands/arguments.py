@@ -16,7 +16,7 @@ from lm2_jax.data.text import compressed
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generation import saved
 from lm2_jax.generation.states import ReadState
-from lm2_jax.runtime import paths, processes
+from lm2_jax.runtime import clusters, paths, processes
 from lm2_jax.runtime.console import Console, SafeStream
 
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
@@ -77,8 +77,8 @@ def joined_processes(args: argparse.Namespace, command: str) -> Iterator[None]:
     Args:
       command: what stands before a message, as "lm2 train".
     """
-    info = processes.find_process_info(args.coordinator, args.num_processes, args.process_id)
-    processes.initialize(info, command=command, **processes.timeouts())
+    info = clusters.find_process_info(args.coordinator, args.num_processes, args.process_id)
+    processes.initialize(info, command=command, **clusters.timeouts())
     yield
     processes.shutdown()
 

@@ -8,7 +8,7 @@ from lm2_jax import partition
 from lm2_jax.commands import arguments
 from lm2_jax.config import Config, files
 from lm2_jax.errors import UserError
-from lm2_jax.report import compilation, programs
+from lm2_jax.report import compilation, pipeline, programs
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 
@@ -16,7 +16,8 @@ STEPS = ("train", "eval")
 
 
 def compile_steps(config: Config, name: str, topology: str, steps: Collection[str] = STEPS,
-                  out: str | Path | None = None, console: Console | None = None) -> bool:
+                  out: str | Path | None = None, console: Console | None = None,
+                  slices: int = 1) -> bool:
     """Compiles the training step and the programs of the evaluation; prints a report.
 
     No array of the model's size is allocated. The training step is that of the curriculum stage
@@ -27,6 +28,7 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
       topology: a name that `topologies.find` takes, as "v5e:4x4".
       out: a .json file for the report, or a .md file for a table of all reports in its folder;
         None writes no file.
+      slices: number of such TPU slices; what crosses them is listed.
 
     Returns:
       Whether every program fits into the memory of a device; True where that is unknown.
@@ -37,13 +39,17 @@ def compile_steps(config: Config, name: str, topology: str, steps: Collection[st
     console = console or Console()
     if out is not None and paths.of(out).suffix not in (".json", ".md"):
         raise UserError(f"--out is {str(out)!r}; it must end in .json or .md")
-    report, found, mesh = programs.begin(config, name, topology)
+    report, found, mesh = programs.begin(config, name, topology, slices)
     console.print(compilation.heading(report))
     with partition.use(mesh):
         for traced, step in _programs(config, mesh, steps):
             step = programs.compiled(traced, step, found, mesh)
             report.steps.append(step)
             console.print(compilation.step_table(report, step))
+            for line in step.crossing:
+                console.print(f"  crosses slices: {line}")
+            if step.pipeline:
+                console.print(*pipeline.lines(pipeline.Pipeline(**step.pipeline)), sep="\n")
     if out is not None:
         compilation.write(report, paths.of(out))
         console.print(str(out))
@@ -65,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--topology", required=True, metavar="NAME",
                         help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
+    parser.add_argument("--slices", type=int, default=1, metavar="N",
+                        help="compile for so many of these TPU slices, and list what crosses them")
     parser.add_argument("--step", default="both", choices=(*STEPS, "both"),
                         help="what to compile (%(default)s)")
     parser.add_argument("--out", metavar="FILE",
@@ -74,4 +82,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = files.load_config(args.config, overrides)
     steps = STEPS if args.step == "both" else (args.step,)
-    return 0 if compile_steps(config, args.config, args.topology, steps, args.out) else 1
+    fit = compile_steps(config, args.config, args.topology, steps, args.out, slices=args.slices)
+    return 0 if fit else 1

@@ -13,6 +13,7 @@ OF_LM2 = ("write", "coupled_gates", "gates_see_slot", "write_top_k", "slot_keys"
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
+SCHEDULES = ("sequential", "wavefront", "auto")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,10 @@ class ModelConfig:
     GPUs), xla (every backend; holds the affinities of all queries and keys at once), chunked (every
     backend; does not), or auto, which takes the kernel of the platform where it can, else xla or,
     if the affinities are large, chunked. A read of the top_k slots is always that of xla."""
+    schedule: str = "auto"
+    """Order in which segments go through the blocks: sequential; wavefront, all blocks at once,
+    each on a segment of its own, with the same results; or auto, the wavefront where it is expected
+    to be faster."""
 
     def __post_init__(self):
         at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window")
@@ -175,6 +180,19 @@ class ModelConfig:
         one_of(self, "model", "dtype", DTYPES)
         one_of(self, "model", "remat", REMAT_POLICIES)
         one_of(self, "model", "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+        one_of(self, "model", "schedule", SCHEDULES)
+
+    @property
+    def carries_tokens(self) -> bool:
+        """Whether the state comes from the last block (rmt)."""
+        return self.memory.kind == "rmt" and self.memory.num_layers > 0
+
+    @property
+    def stacks(self) -> tuple[int, ...]:
+        """The number of blocks with a memory of their own, and that of the others; without zeros.
+        """
+        P = 0 if self.memory.kind == "rmt" else self.memory.num_layers
+        return tuple(count for count in (P, self.num_layers - P) if count)
 
     def _check_memory(self) -> None:
         kind, P = self.memory.kind, self.memory.num_layers
@@ -184,6 +202,8 @@ class ModelConfig:
             require(P == self.num_layers, "model.memory.num_layers", P,
                     f"0 or model.num_layers = {self.num_layers}: memory tokens (rmt) go through "
                     "every block")
+            require(self.schedule != "wavefront", "model.schedule", self.schedule,
+                    "sequential or auto for rmt, whose memory comes from the last block")
         if P and kind in ("lm2", "delta"):
             require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
                     self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")

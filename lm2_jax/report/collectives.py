@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
+from lm2_jax.report import groups
 from lm2_jax.report import hlo as texts
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
@@ -30,6 +29,7 @@ class Collective(NamedTuple):
       group: indices, in the order of the mesh, of devices that exchange data with one another;
         empty if the text does not say. The other groups are alike.
       origin: the part of the model that it belongs to.
+      line: of the program.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Collective(NamedTuple):
     runs: int
     group: tuple[int, ...]
     origin: str
+    line: str = ""
 
     @property
     def bytes(self) -> int:
@@ -105,13 +106,17 @@ def by_kind(rows: list[Collectives]) -> dict[str, dict[str, int]]:
     return dict(sorted(totals.items()))
 
 
-def each(hlo: str) -> Iterator[Collective]:
-    """Yields the collectives of a compiled program one by one; see `find`."""
+def each(hlo: str, instruction: re.Pattern = _COLLECTIVE) -> Iterator[Collective]:
+    """Yields the collectives of a compiled program one by one; see `find`.
+
+    Args:
+      instruction: matches the name of each, as group 1, and what is appended to it, as group 2.
+    """
     computations = texts.computations(hlo)
     runs, seen = texts.runs(computations), set()
     for name, lines in computations.items():
         for line in lines:
-            match = _COLLECTIVE.search(line)
+            match = instruction.search(line)
             if match is None:
                 continue
             channel = re.search(r"channel_id=(\d+)", line)
@@ -125,10 +130,10 @@ def each(hlo: str) -> Iterator[Collective]:
                 if kind == "all-reduce" and "all-reduce-scatter" in name:
                     # A fusion of the TPU compiler, of which each device keeps its own part.
                     kind = "reduce-scatter"
-                group = _group(line)
+                group = next(iter(groups.of(line)), ())
                 parts = len(group) if kind != match[1] and group else 1
                 yield Collective(kind, [_part(shape, parts) for shape in shapes], runs[name],
-                                 group, _origin(line))
+                                 group, _origin(line), line)
 
 
 def _part(shape: tuple[str, str], parts: int) -> tuple[str, str]:
@@ -138,38 +143,6 @@ def _part(shape: tuple[str, str], parts: int) -> tuple[str, str]:
         return shape
     dtype, dims = shape
     return dtype, str(math.prod(int(n) for n in dims.split(",") if n) // parts)
-
-
-def _group(line: str) -> tuple[int, ...]:
-    """The first group of devices that a collective names.
-
-    It is written as a list, {{0,1},{2,3}}; as the rows of an array, [2,2]<=[4] or
-    [2,2]<=[2,2]T(1,0); as axes of a mesh, mesh['x'=2,'y'=2] {'x'}; or as pairs of a sender and a
-    receiver, which here are one group.
-    """
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
-    if pairs:
-        return int(pairs[1]), int(pairs[2])
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-    if listed:
-        return tuple(map(int, listed[1].split(",")))
-    rows = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if rows:
-        ids = np.arange(int(rows[1]) * int(rows[2])).reshape(_numbers(rows[3]))
-        ids = ids.transpose(_numbers(rows[4])) if rows[4] else ids
-        return tuple(map(int, ids.reshape(int(rows[1]), int(rows[2]))[0]))
-    axes = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
-    if axes:
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes[1])}
-        chosen = re.findall(r"'(\w+)'", axes[2])
-        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-        kept = tuple(slice(None) if name in chosen else 0 for name in sizes)
-        return tuple(map(int, ids[kept].reshape(-1)))
-    return ()
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
+from lm2_jax.report import pipeline
 from lm2_jax.report.collectives import Collectives, by_kind
 from lm2_jax.report.roofline import Bound
 from lm2_jax.report.table import Table, percent
@@ -38,7 +39,9 @@ class Step:
       bound: seconds of `roofline.Bound` by name; empty if the peaks of the chip are not known.
       instructions: of the compiled program.
       collectives: `Collectives._asdict()` for each kind and size of collective.
+      crossing: a line for each collective that crosses the border of two slices.
       error: sizes in the compiler's message if it ran out of memory, else "".
+      pipeline: `dataclasses.asdict` of a `pipeline.Pipeline`; empty without stages.
     """
 
     title: str
@@ -54,7 +57,9 @@ class Step:
     bound: dict[str, float] = field(default_factory=dict)
     instructions: int = 0
     collectives: list[dict] = field(default_factory=list)
+    crossing: list[str] = field(default_factory=list)
     error: str = ""
+    pipeline: dict = field(default_factory=dict)
 
     @property
     def roofline(self) -> Bound | None:
@@ -227,7 +232,9 @@ def markdown(reports: Sequence[Report]) -> str:
              "the largest of its three, by the published peaks of the chip; MFU is the FLOPs that "
              "the model needs over what the chip could compute in that time, in per cent.")
     parts = [table.markdown() for table in (programs, bounds, collectives) if table.sections[0]]
-    return "\n".join(["; ".join(compiled), "", *parts, notes, ""])
+    pipelines = [f"{report.topology}: {line}\n" for report in reports for step in report.steps
+                 if step.pipeline for line in pipeline.lines(pipeline.Pipeline(**step.pipeline))]
+    return "\n".join(["; ".join(compiled), "", *parts, notes, "", *pipelines])
 
 
 def totals(step: Step) -> dict[str, dict[str, int]]:

@@ -16,7 +16,7 @@ from lm2_jax.generation import engine
 from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.report import collectives, compilation, flops, roofline, traffic
+from lm2_jax.report import collectives, compilation, crossing, flops, pipeline, roofline, traffic
 from lm2_jax.report import hlo as texts
 from lm2_jax.runtime import meshes, topologies
 from lm2_jax.runtime.meshes import micro_batches
@@ -26,13 +26,14 @@ from lm2_jax.training.step import make_train_step
 from lm2_jax.types import Batch
 
 
-def begin(config: Config, name: str, topology: str
+def begin(config: Config, name: str, topology: str, slices: int = 1
           ) -> tuple[compilation.Report, topologies.Topology, partition.AnyMesh]:
     """Returns a report without programs, the topology, and the mesh of the config on it.
 
     Args:
       name: of the config, for the report.
       topology: a name that `topologies.find` takes, as "v5e:4x4".
+      slices: number of such TPU slices.
 
     Raises:
       UserError: if the vocabulary size or the topology is not usable.
@@ -40,10 +41,10 @@ def begin(config: Config, name: str, topology: str
     if not config.model.vocab_size:
         raise UserError("model.vocab_size is 0 (the tokenizer's); to compile without one give it, "
                          "as --config.model.vocab_size=32000")
-    found = topologies.find(topology)
+    found = topologies.find(topology, slices)
     mesh = meshes.for_training(config, found.devices)
     report = compilation.Report(
-        config=name, topology=topology, chip=found.kind, memory=found.memory,
+        config=name, topology=found.name, chip=found.kind, memory=found.memory,
         mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
         effort=jax.config.jax_exec_time_optimization_effort,  # type: ignore[attr-defined]
         parameters=sum(leaf.size for leaf in jax.tree.leaves(
@@ -100,7 +101,8 @@ def training(config: Config, mesh: partition.AnyMesh
     return step, compilation.Step(
         title=training_title(config, segments, rows, parts), matrix_flops=computed,
         recomputed=computed - flops.of_traced(once),
-        model_flops=clock.flops_per_token(config.model) * tokens)
+        model_flops=clock.flops_per_token(config.model) * tokens,
+        pipeline=pipeline.facts(config.model, mesh, segments, rows, parts))
 
 
 def evaluation(config: Config, mesh: partition.AnyMesh
@@ -135,6 +137,7 @@ def compiled(traced: jax.stages.Traced, step: compilation.Step, topology: topolo
         return dataclasses.replace(step, seconds=time.perf_counter() - start, fits=False,
                                    error=message)
     seconds, hlo = time.perf_counter() - start, program.as_text()
+    slices = partition.slices(mesh)
     sizes, done = compilation.memory(program.memory_analysis()), traffic.of_program(hlo)
     exchanged = list(collectives.each(hlo))
     own_flops = done.flops + flops.of_kernels(traced) // mesh.size
@@ -146,11 +149,15 @@ def compiled(traced: jax.stages.Traced, step: compilation.Step, topology: topolo
         received=math.ceil(sum(one.runs * one.received for one in exchanged)),
         bound={} if bound is None else dataclasses.asdict(bound),
         instructions=texts.num_instructions(hlo),
-        collectives=[row._asdict() for row in collectives.find(hlo)])
+        collectives=[row._asdict() for row in collectives.find(hlo)],
+        crossing=[str(one) for one in crossing.find(hlo, slices)] if slices else [],
+        pipeline=pipeline.with_found(step.pipeline, hlo))
 
 
 def _bound(topology: topologies.Topology, mesh: partition.AnyMesh, own_flops: int, moved: int,
            exchanged: list[collectives.Collective]) -> roofline.Bound | None:
+    if partition.slices(mesh):  # the speed of the network between them is not known
+        return None
     peaks, exchange = roofline.chip(topology.kind), 0.0
     if peaks is not None and peaks.link and mesh.size > 1:
         coordinates = [device.coords for device in mesh.devices.flat]

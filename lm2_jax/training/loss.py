@@ -11,8 +11,8 @@ from lm2_jax import partition
 from lm2_jax.model import kernels
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel, init_state
-from lm2_jax.model.schedule import scan_segments, split_segments
-from lm2_jax.types import Batch, Output, Params
+from lm2_jax.model.schedule import Segments, read_segments, split_segments
+from lm2_jax.types import Batch, Params
 
 
 @struct.dataclass
@@ -27,7 +27,7 @@ class LossSums:
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
       writes: how far the memory was open to a segment, from 0 to 1, summed over rows, blocks and
-        segments (`_apply`).
+        segments.
     """
 
     loss: jax.Array
@@ -54,15 +54,10 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     """
     c = model.config
     S, dropout = batch.reset_BS.shape[1], c.dropout > 0 and not deterministic
-    fields = (batch.tokens_BL, batch.targets_BL, batch.loss_weight_BL, batch.answer_BL,
-              batch.valid_BL)
-    segments = tuple(split_segments(x_BL, c.segment_length) for x_BL in fields)
+    split = functools.partial(split_segments, segment_length=c.segment_length)
 
-    def step(state, x):
-        tokens_BT, targets_BT, weight_BT, answer_BT, valid_BT, reset_B, number = x
-        rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
-        out, writes = _apply(model, params, tokens_BT, state, valid_BT, reset_B,
-                             deterministic=not dropout, logits=not chunk_tokens, rngs=rngs)
+    def finish(out, x):
+        targets_BT, weight_BT, answer_BT, valid_BT = x
         if chunk_tokens:
             loss_BT, right_BT = _in_chunks(out.hidden, unembedding(c, params), targets_BT,
                                            chunk_tokens)
@@ -71,30 +66,21 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
             loss_BT, right_BT = _token_losses(out.logits, targets_BT)
         hits, answers = count_answers(right_BT, answer_BT)
         row_loss_B = jnp.sum(jnp.where(weight_BT > 0, loss_BT * weight_BT, 0.0), axis=1)
-        return out.state, LossSums(
+        return LossSums(
             loss=jnp.sum(row_loss_B), row_loss_B=row_loss_B,
             weight=jnp.sum(weight_BT), hits=hits, answers=answers,
-            tokens=jnp.sum(valid_BT), writes=writes)
+            tokens=jnp.sum(valid_BT), writes=jnp.zeros(()))
 
     window = (S - 1) * c.segment_length if S >= window_from_segments else 0
     state = init_state(c, batch.tokens_BL.shape[0], window=window)
-    xs = (*segments, batch.reset_BS.T, jnp.arange(S))
-    _, sums = scan_segments(step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
-                            unroll=kernels.unroll(S))
-    return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums)
-
-
-def _apply(model: LanguageModel, *args, **options) -> tuple[Output, jax.Array]:
-    """Applies the model; returns its output and how far its memory was open to the segment.
-
-    This is the mean, over all but blocks and rows, of what a memory sows as "open", summed over
-    rows and blocks: u of an LM2 memory, beta of ARMT, 1 - alpha (1 - beta) of a gated DeltaNet.
-    """
-    if not model.config.memory.closes:
-        return model.apply(*args, **options), jnp.zeros(())
-    out, sown = model.apply(*args, mutable="intermediates", **options)
-    open_PBX, = sown["intermediates"]["memory_blocks"]["memory"]["open"]
-    return out, jnp.sum(jnp.mean(open_PBX, axis=tuple(range(2, open_PBX.ndim))))
+    segments = Segments(split(batch.tokens_BL), split(batch.valid_BL), batch.reset_BS.T)
+    xs = tuple(map(split, (batch.targets_BL, batch.loss_weight_BL, batch.answer_BL,
+                           batch.valid_BL)))
+    _, sums, writes = read_segments(
+        model, params, state, segments, finish, xs, logits=not chunk_tokens,
+        bptt_segments=bptt_segments, remat=remat_segments, unroll=kernels.unroll(S),
+        dropout=key if dropout else None, opens=True)
+    return jax.tree.map(lambda a: jnp.sum(a, axis=0), sums).replace(writes=writes)
 
 
 def _token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -17,6 +17,7 @@ from tensorboardX.record_writer import RecordWriter
 from lm2_jax.runtime import appended, files, paths
 from lm2_jax.runtime.buckets import BucketPath
 from lm2_jax.runtime.console import print_error
+from lm2_jax.training.trackers import Trackers
 
 FLUSH_SECONDS = 30.0  # until TensorBoard sees an event
 COPY_SECONDS = 300.0  # the same in a bucket
@@ -115,22 +116,27 @@ class MetricsWriter:
     Args:
       workdir: of the run.
       last_step: step after which the run resumes.
-      tensorboard: whether to write events, to `workdir/tensorboard`.
+      trackers: that get the metrics too.
     """
 
-    def __init__(self, workdir: str | Path, last_step: int):
+    def __init__(self, workdir: str | Path, last_step: int, trackers: Trackers | None = None):
         self._lines = JsonLines(paths.of(workdir) / "metrics.jsonl", last_step)
         self._board = _Board(paths.of(workdir) / "tensorboard", last_step)
+        self._trackers = trackers
 
     def write(self, step: int, values: dict[str, float | None]) -> None:
         """Writes one step; None (unknown) is null in the file and absent from the events."""
         self._lines.write({"step": step, **values})
         self._board.write(step, values)
+        if self._trackers:
+            self._trackers.write(step, values)
 
     def flush(self) -> None:
         self._lines.flush()
 
     def close(self) -> None:
+        if self._trackers:
+            self._trackers.close()
         self._board.close()
         self._lines.close()
 

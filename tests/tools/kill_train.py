@@ -37,7 +37,7 @@ STEPS = 16
 STEPS_PER_KILL = 8  # added to STEPS
 SECONDS_OF_SAVE = 4.0  # in a bucket of an emulator
 SAVING = ".orbax-checkpoint-tmp"  # suffix of a step until it is complete
-SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # the metrics that may differ
+SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_", "time")  # the metrics that may differ
 
 
 @dataclasses.dataclass(frozen=True)
