@@ -154,6 +154,8 @@ def make_table(name: str) -> str:
         return compiled(folder)
     if name == "lm2_1b7_roofline":
         return least_times(folder)
+    if name == "buckets":
+        return operations(folder / "operations.json")
     return kills(folder / "200_kills.json")
 
 
@@ -219,6 +221,15 @@ def least_times(folder: Path) -> str:
              row.step.roofline.limit, f"{100 * row.mfu:.1f}"] for row in best]
     return Table(["topology", "variant", "data x fsdp x tensor", "arithmetic ms", "memory ms",
                   "interconnect ms", "limit", "MFU at most, %"], [rows], text_columns=3).markdown()
+
+
+def operations(path: Path) -> str:
+    """What a save, a resume and the like cost in a bucket: kinds of operations across."""
+    counts = json.loads(path.read_text("utf-8"))["counts"]
+    kinds = list(counts[0]["operations"])
+    return Table(["what", "store", *kinds], [
+        [[one["what"], one["store"], *(str(one["operations"][kind]) for kind in kinds)]
+         for one in counts if one["store"] == store] for store in ("gs", "s3")]).markdown()
 
 
 def kills(path: Path) -> str:

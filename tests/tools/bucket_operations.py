@@ -3,7 +3,7 @@
     python tests/tools/bucket_operations.py --out configs/results/buckets
 
 The run is that of configs/tiny.py, in a bucket of an emulator; the proxy in front of it counts.
-Written are operations.json and operations.md.
+It writes operations.json, of which configs/results/build.py makes a table.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 
 from lm2_jax.report import provenance
-from lm2_jax.report.table import Table
 
 sys.path.append(str(Path(__file__).parents[1]))
 import emulators  # noqa: E402
@@ -88,11 +87,6 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "operations.json").write_text(json.dumps(
         about | {"counts": [dataclasses.asdict(counts) for counts in found]}, indent=1) + "\n")
-    table = Table(["what", "store", *KINDS], [
-        [[counts.what, counts.store, *(str(counts.operations[kind]) for kind in KINDS)]
-         for counts in found if counts.store == scheme] for scheme in ("gs", "s3")])
-    (args.out / "operations.md").write_text(table.markdown())
-    print(table.markdown())
 
 
 if __name__ == "__main__":
