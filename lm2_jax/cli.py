@@ -33,6 +33,7 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench attention": "Measure attention kernels over the length of a segment.",
     "bench bptt": "Compute how many segments backpropagation through time can take in.",
     "bench compile": "Measure compile time and program size over blocks and segments.",
     "bench context": "Measure time and memory of reading long contexts, beside rivals.",

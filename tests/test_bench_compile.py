@@ -24,8 +24,10 @@ def cache():
     jax.config.update("jax_enable_compilation_cache", before)
 
 
-def test_programs_do_not_grow_with_blocks_and_segments(tmp_path):
-    config = files.load_config("tiny", SMALL)
+@pytest.mark.parametrize("memory", [
+    pytest.param(1, marks=pytest.mark.slow), 0])
+def test_programs_do_not_grow_with_blocks_and_segments(memory, tmp_path):
+    config = files.load_config("tiny", SMALL | {"model.memory.num_layers": str(memory)})
     rows, text = printed(compiling.run, config, "tiny", "cpu:2", 1, tmp_path)
     assert [(row.blocks, row.segments) for row in rows] == [(4, 8), (16, 8), (4, 64)]
     for row in rows[1:]:

@@ -86,7 +86,7 @@ def _compiled(config: Config, topology: topologies.Topology, blocks: int, segmen
     model = dataclasses.replace(config.model, num_layers=blocks, memory=dataclasses.replace(
         config.model.memory, num_layers=blocks if config.model.memory.num_layers else 0))
     config = dataclasses.replace(config, model=model)
-    mesh = meshes.for_training(config, topology.devices)
+    mesh = meshes.for_training(config, topology.devices, evaluates=False)
     rows = config.batch_sizes()[-1]
     with partition.use(mesh):
         traced = programs.training_step(model, config.train, mesh, rows=rows, segments=segments)

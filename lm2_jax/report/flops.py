@@ -41,7 +41,7 @@ def _of(equation, kernels_only: bool) -> int:
     if name == KERNEL:
         times = math.prod(size for size in params["grid_mapping"].grid if isinstance(size, int))
     elif name == "shard_map":  # its body is that of one device
-        times = math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+        times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return times * sum(inner)
 
 
