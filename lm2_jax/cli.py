@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
               file=sys.stderr)
         return 2
     if in_own_process:
-        allocator.keep_freed_memory()  # before JAX is imported
+        allocator.keep_freed_memory()
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, unknown = make_parser(name, command).parse_known_args(rest)
     try:
