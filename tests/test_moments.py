@@ -27,12 +27,14 @@ def test_moments_in_bfloat16_take_half_the_memory_and_hardly_change_the_training
     abstract = [moments(train_state.abstract(
         LanguageModel(MODEL), optimizer.make(dataclasses.replace(CONFIG, moments_dtype=dtype)),
         one_device()).opt_state) for dtype in ("float32", "bfloat16")]
-    wide, narrow = (sum(leaf.size * leaf.dtype.itemsize for leaf in sum(leaves, [])) for leaves in abstract)
+    wide, narrow = (sum(leaf.size * leaf.dtype.itemsize for leaf in sum(leaves, []))
+                    for leaves in abstract)
     assert wide == 2 * narrow
 
     config = dataclasses.replace(CONFIG, moments_dtype="bfloat16")
     found = train(config)
-    assert {leaf.dtype for leaf in sum(moments(found.state.opt_state), [])} == {jnp.dtype("bfloat16")}
+    kept = {leaf.dtype.name for leaf in sum(moments(found.state.opt_state), [])}
+    assert kept == {"bfloat16"}
     assert 1e-6 < furthest(found.after, plain().after) < 0.02
     jax.tree.map(np.testing.assert_array_equal, found.after, train(config).after)
 
@@ -51,7 +53,8 @@ def test_a_second_moment_follows_small_changes():
     """(1 - beta2) of a gradient near the moment is less than bfloat16 resolves."""
     tx = optimizer.make(TrainConfig(moments_dtype="bfloat16", beta2=0.999, clip_norm=1e9))
     params = {"params": {"scale": jnp.zeros(64)}}
-    update = jax.jit(lambda state: tx.update({"params": {"scale": jnp.linspace(0.99, 1.01, 64)}}, state, params)[1])
+    grads = {"params": {"scale": jnp.linspace(0.99, 1.01, 64)}}
+    update = jax.jit(lambda state: tx.update(grads, state, params)[1])
     state = tx.init(params)
     for _ in range(500):
         state = update(state)

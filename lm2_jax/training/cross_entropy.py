@@ -1,6 +1,5 @@
 """The cross-entropy of hidden states, whose logits are computed once and never all there."""
 
-import functools
 from typing import NamedTuple
 
 import jax
