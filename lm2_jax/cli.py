@@ -34,6 +34,7 @@ COMMANDS = {
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",
+    "bench step": "Measure the training step: time, FLOPs, memory, and other ways to take it.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
 }
 # Of the commands that are not named like their module.

@@ -62,7 +62,7 @@ def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: st
     config = dataclasses.replace(config, mesh=MeshConfig())
     memory = dataclasses.replace(config.model.memory, num_layers=0)
     backbone = dataclasses.replace(config, model=dataclasses.replace(config.model, memory=memory))
-    both = _Model(config), _Model(backbone)
+    both = Model(config), Model(backbone)
     unembedding = 2 * config.model.embed_dim * config.model.vocab_size
     training = [flops_per_token(one.config.model) for one in both]
     reading = [flops / 3 - unembedding for flops in training]  # it needs no logits
@@ -98,7 +98,7 @@ def _pair(what: str, tokens: int, flops: Sequence[float], works: Sequence[Work],
     return Pair(what, tokens, (flops[0], flops[1]), seconds, (works[0][1], works[1][1]))
 
 
-class _Model:
+class Model:
     """An untrained model on one device."""
 
     def __init__(self, config: Config):

@@ -12,6 +12,7 @@ OF_THE_USER = (VARIABLE, "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_TH
 # chunks would split the large ones between which they lie, so that these could not be used again.
 TUNABLES = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**62, "top_pad": 2**26,
             "tcache_count": 0}
+SETTINGS = ":".join(f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())
 
 
 def keep_freed_memory() -> None:
@@ -29,7 +30,12 @@ def keep_freed_memory() -> None:
             or any(any(Path("/dev").glob(pattern)) for pattern in ACCELERATORS)
             or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version")):
         return
-    os.environ[VARIABLE] = ":".join(f"glibc.malloc.{name}={value}"
-                                    for name, value in TUNABLES.items())
+    os.environ[VARIABLE] = SETTINGS
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def environment_of_the_user() -> dict[str, str]:
+    """Returns the environment for other programs: without what `keep_freed_memory` has set."""
+    return {name: value for name, value in os.environ.items()
+            if (name, value) != (VARIABLE, SETTINGS)}
