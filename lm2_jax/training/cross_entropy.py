@@ -55,7 +55,7 @@ def _summed(hidden_CBXD, targets_CBX, weight_CBX, matrix_VD):
 
 
 def _forward(hidden_CBXD, targets_CBX, weight_CBX, matrix_VD):
-    def chunk(total_VD, xs):
+    def chunk(total_DV, xs):
         x_BXD, targets_BX, weight_BX = xs
         row_B, right_BX, p_BXV = _of_chunk(*xs, matrix_VD)
         is_target_BXV = targets_BX[..., None] == jax.lax.broadcasted_iota(
@@ -64,14 +64,17 @@ def _forward(hidden_CBXD, targets_CBX, weight_CBX, matrix_VD):
                                  (p_BXV - is_target_BXV) * weight_BX[..., None], 0.0)
         gradient_BXV = gradient_BXV.astype(x_BXD.dtype)
         of_x_BXD = jnp.einsum("BXV,VD->BXD", gradient_BXV, matrix_VD)
-        of_matrix_VD = jnp.einsum("BXV,BXD->VD", gradient_BXV, x_BXD)
-        total_VD += of_matrix_VD.astype(jnp.float32)
-        return partition.constrain(total_VD, "vocab", "embed"), (row_B, right_BX, of_x_BXD)
+        # The other order would transpose all of gradient_BXV on a CPU.
+        of_matrix_DV = jnp.einsum("BXD,BXV->DV", x_BXD, gradient_BXV)
+        total_DV += of_matrix_DV.astype(jnp.float32)
+        return partition.constrain(total_DV, "embed", "vocab"), (row_B, right_BX, of_x_BXD)
 
-    zeros_VD = jnp.zeros(matrix_VD.shape, jnp.float32)
-    total_VD, (row_CB, right_CBX, of_x_CBXD) = _scan(
-        chunk, zeros_VD, (hidden_CBXD, targets_CBX, weight_CBX))
-    return (jnp.sum(row_CB), row_CB, right_CBX), (of_x_CBXD, total_VD.astype(matrix_VD.dtype))
+    zeros_DV = jnp.zeros(matrix_VD.shape[::-1], jnp.float32)
+    total_DV, (row_CB, right_CBX, of_x_CBXD) = _scan(
+        chunk, zeros_DV, (hidden_CBXD, targets_CBX, weight_CBX))
+    total_VD = jax.lax.optimization_barrier(total_DV).T  # else XLA puts back the other order
+    return (jnp.sum(row_CB), row_CB, right_CBX), (
+        of_x_CBXD, total_VD.astype(matrix_VD.dtype))
 
 
 def _backward(gradients, cotangents):
