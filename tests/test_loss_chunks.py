@@ -50,7 +50,7 @@ def sums_and_grads(name, chunk_tokens, remat_segments):
 def test_chunks_give_the_same_loss_and_gradient(name, chunk_tokens, remat_segments):
     sums, grads = sums_and_grads(name, chunk_tokens, remat_segments)
     wanted, wanted_grads = sums_and_grads(name, 0, False)
-    assert furthest(grads, wanted_grads) < 2e-6
+    assert furthest(grads, wanted_grads) < 4e-6
     assert furthest(sums, wanted) < 1e-6
     for field in ("weight", "hits", "answers", "tokens"):
         assert getattr(sums, field) == getattr(wanted, field)
