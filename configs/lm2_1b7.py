@@ -12,8 +12,9 @@ needs:
     lm2 compile --config=lm2_1b7 --topology=v5e:4x4
 
 Rematerialisation (model.remat, train.remat_segments) is set to the fastest that fits into the
-16 GiB of a v5e:4x4 chip; with --variants the command compares all settings, since larger topologies
-may fit a faster one. Reports for four TPU topologies are in configs/results/lm2_1b7_compile.
+16 GiB of a v5e:4x4 chip; larger topologies may fit a faster one, and `lm2 bench roofline` compares
+all settings by their least times. Reports for four TPU topologies are in
+configs/results/lm2_1b7_compile, a table of variants is in configs/results/lm2_1b7_roofline.
 """
 
 from ml_collections import ConfigDict

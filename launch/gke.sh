@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs lm2 on a TPU slice of a GKE cluster: fills in gke.yaml and passes it to kubectl.
+# Runs lm2 on TPU slices of a GKE cluster: fills in gke.yaml and passes it to kubectl.
 set -euo pipefail
 
 usage() {
   cat <<'HELP'
 launch/gke.sh [--dry-run] start COMMAND... | watch | status | stop
 
-  start   creates the JobSet of gke.yaml, which runs COMMAND on every host of the slice
-  watch   follows the output of host 0
+  start   creates the JobSet of gke.yaml, which runs COMMAND on every host of every slice
+  watch   follows the output of host 0 of slice 0
   status  shows the JobSet and its pods
   stop    saves a checkpoint, ends the run and deletes the JobSet; start with the same COMMAND
           resumes the run
@@ -26,6 +26,9 @@ Environment:
   ACCELERATOR  label of the nodes (tpu-v5-lite-podslice)
   TOPOLOGY     topology of the slice (4x4)
   CHIPS        TPU chips per host (4); the number of hosts follows from the topology
+  SLICES       number of such slices (1). If one is lost for long: stop, then start with fewer
+  SPOT=1       take spot nodes
+  QUEUE        local queue of Kueue (multislice-queue, which xpk makes)
   NAMESPACE    namespace in the cluster (default)
 HELP
 }
@@ -61,7 +64,8 @@ rendered() {
   done
   COMMAND="[${COMMAND:2}]"
   text=$(<"$(dirname "$0")/gke.yaml")
-  for variable in NAME IMAGE CLAIM ACCELERATOR TOPOLOGY CHIPS HOSTS COMMAND; do
+  [[ -z ${SPOT:-} ]] || text=${text//\# spot: /}
+  for variable in NAME IMAGE CLAIM ACCELERATOR TOPOLOGY CHIPS HOSTS SLICES QUEUE COMMAND; do
     text=${text//"\${$variable}"/"${!variable}"}
   done
   printf '%s\n' "$text"
@@ -72,6 +76,8 @@ start() {
   needs IMAGE CLAIM
   [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "TOPOLOGY is '$TOPOLOGY'; like 4x4"
   [[ $CHIPS =~ ^[1-9][0-9]*$ ]] || fail "CHIPS is '$CHIPS'; it must be a number"
+  [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES is '$SLICES'; it must be a number"
+  [[ $QUEUE =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ ]] || fail "QUEUE is '$QUEUE'; the name of a queue"
   ((${TOPOLOGY//x/*} % CHIPS == 0)) || fail "TOPOLOGY $TOPOLOGY is no multiple of CHIPS $CHIPS"
   [[ "$*" != *[[:cntrl:]]* ]] || fail "the command has a line break or another control character"
   if [[ -n $dry_run ]]; then
@@ -99,6 +105,7 @@ needs NAME
 [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
   fail "NAME is '$NAME'; up to 40 lower-case letters, digits and -, a letter first"
 ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice} TOPOLOGY=${TOPOLOGY:-4x4} CHIPS=${CHIPS:-4}
+SLICES=${SLICES:-1} QUEUE=${QUEUE:-multislice-queue}
 kubectl=(kubectl "--namespace=${NAMESPACE:-default}")
 [[ -n $dry_run ]] || command -v kubectl >/dev/null || fail "no command kubectl"
 
@@ -107,7 +114,7 @@ case $command in
   start) start "$@" ;;
   watch)
     run "${kubectl[@]}" logs --container=lm2 --tail=100 --follow \
-      "$pods,batch.kubernetes.io/job-completion-index=0"
+      "$pods,batch.kubernetes.io/job-completion-index=0,jobset.sigs.k8s.io/job-index=0"
     ;;
   status)
     run "${kubectl[@]}" get jobset "$NAME"

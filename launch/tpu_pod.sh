@@ -26,10 +26,12 @@ launch/tpu_pod.sh [--dry-run] create | setup | start COMMAND... | watch | status
 Environment:
   NAME     name of the slice                PROJECT, ZONE   its location
   TYPE     for example v5litepod-16         SPOT=1          cheaper; can be preempted at any time
+  SLICES   number of such slices (1), which train as one run
+  UNTIL    drop the request if it is not served within this time, as 6h
   VERSION  runtime version of the hosts: v2-alpha-tpuv5-lite (v5e), v2-alpha-tpuv5 (v5p),
            v2-alpha-tpuv6e (v6e), tpu-ubuntu2204-base (v4)
-  SHARE    HOST:/PATH of an NFS share (Filestore) that setup mounts at /mnt/lm2. The workdir must
-           be on a file system that all hosts mount; without SHARE, mount one yourself.
+  SHARE    HOST:/PATH of an NFS share (Filestore) that setup mounts at /mnt/lm2, for a workdir
+           there. A workdir in a bucket (gs://BUCKET/run) needs none.
   POLL     seconds between two checks while waiting (30)
 HELP
 }
@@ -63,8 +65,12 @@ resource() {  # VERB [ARGUMENT...]
   run gcloud compute tpus queued-resources "$1" "$NAME" "${place[@]}" "${@:2}"
 }
 
-on_hosts() {  # all|INDEX COMMAND
-  run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" "--worker=$1" "--command=$2"
+on_hosts() {  # all|INDEX COMMAND; an index is that of a host of the first slice
+  local node
+  for node in "${nodes[@]}"; do
+    run gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" "--worker=$1" "--command=$2"
+    [[ $1 == all ]] || break
+  done
 }
 
 state() {
@@ -73,10 +79,11 @@ state() {
 
 create() {
   needs TYPE VERSION
-  local spot=() now
-  [[ -z ${SPOT:-} ]] || spot=(--spot)
-  resource create "--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$VERSION" \
-    "${spot[@]}"
+  local options=("--node-id=$NAME") now
+  ((SLICES == 1)) || options=("--node-count=$SLICES" "--node-prefix=$NAME")
+  [[ -z ${SPOT:-} ]] || options+=(--spot)
+  [[ -z ${UNTIL:-} ]] || options+=("--valid-until-duration=$UNTIL")
+  resource create "--accelerator-type=$TYPE" "--runtime-version=$VERSION" "${options[@]}"
   if [[ -n $dry_run ]]; then
     state
     return
@@ -100,12 +107,15 @@ setup() {
  sudo mount -t nfs ${SHARE@Q} /mnt/lm2 && sudo chmod a+rwx /mnt/lm2; }"
   run mkdir -p build
   run git archive --format=tar.gz "--output=$archive" HEAD
-  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:lm2_jax.tar.gz" "${place[@]}" --worker=all
+  local node
+  for node in "${nodes[@]}"; do
+    run gcloud compute tpus tpu-vm scp "$archive" "$node:lm2_jax.tar.gz" "${place[@]}" --worker=all
+  done
   # The hosts' Python is 3.10; uv installs a newer one.
   on_hosts all "mkdir -p lm2_jax && tar -xzf lm2_jax.tar.gz -C lm2_jax &&\
  python3 -m pip install --quiet --user uv &&\
  python3 -m uv venv --quiet --allow-existing --python=3.12 lm2_jax/.venv &&\
- python3 -m uv pip install --quiet --python=lm2_jax/.venv/bin/python -e './lm2_jax[tpu]'"
+ python3 -m uv pip install --quiet --python=lm2_jax/.venv/bin/python -e './lm2_jax[tpu,gcs]'"
 }
 
 start() {
@@ -151,6 +161,14 @@ esac
 needs NAME PROJECT ZONE
 [[ $command == start || $command == resume ]] || (($# == 0)) || fail "$command takes no $1"
 place=("--project=$PROJECT" "--zone=$ZONE")
+SLICES=${SLICES:-1} nodes=("$NAME")
+[[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES is '$SLICES'; it must be a number"
+if ((SLICES > 1)); then
+  nodes=()
+  for ((i = 0; i < SLICES; i++)); do
+    nodes+=("$NAME-$i")
+  done
+fi
 [[ -n $dry_run ]] || command -v gcloud >/dev/null || fail "no command gcloud (Google Cloud CLI)"
 cd "$(dirname "$0")/.."
 

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from lm2_jax.errors import RunError, UserError
 from lm2_jax.runtime import allocator
@@ -25,17 +26,25 @@ COMMANDS = {
     "analyze": "Look inside a trained memory: a page of heat maps, gates, gradients and probes.",
     "pack": "Write a run to one small file: parameters in bfloat16, no optimizer moments.",
     "unpack": "Make a workdir of such a file, in which the run goes on.",
+    "status": "Show how runs are: step, loss, rate, time left, last save, hosts, goodput.",
+    "checkpoints": "List, verify and delete the checkpoints of a run.",
     "report": "Compare evaluated workdirs: report.md, plots.",
     "data": "Show training samples of a config as text.",
     "data tokenize": "Tokenize texts into shards, which data.source=corpus trains on.",
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench attention": "Measure attention kernels over the length of a segment.",
+    "bench bptt": "Compute how many segments backpropagation through time can take in.",
+    "bench compile": "Measure compile time and program size over blocks and segments.",
+    "bench context": "Measure time and memory of reading long contexts, beside rivals.",
     "bench costs": "Measure a model with a memory against its backbone.",
     "bench data": "Measure how fast batches are made.",
     "bench decode": "Measure how fast text is generated.",
-    "bench step": "Measure the training step: time, FLOPs, memory, and other ways to take it.",
+    "bench device": "Measure how near a large model comes to an accelerator's limits, in minutes.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
+    "bench roofline": "Compare variants of a training step by their least times on a TPU.",
+    "bench step": "Measure the training step: time, FLOPs, memory, and other ways to take it.",
 }
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {
@@ -72,17 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group and (not rest or rest[0] in ("help", "-h", "--help")):
             print(_help(group))
             return 0
-        unknown = " ".join([name, *rest[:1]] if group else [name])
-        print(f"lm2: no command {unknown!r}; choose from {', '.join(group or COMMANDS)}",
+        wanted = " ".join([name, *rest[:1]] if group else [name])
+        print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
     if in_own_process:
         allocator.keep_freed_memory()
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
-    args, unknown = make_parser(name, command).parse_known_args(rest)
+    args, others = make_parser(name, command).parse_known_args(rest)
     try:
+        _check_environment()
         _expand_paths(args)
-        return command.run(args, overrides(name, args, unknown))
+        return command.run(args, overrides(name, args, others))
     except (UserError, RunError) as error:
         return _failed(name, str(error), 1 if isinstance(error, RunError) else 2)
     except OSError as error:
@@ -131,17 +141,25 @@ def overrides(name: str, args: argparse.Namespace, unknown: Sequence[str]) -> di
     return found
 
 
+def _check_environment() -> None:
+    from lm2_jax.runtime import logs
+
+    logs.check()
+
+
 def _expand_paths(args: argparse.Namespace) -> None:
-    """Expands `~` in the arguments that are paths, and refuses URLs."""
+    """Expands `~` in the arguments that are paths, and checks URLs."""
     from lm2_jax.runtime import paths
 
     for name in ("config", "workdir", "workdirs", "init_from", "init_from_hf", "out", "file",
                  "sources", "tokenizer", "state", "save", "texts", "jsonl"):
-        value = getattr(args, name, None)
-        if isinstance(value, list):
-            setattr(args, name, [str(paths.local(path)) for path in value])
+        value: Any = getattr(args, name, None)
+        if name == "config" and value:
+            setattr(args, name, str(paths.local(value, "the config, which is Python code,")))
+        elif isinstance(value, list):
+            setattr(args, name, [str(paths.of(path)) for path in value])
         elif value:
-            setattr(args, name, str(paths.local(value)))
+            setattr(args, name, str(paths.of(value)))
 
 
 def _help(names: Collection[str]) -> str:

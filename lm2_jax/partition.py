@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import flax.linen as nn
@@ -16,7 +17,9 @@ from lm2_jax.errors import UserError
 AnyMesh = Mesh | AbstractMesh
 
 MESH_AXES = ("data", "fsdp", "tensor")
+STAGE = "stage"  # before the others in a mesh with stages; there is no such axis without them
 BATCH_AXES = ("data", "fsdp")  # over which rows are split
+ACROSS_SLICES = {"data": "dcn_data", "fsdp": "dcn_fsdp"}  # keys of the ways of an axis over slices
 
 RULES = {
     # Parameters: over fsdp along the embedding, over tensor along what heads and mlp split.
@@ -38,18 +41,35 @@ RULES = {
     "act_head_dim": None,
     "act_mlp": "tensor",
     "act_vocab": "tensor",
+    "act_memory": "tensor",  # channels of a state between segments, as heads leave them
     "memory_slots": None,
     "memory_key": None,
 }
 
 
-def spec(names: Sequence[str | None]) -> PartitionSpec:
-    """The mesh axes of an array whose axes have these logical names."""
+# On a mesh with stages: each stage has its layers, and what is left is split over stages too.
+STAGE_RULES = {"layers": STAGE, "vocab": (STAGE, "tensor"), "act_vocab": (STAGE, "tensor")}
+
+
+def spec(names: Sequence[str | None], stages: bool = False) -> PartitionSpec:
+    """The mesh axes of an array whose axes have these logical names.
+
+    Args:
+      stages: whether the mesh has an axis of stages.
+    """
+    rules = RULES | STAGE_RULES if stages else RULES
     for name in names:
         if name is not None and name not in RULES:
             known = ", ".join(sorted(RULES))
             raise ValueError(f"unknown logical axis {name!r}; known: {known}")
-    return PartitionSpec(*(None if name is None else RULES[name] for name in names))
+    return PartitionSpec(*(None if name is None else rules[name] for name in names))
+
+
+def stage_axis() -> str | None:
+    """The axis of the stages of the current mesh, where the compiler manages it; None without."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return STAGE if all(types.get(axis) == AxisType.Auto for axis in (STAGE, *MESH_AXES)) else None
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -61,7 +81,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """
     if len(names) != x.ndim:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
-    resolved, mesh = spec(names), jax.sharding.get_abstract_mesh()
+    resolved, mesh = spec(names, stage_axis() is not None), jax.sharding.get_abstract_mesh()
     if mesh.empty:
         try:
             return jax.lax.with_sharding_constraint(x, resolved)
@@ -71,6 +91,57 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
         return x
     return jax.lax.with_sharding_constraint(x, resolved)
+
+
+def num_stages() -> int:
+    """How many stages the current mesh has; 1 without such an axis."""
+    axis = stage_axis()
+    return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
+
+
+def row_ways() -> int:
+    """How many ways the current mesh splits rows; 1 without a mesh."""
+    shape = dict(jax.sharding.get_abstract_mesh().shape)
+    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
+
+
+def on_shards(function: Callable, names, out_names) -> Callable:
+    """Returns the function run by every device on its part of the arrays.
+
+    A custom kernel needs it, since the compiler cannot split one. Where the compiler does not
+    split arrays (the cases in which `constrain` does nothing, and a single device) the function
+    itself is returned.
+
+    Args:
+      function: treats each index of the axes that are split on its own.
+      names: logical axis names of each argument, a tuple; None for an argument that is None. An
+        axis is left whole if a size along it is not a multiple of the mesh's.
+      out_names: those of the result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if mesh.empty or mesh.size == 1 or any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
+        return function
+
+    def is_names(x) -> bool:
+        return isinstance(x, tuple) and all(name is None or name in RULES for name in x)
+
+    def run(*arrays):
+        whole = set()
+
+        def check(axes, x):
+            whole.update(name for name, size in zip(axes, x.shape, strict=True)
+                         if size % ways(mesh, name))
+
+        def specs(tree):
+            return jax.tree.map(lambda axes: spec([None if name in whole else name
+                                                   for name in axes]), tree, is_leaf=is_names)
+
+        jax.tree.map(check, tuple(names), arrays, is_leaf=is_names)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs(tuple(names)),
+                             out_specs=specs(out_names), check_vma=False)(*arrays)
+
+    return run
 
 
 @overload
@@ -83,40 +154,95 @@ def make_mesh(shape: dict[str, int], devices: int) -> AbstractMesh: ...
 
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None = None
               ) -> Mesh | AbstractMesh:
-    """A mesh with the axes data, fsdp, tensor.
+    """A mesh with the axes data, fsdp, tensor; before them stage, if it has more than one.
 
     Args:
-      shape: size of each axis; one may be -1, which takes the devices that are left.
+      shape: size of each axis inside a slice; one may be -1, which takes the devices that are
+        left. "dcn_data" and "dcn_fsdp" are the ways in which data and fsdp are split over slices
+        too, as `across_slices` takes them; the axes of the mesh have the products.
       devices: all devices by default; a number n makes an abstract mesh of n devices.
     """
     devices = jax.devices() if devices is None else devices
-    count = devices if isinstance(devices, int) else len(devices)
-    types = (AxisType.Auto,) * len(MESH_AXES)
-    sizes = [shape.get(axis, 1) for axis in MESH_AXES]
+    across = across_slices(shape, devices)
+    slices = math.prod(across.values())
+    count = (devices if isinstance(devices, int) else len(devices)) // slices
+    axes = (STAGE, *MESH_AXES) if shape.get(STAGE, 1) > 1 else MESH_AXES
+    types = (AxisType.Auto,) * len(axes)
+    sizes = [shape.get(axis, 1) for axis in axes]
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and count % fixed == 0:
         sizes[sizes.index(-1)] = count // fixed
     if -1 in sizes or math.prod(sizes) != count:
-        wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in MESH_AXES)
-        raise UserError(f"mesh ({wanted}) does not fit {count} devices: "
+        wanted = ", ".join(f"{axis}={shape.get(axis, 1)}" for axis in axes)
+        each = " of a slice" if slices > 1 else ""
+        raise UserError(f"mesh ({wanted}) does not fit {count} devices{each}: "
                          "the sizes must multiply to it (-1: as many as are left)")
+    ways = [across.get(ACROSS_SLICES.get(axis, ""), 1) for axis in axes]
     if isinstance(devices, int):
-        return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types)
+        return AbstractMesh(tuple(np.multiply(sizes, ways).tolist()), axes, axis_types=types)
     # A slice of 8 x 8 chips is 32 x 2 only where an axis of the torus may be split.
-    placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
-    return Mesh(placed, MESH_AXES, axis_types=types)
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            sizes, ways, list(devices), allow_split_physical_axes=True,
+            process_is_granule=not hasattr(devices[0], "slice_index"))
+    return Mesh(placed, axes, axis_types=types)
+
+
+def across_slices(shape: dict[str, int], devices: Sequence[jax.Device] | int) -> dict[str, int]:
+    """In how many slices the devices are: those that split the rows, and the parameters too.
+
+    Args:
+      shape: as configured; dcn_data is -1 if it is missing, dcn_fsdp 1. A dcn_data of -1 takes the
+        slices of TPU chips that there are. Other devices, which no torus joins, are in one slice
+        unless more are asked for; then in those that they know of, or one for each process.
+
+    Raises:
+      UserError: if the devices are not in so many slices of the same size.
+    """
+    data, fsdp = shape.get("dcn_data", -1), shape.get("dcn_fsdp", 1)
+    if isinstance(devices, int):
+        return {"dcn_data": max(data, 1), "dcn_fsdp": fsdp}
+    known = [getattr(device, "slice_index", None) for device in devices]
+    if hasattr(devices[0], "coords"):
+        sizes = Counter(index or 0 for index in known)
+    elif data * fsdp in (-1, 1):
+        sizes = Counter({0: len(devices)})
+    else:
+        sizes = Counter(device.process_index if index is None else index
+                        for device, index in zip(devices, known, strict=True))
+    wanted = f"mesh.dcn_data={data} x mesh.dcn_fsdp={fsdp}"
+    data = max(1, len(sizes) // fsdp) if data == -1 else data
+    if data * fsdp != len(sizes):
+        raise UserError(f"{wanted} does not fit {len(sizes)} slice{'s' * (len(sizes) > 1)}: they "
+                        "must multiply to it (dcn_data=-1: as many as there are)")
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"the slices have {', '.join(map(str, sizes.values()))} devices; all must "
+                        "have the same number")
+    return {"dcn_data": data, "dcn_fsdp": fsdp}
+
+
+def slices(mesh: AnyMesh) -> list[int]:
+    """The slice of each device in the order of the mesh; [] if all are in one, or abstract."""
+    if isinstance(mesh, AbstractMesh):
+        return []
+    found = [getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]
+    return found if len(set(found)) > 1 else []
 
 
 def mesh_for_storage(width: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices, over as many of which as possible parameters of an embedding of this
     width are split."""
-    count = len(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices) // math.prod(across_slices({}, devices).values())
     return make_mesh({"fsdp": math.gcd(count, width), "data": -1}, devices)
 
 
 def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
                heads: Sequence[int]) -> dict[str, int]:
-    """The size of each axis, where `shape` leaves more than one to be inferred (-1).
+    """The size of each axis, where `shape` leaves more than one to be inferred (-1); that of stage
+    is given.
 
     Of the meshes that use all devices, and whose data x fsdp divides every number of rows and
     tensor every number of heads, the one with the most ways for rows, since splitting heads costs
@@ -124,21 +250,25 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
     parameters are split over fsdp only.
 
     Args:
-      shape: sizes as configured; with at most one -1 it is returned as it is, for `make_mesh`.
+      shape: sizes as configured, "dcn_data" and "dcn_fsdp" of `across_slices` among them; with at
+        most one -1 in the others it is returned as it is, for `make_mesh`.
       rows: of every batch, or micro-batch, that the mesh must take.
       heads: of everything that is split by heads.
 
     Raises:
       ValueError: if there is no such mesh.
     """
-    wanted = [shape.get(axis, 1) for axis in MESH_AXES]
+    wanted, stages = [shape.get(axis, 1) for axis in MESH_AXES], shape.get(STAGE, 1)
     if wanted.count(-1) < 2:
         return shape
+    slices = {key: shape[key] for key in ACROSS_SLICES.values() if key in shape}
+    across = math.prod(slices.values())
     divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
     found = [sizes for sizes in itertools.product(divisors, repeat=3)
-             if math.prod(sizes) == num_devices
+             if math.prod(sizes) * stages * across == num_devices
              and all(w in (-1, size) for w, size in zip(wanted, sizes, strict=True))
-             and math.gcd(*rows) % (sizes[0] * sizes[1]) == 0 and math.gcd(*heads) % sizes[2] == 0]
+             and math.gcd(*rows) % (sizes[0] * sizes[1] * across) == 0
+             and math.gcd(*heads) % sizes[2] == 0]
     if not found:
         fixed = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, wanted, strict=True))
         raise UserError(
@@ -146,7 +276,8 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
             f"every batch ({', '.join(map(str, sorted(set(rows))))}), tensor the heads "
             f"({', '.join(map(str, sorted(set(heads))))}); take other numbers of rows or devices")
     best = min(found, key=lambda sizes: (sizes[2], sizes[0]))
-    return dict(zip(MESH_AXES, best, strict=True))
+    sizes = dict(zip(MESH_AXES, best, strict=True)) | slices
+    return {STAGE: stages, **sizes} if stages > 1 else sizes
 
 
 def use(mesh: AnyMesh):
@@ -161,14 +292,20 @@ def shardings(abstract_boxed, mesh: AnyMesh):
         if names and len(names) != leaf.value.ndim:
             raise ValueError(f"{len(names)} names {names} for a parameter of shape "
                              f"{leaf.value.shape}")
-        return NamedSharding(mesh, spec(names))
+        return named(mesh, *names)
 
     return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def named(mesh: AnyMesh, *names: str | None) -> NamedSharding:
     """The sharding of one array by its axes' logical names."""
-    return NamedSharding(mesh, spec(names))
+    return NamedSharding(mesh, spec(names, STAGE in mesh.axis_names))
+
+
+def ways(mesh: AnyMesh, name: str | None) -> int:
+    """How many ways an axis of this logical name is split."""
+    axes = spec((name,))[0] or ()
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def rows_per_step(mesh: AnyMesh) -> int:

@@ -45,7 +45,7 @@ class State:
 
     Attributes:
       memory: what the memory of the configured kind carries; for `lm2` the banks
-        [P, B, M, D], float32.
+        [P, B, M, D], float32 or what `memory.bank_dtype` says.
       window: keys and values of the last tokens, if `attention_window` > 0.
     """
 
@@ -83,12 +83,12 @@ class Output:
 
     Attributes:
       logits: [B, T, V] float32 ([B, L, V] from `apply_segments`); None if not asked for.
-      state: the state after the tokens.
+      state: the state after the tokens; None where a schedule has taken it.
       hidden: [B, T, D] in the compute dtype, what `unembed` makes logits of; only in their place.
     """
 
     logits: Array | None
-    state: State
+    state: Any
     hidden: Array | None = None
 
 

@@ -14,13 +14,13 @@ MODEL = ModelConfig(embed_dim=8, num_layers=1, num_heads=1, num_kv_heads=1, mlp_
 
 
 def test_rates_are_those_of_the_times(tmp_path, monkeypatch, compiled_quickly):
-    asked, generate = [], decode._generate
+    asked, generate = [], decode.generate
 
     def seen(engine, prompts, new):
         asked.append((len(prompts), *set(map(len, prompts)), new))
         return generate(engine, prompts, new)
 
-    monkeypatch.setattr(decode, "_generate", seen)
+    monkeypatch.setattr(decode, "generate", seen)
     config = dataclasses.replace(config_of(), model=MODEL)
     rates, text = printed(decode.run, config, None, (1, 3), 9, 5, 2, tmp_path)
     assert asked == [(1, 9, 5)] * 3 + [(3, 9, 5)] * 3

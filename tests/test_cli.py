@@ -59,7 +59,7 @@ def test_help_lists_the_commands(arguments, capsys):
 def test_help_lists_the_commands_of_a_group(arguments, capsys):
     assert call(*arguments) == 0
     out, err = capsys.readouterr()
-    assert not err and "\n    bench data " in out and "train" not in out
+    assert not err and "\n    bench data " in out and "\n    train " not in out
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "data", "bench eval", "gates",
@@ -196,7 +196,7 @@ def test_where_the_time_went(finished):
     lines = kill_train.lines(finished)
     times = [{key: line[key] for key in line if key.startswith("seconds_")} for line in lines]
     assert times[0].keys() == {f"seconds_{name}" for name in (
-        "start", "compile", "data", "step", "save", "eval", "restart")}
+        "start", "compile", "data", "step", "save", "eval", "restart", "down")}
     for before, after in itertools.pairwise(times):
         assert all(before[key] <= after[key] for key in before)
     assert times[-1]["seconds_restart"] == 0 < min(
@@ -210,7 +210,7 @@ def test_where_the_time_went(finished):
 def test_files_of_a_run(finished):
     assert {path.name for path in finished.iterdir()} == {
         "config.json", "metrics.jsonl", "curriculum.jsonl", "tokenizer.json", "tensorboard",
-        "checkpoints", "eval", "training.png", "time.json", ".lock"}
+        "checkpoints", "eval", "training.png", "time.json", "starts.jsonl", ".lock"}
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
         "32", "36", "40"]
     events, = (finished / "tensorboard").glob("events.out.tfevents.*")

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import costs_of_steps
 import jax
 import pytest
 
 from lm2_jax import cli, partition
-from lm2_jax.commands import compile as compilation
 from lm2_jax.config.files import load_config
 from lm2_jax.report import compilation as reports
+from lm2_jax.report import programs
 from lm2_jax.runtime import meshes, topologies
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -58,41 +59,6 @@ def test_report_of_virtual_cpus(tmp_path, capsys):
         assert f"| cpu:4 | 2 x 2 x 1 | {step['title']} |" in table and step["title"] in shown
 
 
-@pytest.mark.slow
-def test_variants_of_rematerialisation_are_one_table(tmp_path, capsys):
-    out = tmp_path / "variants.md"
-    assert cli.main([*SMALL, "--topology=cpu:8", "--variants", f"--out={out}"]) == 0
-    shown, lines = capsys.readouterr().out, out.read_text("utf-8").splitlines()
-    assert lines[0].endswith("training step, 3 segments of 48 tokens, 16 rows in 1 micro-batches")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:10]]
-    assert [row[1:3] for row in rows] == [[remat, segments] for remat in ("none", "dots", "full")
-                                          for segments in ("False", "True")]
-    assert [row[0] for row in rows] == ["*", "", "", "", "", ""]  # of tiny
-    flops = [float(row[5]) for row in rows]
-    assert flops[0] == min(flops) and flops[1] > 1.2 * flops[0]
-    assert flops[5] < 1.1 * flops[4]  # recomputing the segment adds only the loss
-    for row in rows:
-        assert row[3] == "-" and "iB" in row[4] and "iB" in row[6]
-        assert all(cell in shown for cell in row)
-
-
-@pytest.mark.parametrize("arguments,message", [
-    (["--step=eval"], "leave out --step=eval"), (["--out=x.json"], "must end in .md"),
-])
-def test_variants_are_of_the_training_step(arguments, message, capsys):
-    assert cli.main([*SMALL, "--topology=cpu:4", "--variants", *arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("memory,status", [(1000, 1), (2**40, 0)])
-def test_variants_fail_if_the_configs_own_does_not_fit(monkeypatch, memory, status, capsys):
-    cpus = topologies.find("cpu:1")
-    monkeypatch.setattr(topologies, "find", lambda name: dataclasses.replace(cpus, memory=memory))
-    monkeypatch.setattr(compilation, "REMAT_POLICIES", ("none",))
-    assert cli.main([*SMALL, "--config.mesh.fsdp=1", "--topology=cpu:1", "--variants"]) == status
-    assert ("NO" in capsys.readouterr().out) == bool(status)
-
-
 def test_reports_beside_each_other_are_one_table(tmp_path):
     for name, devices in (("v5e:16x16", 256), ("v5e:4x4", 16)):
         report = reports.Report("c.py", name, "TPU v5 lite", 16 * 2**30, {"data": 1, "f": devices},
@@ -122,17 +88,14 @@ def test_what_does_not_fit_is_an_error(monkeypatch, memory, status, capsys):
 ])
 def test_out_of_memory_errors_are_reported_with_their_sizes(message, error):
     class Full:
-        jaxpr = jax.jit(lambda x: x).trace(1.0).jaxpr
-
         def lower(self):
             raise jax.errors.JaxRuntimeError(message)
 
-    step = compilation._compiled("t", Full(), topologies.Topology("t", [], "TPU", 16 * 2**30))
+    step = programs.compiled(Full(), reports.Step("t", 1),
+                             topologies.Topology("t", [], "TPU", 16 * 2**30), None)
     assert step.fits is False and step.error == error
     report = reports.Report("c.py", "v5e:4x4", "TPU", 16 * 2**30, {"data": 1}, "0", 7, [step])
     assert f"| NO ({error}) |" in reports.markdown([report])
-    variants = [reports.Variant("none", False, True, step)]
-    assert f"| * | none | False | NO | {error} |" in reports.variants_table(variants).markdown()
 
 
 def test_other_errors_of_the_compiler_are_not_out_of_memory():
@@ -145,7 +108,7 @@ def test_loops_are_unrolled_as_the_topology_wants_it(platform, wanted):
     config = load_config(ROOT / "configs" / "tiny.py", {"model.vocab_size": 256})
     mesh = meshes.for_training(config, 1 if platform == "gpu" else jax.devices()[:1])
     with partition.use(mesh):
-        traced = compilation.training_step(config.model, config.train, mesh, rows=8, segments=2)
+        traced = programs.training_step(config.model, config.train, mesh, rows=8, segments=2)
     assert set(re.findall(r"unroll=(\d+)", str(traced.jaxpr))) == wanted
 
 
@@ -186,6 +149,17 @@ def test_the_tpu_compiler_takes_every_step(tmp_path):
         assert step["fits"] and 0 < step["bytes"]["peak"] < 2**30
     kinds = {row["kind"] for row in report["steps"][0]["collectives"]}
     assert "all-gather" in kinds
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                    reason="the TPU compiler is not installed: pip install 'lm2_jax[tpu]'")
+def test_the_tpu_compiler_finds_the_costs_on_record():
+    """To write them anew: python tests/tools/costs_of_steps.py --tpu --write"""
+    stored = costs_of_steps.stored()
+    if costs_of_steps.ON_TPU not in stored:
+        pytest.skip("no record for this version of jax")
+    found = costs_of_steps.in_a_process("--tpu")
+    assert costs_of_steps.changes(found, stored) == []
 
 
 def test_the_committed_reports_say_that_the_papers_model_fits():

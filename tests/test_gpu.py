@@ -1,6 +1,6 @@
 """What must be seen on a GPU: `pytest -m gpu` there; skipped where there is none.
 
-`LM2_TEST_KERNEL=xla pytest -n 0 tests/test_gpu.py` runs the same tests on a CPU with XLA's
+`LM2_TEST_KERNEL=chunked pytest -n 0 tests/test_gpu.py` runs the same tests on a CPU with another
 attention in place of cuDNN's, which shows that their code works.
 """
 
@@ -19,6 +19,7 @@ import training
 
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model import attention, kernels
+from lm2_jax.model.kernels import Mask
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.schedule import apply_segments
 from lm2_jax.types import Window
@@ -40,6 +41,39 @@ def kernel():
     return chosen or "cudnn"
 
 
+def check(kernel, q, k, v, g, mask, counts, of_lse=None):
+    """The kernel's output and gradients in bfloat16 are near XLA's in float32.
+
+    Args:
+      g: what the output is weighted with.
+      mask: a `Mask`.
+      counts: bool [B, T], queries whose output has a meaning.
+      of_lse: what the log-sum-exp is weighted with, float32 [B, N, T]; None does not ask for it.
+    """
+    counts = jnp.asarray(counts)
+
+    def value(implementation, dtype):
+        def weighted(q, k, v):
+            out = kernels.attention(q, k, v, mask, implementation, out_dtype="float32",
+                                    log_sum_exp=of_lse is not None)
+            out, lse = out if of_lse is not None else (out, jnp.zeros(()))
+            out = jnp.where(counts[..., None, None], out, 0)
+            total = jnp.sum(out * g.astype(jnp.float32))
+            if of_lse is not None:
+                lse = jnp.where(counts[:, None], lse, 0)
+                total += jnp.sum(lse * of_lse)
+            return total, (out, lse)
+
+        (_, results), gradients = jax.jit(jax.value_and_grad(
+            weighted, argnums=(0, 1, 2), has_aux=True))(*(x.astype(dtype) for x in (q, k, v)))
+        return [*results, *gradients]
+
+    for ours, exact in zip(value(kernel, jnp.bfloat16), value("xla", jnp.float32), strict=True):
+        ours, exact = np.asarray(ours, np.float32), np.asarray(exact)
+        assert np.isfinite(ours).all()
+        assert np.abs(ours - exact).max() <= 4 * BF16 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("rows", ["whole", "padded", "ragged"])
 @pytest.mark.parametrize("T,W", [(128, 0), (128, 128), (100, 37), (24, 0)])
 @pytest.mark.parametrize("heads", [(4, 4, 64), (8, 2, 128)])
@@ -52,22 +86,38 @@ def test_attention_and_its_gradient_are_those_of_xla(kernel, rows, T, W, heads):
     valid = np.arange(T) < np.array(lengths)[:, None]
     if rows == "ragged":  # holes, as where samples of several lengths are packed
         valid &= rng.random((B, T)) < 0.7
-    window = Window(None, None, jnp.asarray(rng.random((B, W)) < 0.8)) if W else None
-    mask = attention.causal_mask(window, jnp.asarray(valid))
-    counts = (mask.any(axis=2) & valid)[..., None, None]  # others get values of no meaning
+    # As after a reset, after half a window and after a whole one; with holes too.
+    of_window = np.arange(W) >= np.array([W, W // 2, 0])[:, None]
+    if rows == "ragged":
+        of_window &= rng.random((B, W)) < 0.8
+    window = Window(None, None, jnp.asarray(of_window)) if W else None
+    check(kernel, q, k, v, g, attention.causal_mask(window, jnp.asarray(valid)), valid)
 
-    def value(implementation, dtype):
-        def weighted(q, k, v):
-            out = kernels.attention(q, k, v, mask, implementation).astype(jnp.float32)
-            return jnp.sum(jnp.where(counts, out * g.astype(jnp.float32), 0)), out
-        found = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(
-            *(x.astype(dtype) for x in (q, k, v)))
-        return [jnp.where(counts, found[0][1], 0), *found[1]]
 
-    for ours, exact in zip(value(kernel, jnp.bfloat16), value("xla", jnp.float32), strict=True):
-        ours, exact = np.asarray(ours, np.float32), np.asarray(exact)
-        assert np.isfinite(ours).all()
-        assert np.abs(ours - exact).max() <= 4 * BF16 * np.abs(exact).max()
+@pytest.mark.parametrize("T,M,N,H", [(128, 128, 4, 64), (100, 37, 2, 128), (256, 512, 2, 256)])
+def test_reads_and_writes_of_a_memory_are_those_of_xla(kernel, T, M, N, H):
+    """The read sees all slots, the write valid tokens; a row has none."""
+    B, rng = 3, np.random.default_rng(M)
+    tokens, slots, slot_values, token_values, of_read, of_write = (
+        jnp.asarray(rng.standard_normal((B, length, N, H)), jnp.bfloat16)
+        for length in (T, M, M, T, T, M))
+    check(kernel, tokens, slots, slot_values, of_read, Mask(), np.ones((B, T), bool))
+    valid = (np.arange(T) < np.array([T, T // 3, 0])[:, None]) & (rng.random((B, T)) < 0.9)
+    of_lse = jnp.asarray(rng.standard_normal((B, N, M)), jnp.float32)
+    check(kernel, slots, tokens, token_values, of_write, Mask(jnp.asarray(valid)),
+          np.broadcast_to(valid.any(axis=1)[:, None], (B, M)), of_lse)
+
+
+def test_auto_takes_the_kernel_of_the_gpu(kernel):
+    """Lowered, a segment's attention, read and write are calls of cuDNN, without a bias."""
+    if kernel != "cudnn":
+        pytest.skip("no GPU here")
+    model = LanguageModel(dataclasses.replace(MODEL, segment_length=16, attention_window=16))
+    state = init_state(model.config, batch_size=2)
+    tokens = jnp.zeros((2, 16), jnp.int32)
+    variables = model.init(jax.random.key(0), tokens, state)
+    text = jax.jit(model.apply).lower(variables, tokens, state).as_text()
+    assert text.count("cudnn$fmha") >= 3 and "fmhaScaleBias" not in text
 
 
 @pytest.mark.parametrize("window", [0, 16])

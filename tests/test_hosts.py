@@ -1,6 +1,7 @@
 """One run as several real processes: the same numbers, written once; and what becomes of it when
 one of them is asked to leave, is killed, stands still or does not see the others' files."""
 
+import json
 import os
 import re
 import resource
@@ -283,3 +284,24 @@ def test_who_does_not_come_is_named(tmp_path):
     assert run.returncode == 2 and not (tmp_path / "run").exists()
     line, = run.stderr.splitlines()
     assert line.startswith("lm2 train: processes 1, 2 of 3 did not connect to ")
+
+
+def test_a_slice_that_is_lost_is_done_without(alone, tmp_path):
+    """Two slices, a process each, which save by time; one is killed: the run goes on with the
+    other one, from the last save, with the same numbers."""
+    workdir, slices = tmp_path / "run", "--config.mesh.dcn_data=2"
+    inside = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.checkpoint.every_steps=99",
+              "--config.checkpoint.every_minutes=0.001", "--config.checkpoint.keep=99")
+    process = runs.start("train", workdir, *STEPS, *inside, slices, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, **TWO)
+    until(process, lambda: kill_train.checkpoints(workdir))
+    os.kill(runs.pids(workdir)[1], signal.SIGKILL)
+    assert runs.ended(process).returncode != 0
+    saved = max(kill_train.checkpoints(workdir))
+    refused = runs.lm2("train", workdir, *STEPS, *inside, slices, devices=2)
+    assert refused.returncode == 2 and "does not fit 1 slice" in refused.stderr
+    run = runs.lm2("train", workdir, *STEPS, *inside, devices=2)
+    assert run.returncode == 0 and f"after step {saved}" in run.stdout, run.stderr
+    assert_alike(alone, workdir)
+    starts = [json.loads(line) for line in (workdir / "starts.jsonl").read_text().splitlines()]
+    assert [(start["step"], start["processes"]) for start in starts] == [(0, 2), (saved, 1)]

@@ -12,6 +12,7 @@ import launch_schema
 import pytest
 import yaml
 from launchers import LAUNCH, ROOT, Machine, commands, tool, wait_for
+from packaging.requirements import Requirement
 
 from lm2_jax import cli
 from lm2_jax.runtime import processes
@@ -20,7 +21,8 @@ TRAIN = ["lm2", "train", "--config=configs/lm2_1b7.py", '--workdir=/mnt/a "b" \\
 POD = {"NAME": "pod", "PROJECT": "project", "ZONE": "zone-a", "TYPE": "v5litepod-16",
        "VERSION": "v2-alpha-tpuv5-lite", "SHARE": "10.0.0.2:/lm2", "POLL": "0.01"}
 GKE = {"NAME": "run-1", "IMAGE": "example.com/lm2:1", "CLAIM": "lm2-runs"}
-SCRIPTS = ["local.sh", "pieces.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch"]
+SCRIPTS = ["local.sh", "pieces.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch", "ssh.sh"]
+SSH = {"HOSTS": "gpu1 me@gpu2", "COORDINATOR": "10.0.0.1:29500"}
 FILES = [path for path in LAUNCH.iterdir() if path.suffix != ".ipynb"]
 
 
@@ -45,8 +47,8 @@ def jobset(machine, *command, **environment):
 
 # Linters, and what the files say.
 
-@pytest.mark.parametrize("path", [*(LAUNCH / name for name in SCRIPTS), ROOT / ".ci" / "run"],
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*(LAUNCH / name for name in [*SCRIPTS, "lock.sh"]),
+                                  ROOT / ".ci" / "run"], ids=lambda path: path.name)
 def test_shellcheck(path):
     lint("shellcheck", path)
 
@@ -70,7 +72,8 @@ def test_every_command_line_is_one_of_lm2():
             command = importlib.import_module("lm2_jax.commands." + cli.MODULES.get(name, name))
             args, rest = cli.make_parser(name, command).parse_known_args(words)
             cli.overrides(name, args, rest)
-            assert args.config == "..." or (ROOT / args.config).is_file(), line
+            assert args.config == "..." or (ROOT / args.config).is_file() or (
+                ROOT / "configs" / f"{args.config}.py").is_file(), line
             found += 1
     assert found >= 8
 
@@ -102,6 +105,31 @@ def test_the_image_holds_what_it_copies_and_is_not_root():
     assert lines[-1] == ["ENTRYPOINT", '["lm2"]']
 
 
+@pytest.mark.parametrize("extra", ["tpu", "cuda"])
+def test_the_image_has_every_dependency_at_one_version_with_its_hash(extra):
+    """As setup.py wants them: to write the files anew, launch/lock.sh."""
+    text = (LAUNCH / f"requirements-{extra}.txt").read_text("utf-8")
+    locked = dict(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+) \\$", text, re.MULTILINE))
+    lines = [line for line in text.splitlines() if line and line[0] not in "# "]
+    assert len(locked) == len(lines) > 40 and text.count("--hash=sha256:") >= len(locked)
+    setup = (ROOT / "setup.py").read_text("utf-8")
+    wanted = re.search(r"install_requires=\[(.*?)\n    \]", setup, re.DOTALL)[1]
+    extras = re.search(rf'"{extra}": \[(.*?)\],\n', setup, re.DOTALL)[1]
+    assert {"gcsfs", "s3fs"} <= locked.keys()  # for runs in buckets
+    for text in re.findall(r'"([^"]+)"', wanted + extras):
+        requirement = Requirement(text)
+        name = requirement.name.replace("_", "-").lower()
+        assert requirement.specifier.contains(locked[name], prereleases=True), requirement
+
+
+def test_the_audit_reads_the_versions_of_the_images():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]
+    audit = jobs["audit"]
+    assert any("pip-audit" in step.get("run", "") and "launch/requirements-${{ matrix.extra }}.txt"
+               in step["run"] for step in audit["steps"])
+    assert set(audit["strategy"]["matrix"]["extra"]) == {"tpu", "cuda"}
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help(name, tmp_path):
     status, out, err = Machine(tmp_path).run(*script(name), "--help")
@@ -120,6 +148,8 @@ def test_help(name, tmp_path):
     ("pieces.sh", [], "no -o FOLDER"), ("pieces.sh", ["-o", "x", "-m", "a", "--"], "-m is 'a'"),
     ("pieces.sh", ["-o", "x", "--"], "no config"),
     ("pieces.sh", ["-i", "none", "-o", "x", "--", "y"], "no run.npz.* in 'none'"),
+    ("ssh.sh", [], "one of setup, start"), ("ssh.sh", ["start", "lm2"], "HOSTS is not set"),
+    ("ssh.sh", ["stop", "now"], "stop takes no now"), ("ssh.sh", ["run"], "unknown command run"),
     ("slurm.sbatch", [], "no command"), ("slurm.sbatch", TRAIN, "no Slurm job"),
 ])
 def test_mistakes_are_one_line(name, arguments, wanted, tmp_path):
@@ -130,6 +160,7 @@ def test_mistakes_are_one_line(name, arguments, wanted, tmp_path):
 
 @pytest.mark.parametrize("changed,wanted", [
     ({"NAME": "Run_1"}, "NAME is 'Run_1'"), ({"CLAIM": ""}, "CLAIM is not set"),
+    ({"SLICES": "two"}, "SLICES is 'two'"), ({"QUEUE": "A queue"}, "QUEUE is 'A queue'"),
     ({"TOPOLOGY": "4 x 4"}, "TOPOLOGY is '4 x 4'"), ({"CHIPS": "3"}, "no multiple of CHIPS 3"),
 ])
 def test_mistakes_in_the_environment_of_gke(changed, wanted, tmp_path):
@@ -144,16 +175,20 @@ def test_mistakes_in_the_environment_of_gke(changed, wanted, tmp_path):
 @pytest.mark.parametrize("arguments", [["create"], ["setup"], ["start", *TRAIN], ["watch"],
                                        ["status"], ["stop"], ["resume", *TRAIN], ["delete"]],
                          ids=lambda arguments: arguments[0])
-@pytest.mark.parametrize("spot", ["", "1"])
-def test_the_dry_run_of_a_pod_is_what_is_run(arguments, spot, tmp_path):
+@pytest.mark.parametrize("spot,slices", [("", "1"), ("1", "1"), ("1", "2")])
+def test_the_dry_run_of_a_pod_is_what_is_run(arguments, spot, slices, tmp_path):
     describes = "[[ $* != *describe* ]] || if [[ -e $FOLDER/there ]]; then echo ACTIVE; fi\n"
     creates = '[[ $3 != queued-resources || $4 != create ]] || touch "$FOLDER/there"\n'
     machine = Machine(tmp_path, gcloud=describes + creates, git="", mkdir="")
-    status, out, err = machine.run(*script("tpu_pod.sh"), "--dry-run", *arguments, SPOT=spot, **POD)
+    pod = POD | {"SPOT": spot, "SLICES": slices}
+    status, out, err = machine.run(*script("tpu_pod.sh"), "--dry-run", *arguments, **pod)
     assert status == 0 and not err and not machine.calls()
     printed = commands(out)
+    assert unknown_flags(printed) == []
+    if slices == "2" and arguments[0] in ("setup", "start", "status", "stop"):
+        assert {call[5] for call in printed if "ssh" in call} == {"pod-0", "pod-1"}
     assert ("--spot" in sum(printed, [])) == bool(spot and arguments[0] in ("create", "resume"))
-    status, _, err = machine.run(*script("tpu_pod.sh"), *arguments, SPOT=spot, **POD)
+    status, _, err = machine.run(*script("tpu_pod.sh"), *arguments, **pod)
     assert status == 0 and not err and machine.calls() == printed
 
 
@@ -201,9 +236,11 @@ def test_the_dry_run_of_gke_is_what_is_run(tmp_path):
         assert machine.calls() == commands(out)
 
 
-def test_a_jobset_by_its_schema(tmp_path):
+@pytest.mark.parametrize("environment", [{}, {"SLICES": "2", "SPOT": "1", "QUEUE": "team-a"}],
+                         ids=str)
+def test_a_jobset_by_its_schema(environment, tmp_path):
     validator = pytest.importorskip("jsonschema").Draft202012Validator(launch_schema.JOBSET)
-    made = jobset(Machine(tmp_path), *TRAIN)
+    made = jobset(Machine(tmp_path), *TRAIN, **environment)
     assert [error.message for error in validator.iter_errors(made)] == []
     refused = 0
     for path, key in keys(made):
@@ -217,6 +254,21 @@ def test_a_jobset_by_its_schema(tmp_path):
         assert not validator.is_valid(wrong), f"{path}: {key}s"
         refused += 1
     assert refused > 50
+
+
+def test_a_jobset_of_two_spot_slices_in_a_queue(tmp_path):
+    made = jobset(Machine(tmp_path), *TRAIN, SLICES="2", SPOT="1", QUEUE="team-a")
+    slices, = made["spec"]["replicatedJobs"]
+    pod = slices["template"]["spec"]["template"]["spec"]
+    assert slices["replicas"] == 2 and slices["template"]["spec"]["parallelism"] == 4
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    assert pod["tolerations"][0]["key"] == "cloud.google.com/gke-spot"
+    assert {port["containerPort"] for port in pod["containers"][0]["ports"]} >= {8080, 8471, 8482}
+    (tmp_path / "one").mkdir()
+    one = jobset(Machine(tmp_path / "one"), *TRAIN)
+    pod = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert "tolerations" not in pod and len(pod["nodeSelector"]) == 2
 
 
 def keys(node, path=()):
@@ -262,6 +314,110 @@ def test_the_status_of_a_pod(ends, signalled, wanted, tmp_path):
         process.terminate()
     process.communicate(timeout=10)
     assert process.returncode == wanted
+
+
+# xpk, and the flags of other people's tools.
+
+# As their documentation lists them; only those of the commands that are used here.
+FLAGS = {
+    ("gcloud", "compute", "tpus", "queued-resources", "create"): {
+        "--zone", "--project", "--runtime-version", "--accelerator-type", "--topology", "--type",
+        "--node-id", "--node-count", "--node-prefix", "--async", "--best-effort", "--guaranteed",
+        "--internal-ips", "--labels", "--metadata", "--network", "--reserved", "--service-account",
+        "--spot", "--subnetwork", "--tags", "--valid-after-duration", "--valid-until-duration"},
+    ("gcloud", "compute", "tpus", "queued-resources", "describe"): {
+        "--zone", "--project", "--format"},
+    ("gcloud", "compute", "tpus", "queued-resources", "delete"): {
+        "--zone", "--project", "--force", "--quiet", "--async"},
+    ("gcloud", "compute", "tpus", "tpu-vm", "ssh"): {
+        "--zone", "--project", "--worker", "--command", "--internal-ip", "--batch-size"},
+    ("gcloud", "compute", "tpus", "tpu-vm", "scp"): {
+        "--zone", "--project", "--worker", "--recurse", "--internal-ip", "--batch-size"},
+    ("xpk", "workload", "create"): {
+        "--workload", "--cluster", "--command", "--tpu-type", "--device-type", "--num-slices",
+        "--docker-image", "--base-docker-image", "--script-dir", "--priority", "--max-restarts",
+        "--termination-grace-period-seconds", "--restart-on-user-code-failure", "--env",
+        "--env-file", "--spot", "--on-demand", "--reservation", "--project", "--zone",
+        "--ttl-seconds-after-finished", "--scheduler"},
+    ("xpk", "workload", "list"): {"--cluster", "--project", "--zone", "--filter-by-job",
+                                  "--filter-by-status", "--wait-for-job-completion"},
+    ("xpk", "workload", "delete"): {"--cluster", "--workload", "--project", "--zone", "--force"},
+    ("kubectl",): {"--namespace", "--container", "--tail", "--follow", "--output", "--selector",
+                   "--cascade", "--dry-run"},
+    ("srun",): {"--kill-on-bad-exit", "--label", "--cpus-per-task", "--container-image",
+                "--container-mounts", "--container-workdir", "--mpi"},
+}
+
+
+def unknown_flags(calls):
+    """Flags that the tool's documentation does not list, and commands of tools that it does not."""
+    tools = {prefix[0] for prefix in FLAGS}
+    found = []
+    for call in calls:
+        if call[0] not in tools:
+            continue
+        known = [names for prefix, names in FLAGS.items() if tuple(call[:len(prefix)]) == prefix]
+        found += [] if known else [" ".join(call)]
+        found += [word for word in call if known and word.startswith("--")
+                  and word.partition("=")[0] not in known[0]]
+    return found
+
+
+def readme_commands(program):
+    """The commands of a program in the blocks of launch/README.md and its neighbours."""
+    text = "".join(path.read_text("utf-8") for path in sorted(LAUNCH.glob("*.md")))
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in blocks.splitlines()
+            if line.startswith(f"{program} ")]
+
+
+def test_the_commands_of_other_tools_have_their_flags():
+    assert unknown_flags([["gcloud", "compute", "tpus", "queued-resources", "create", "--sport"],
+                          ["xpk", "workload", "run"]]) == ["--sport", "xpk workload run"]
+    created, *_ = readme_commands("xpk workload create")
+    assert unknown_flags(readme_commands("xpk") + readme_commands("gcloud compute tpus")) == []
+    assert any(word.startswith("--num-slices=") for word in created)
+    command, = (word for word in created if word.startswith("--command="))
+    words = shlex.split(command.removeprefix("--command="))
+    assert words[:2] == ["lm2", "train"]
+
+
+# Hosts that are reached by SSH.
+
+@pytest.mark.parametrize("arguments", [["setup"], ["start", *TRAIN], ["watch"], ["status"],
+                                       ["stop"]], ids=lambda arguments: arguments[0])
+def test_the_dry_run_of_ssh_is_what_is_run(arguments, tmp_path):
+    machine = Machine(tmp_path, ssh="", scp="", git="", mkdir="")
+    status, out, err = machine.run(*script("ssh.sh"), "--dry-run", *arguments, **SSH)
+    assert status == 0 and not err and not machine.calls()
+    printed = commands(out)
+    assert machine.run(*script("ssh.sh"), *arguments, **SSH)[0] == 0
+    assert machine.calls() == printed
+    hosts = {call[5] for call in printed if call[0] == "ssh"}
+    assert hosts == ({"gpu1"} if arguments == ["watch"] else {"gpu1", "me@gpu2"})
+
+
+def test_hosts_run_the_command_each_with_its_index_until_they_are_stopped(tmp_path):
+    """The command of each host is run here, by a stand-in of ssh."""
+    machine = Machine(tmp_path, ssh='cd "$FOLDER" && mkdir -p "$5/d" && cd "$5" && bash -c "$6"\n',
+                      lm2='trap "echo saved; exit 0" TERM; echo "$LM2_PROCESS_ID of '
+                          '$LM2_NUM_PROCESSES at $LM2_COORDINATOR: $*"\n'
+                          'for _ in {1..900}; do sleep 0.02; done\n')
+    hosts = SSH | {"DIR": "d"}
+    assert machine.run(*script("ssh.sh"), "start", *TRAIN, **hosts)[0] == 0
+    logs = [tmp_path / host / "d" / "lm2.log" for host in ("gpu1", "me@gpu2")]
+    wait_for(lambda: all(log.exists() and log.read_text() for log in logs))
+    for index, log in enumerate(logs):
+        said = log.read_text().strip()
+        assert said == f"{index} of 2 at 10.0.0.1:29500: {' '.join(TRAIN[1:])}"
+    _, out, _ = machine.run(*script("ssh.sh"), "status", **hosts)
+    assert out.count(": runs") == 2
+    status, _, err = machine.run(*script("ssh.sh"), "start", *TRAIN, **hosts)
+    assert status == 1 and "a run is there already" in err
+    assert machine.run(*script("ssh.sh"), "stop", **hosts)[0] == 0
+    assert all(log.read_text().endswith("saved\n") for log in logs)
+    _, out, _ = machine.run(*script("ssh.sh"), "status", **hosts)
+    assert out.count(": ended") == 2
 
 
 # SLURM.

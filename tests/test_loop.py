@@ -12,9 +12,9 @@ from lm2_jax.training import loop
 class Calls(loop.Hooks):
     """Records what the loop calls; `phases` also has what the time goes to."""
 
-    def __init__(self, ends=(), leaves_at=None, breaks_off_at=None):
+    def __init__(self, ends=(), leaves_at=None, breaks_off_at=None, due=()):
         self.log, self.phases, self.ends, self.leaves_at = [], [], ends, leaves_at
-        self.breaks_off_at = breaks_off_at
+        self.breaks_off_at, self.due = breaks_off_at, due
 
     @contextlib.contextmanager
     def phase(self, name):
@@ -37,6 +37,9 @@ class Calls(loop.Hooks):
         self.log.append(("check", step))
         return step in self.ends
 
+    def save_is_due(self, step):
+        return step in self.due
+
     def save(self, step, state):
         self.log.append(("save", step))
 
@@ -52,10 +55,11 @@ class Rows:
         self.tokens_BL = np.zeros((count, 1))
 
 
-def run_loop(bad=None, ends=(), leaves_at=None, breaks_off_at=None, rows=lambda step: 2,
+def run_loop(bad=None, ends=(), leaves_at=None, breaks_off_at=None, due=(), rows=lambda step: 2,
              **options):
     """A loop over steps that do nothing; `bad` is (step, metrics that are not finite), `ends`
-    the steps where a stage ends. Returns what it called and what it ended with."""
+    the steps where a stage ends, `due` those where it is time to save. Returns what it called and
+    what it ended with."""
     def step(state, _):
         good = {"loss": np.float32(1), "grad_norm": np.float32(1), "param_norm": np.float32(1),
                 "row_loss": np.ones(4, np.float32)}
@@ -63,7 +67,7 @@ def run_loop(bad=None, ends=(), leaves_at=None, breaks_off_at=None, rows=lambda 
 
     options = dict(first_step=0, num_steps=10, save_every=4, evaluate_every=0,
                    check_every=3) | options
-    hooks = Calls(ends, leaves_at, breaks_off_at)
+    hooks = Calls(ends, leaves_at, breaks_off_at, due)
     batches = (Rows(rows(n)) for n in range(options["first_step"] + 1, 99))
     try:
         state, done = loop.run(step, options["first_step"], batches, hooks=hooks, **options)
@@ -173,3 +177,9 @@ def test_sigterm_while_a_batch_is_awaited_saves_the_step_before_once(at):
     assert hooks.log == {1: [], 4: [("metrics", 1), ("metrics", 2), ("metrics", 3), ("save", 3)],
                          5: [("metrics", 1), ("metrics", 2), ("metrics", 3), ("save", 3),
                              ("metrics", 4), ("save", 4)]}[at]
+
+
+def test_a_save_by_time_comes_beside_those_by_steps():
+    log = run_loop(due=(3, 4, 9))[0].log
+    assert [step for what, step in log if what == "save"] == [3, 4, 8, 9, 10]
+    assert log.index(("metrics", 3)) < log.index(("save", 3)) < log.index(("metrics", 4))

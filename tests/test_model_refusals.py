@@ -42,7 +42,8 @@ def test_bad_input_is_told_in_one_line(args, wanted):
 
 
 @pytest.mark.parametrize("changes,wanted", [
-    ({"schedule": "diagonal"}, "schedule is 'diagonal'; it must be one of sequential"),
+    ({"schedule": "diagonal"},
+     "schedule is 'diagonal'; it must be one of sequential, wavefront, auto"),
     ({"valid_BL": np.ones((B, 21), bool)}, "valid_BL has shape (3, 21)"),
     ({"reset_BS": np.ones((B, 3), bool)}, "they must be (3, 22) and (3, 4)"),
 ])

@@ -9,8 +9,8 @@ import pytest
 
 import lm2_jax as lm2
 from lm2_jax import partition
-from lm2_jax.commands.compile import training_step
 from lm2_jax.report.flops import matrix_flops
+from lm2_jax.report.programs import training_step
 from lm2_jax.runtime import meshes
 
 CONFIG = Path(__file__).parents[1] / "configs" / "lm2_1b7.py"

@@ -1,6 +1,8 @@
 """Paths that users give: expanded, or refused with one line before anything is made or trained."""
 
+import importlib.util
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,13 @@ from lm2_jax.cli import main
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.runtime import paths
 
-URLS = ["gs://bucket/run", "s3://bucket/run", "https://host/run", "file:///tmp/run"]
+URLS = {"https://host/run": "a URL of a kind that is not supported",
+        "file:///tmp/run": "a URL of a kind that is not supported",
+        "gs://bucket": "a whole bucket; give a folder in it, as gs://bucket/run",
+        "gs://Büro/run": "'Büro' cannot be the name of a bucket",
+        "s3://bucket/a//b": "has the part ''", "s3://bucket/../b": "has the part '..'",
+        "gs://bucket/a [1]": "has the character [", "s3://bucket/100%": "has the character %",
+        "gs://bucket/a#1": "has the character #", "gs://bucket/a\tb": "has a control character"}
 COMMANDS = {"train": [runs.CONFIG, *runs.SMALL], "eval": [runs.CONFIG], "gates": [runs.CONFIG],
             "analyze": [runs.CONFIG]}
 
@@ -35,18 +43,42 @@ def config(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_workdir_that_is_a_url_is_refused(command, url, config, capsys):
+def test_a_url_that_cannot_be_a_workdir_is_refused(command, url, config, capsys):
     line = refused([command, config, f"--workdir={url}"], capsys)
-    assert line.startswith(f"lm2 {command}: {url} is a URL; give a path on a file system")
+    assert line.startswith(f"lm2 {command}: ") and URLS[url] in line
 
 
 @pytest.mark.parametrize("arguments", [
-    ["report", "gs://bucket/run"], ["report", ".", "--out=gs://bucket/report"],
-    ["train", "CONFIG", "--workdir=run", "--init-from=gs://bucket/run:100"],
-    ["compile", "CONFIG", "--topology=cpu:8", "--out=s3://bucket/report.json"]])
-def test_every_other_path_that_is_a_url_is_refused(arguments, config, capsys):
+    ["report", "ftp://bucket/run"], ["report", ".", "--out=az://bucket/report"],
+    ["train", "CONFIG", "--workdir=run", "--init-from=https://bucket/run:100"],
+    ["train", "--config=gs://bucket/config.py", "--workdir=run"],
+    ["train", "CONFIG", "--workdir=run", "--config.data.background=ftp://bucket/books"],
+    ["eval", "CONFIG", "--workdir=run", "--config.eval.samples=az://bucket/samples"],
+    ["compile", "CONFIG", "--topology=cpu:8", "--out=http://bucket/report.json"]])
+def test_every_other_url_is_checked(arguments, config, capsys):
     arguments = [config if argument == "CONFIG" else argument for argument in arguments]
     assert "://bucket/" in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize("scheme,library,extra", [("gs", "gcsfs", "gcs"), ("s3", "s3fs", "s3")])
+def test_the_extra_that_is_missing_is_named(scheme, library, extra, config, monkeypatch, capsys):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name: None if name == library else there(name))
+    assert refused(["train", config, f"--workdir={scheme}://bucket/run"], capsys) == (
+        f"lm2 train: {scheme}://bucket/run needs the library {library}: pip install "
+        f"'lm2_jax[{extra}]'")
+
+
+def test_a_path_in_a_bucket_is_never_taken_for_a_local_one():
+    path = paths.of("gs://bucket/a run/é~ [1]/#x.txt")
+    assert str(path) == "gs://bucket/a run/é~ [1]/#x.txt" and path.name == "#x.txt"
+    assert paths.of(path) is path and paths.of(str(path)) == path
+    assert pickle.loads(pickle.dumps(path)) == path
+    assert str(path.parent.parent / "b") == "gs://bucket/a run/b"
+    for local in (Path, open, os.fspath, os.stat):
+        with pytest.raises(TypeError):
+            local(path)
 
 
 @pytest.mark.parametrize("name,wanted", [
@@ -66,8 +98,8 @@ def test_a_path_without_valid_checkpoints_is_refused_before_training(
 
 def test_a_home_directory_is_expanded(config, monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert paths.local("~/run") == Path("/home/someone/run")
-    assert paths.local("a/~/run") == Path("a/~/run")
+    assert paths.of("~/run") == Path("/home/someone/run")
+    assert paths.of("a/~/run") == Path("a/~/run")
     line = refused(["eval", config, "--workdir=~/run"], capsys)
     assert line.startswith("lm2 eval: /home/someone/run holds no run")
     assert "no such home" in refused(["eval", config, "--workdir=~nobody-at-all/run"], capsys)
@@ -98,7 +130,7 @@ def test_a_checkpoint_that_cannot_be_restored_is_a_failed_save(tmp_path, monkeyp
     (tmp_path / "tiny").symlink_to(workdir)
     saved(tmp_path / "tiny", [2]).close()
     with monkeypatch.context() as patched:
-        patched.setattr(paths, "for_checkpoints", paths.local)
+        patched.setattr(paths, "for_checkpoints", paths.of)
         checkpointer = Checkpointer(workdir, CheckpointConfig(keep=1))
     checkpointer.save(4, *random_bits(4, MESHES[0]), {})
     with pytest.raises(SaveError, match="checkpoint of step 4 could not be saved: .*NOT_FOUND"):

@@ -20,6 +20,7 @@ def clock(monkeypatch):
     """Seconds that go by only when they are told to."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: 1e9)
 
     def passes(seconds):
         now[0] += seconds
@@ -54,7 +55,7 @@ def test_a_later_run_goes_on_counting_and_loses_its_start(clock):
     found.enter(STEP)
     clock(3)
     assert found.seconds() == whole(step=53.0, restart=8.0)
-    assert found.metrics() == {"goodput": round(53 / 61, 4)} | {
+    assert found.metrics() == {"time": 1e9, "goodput": round(53 / 61, 4)} | {
         f"seconds_{name}": value for name, value in whole(step=53.0, restart=8.0).items()}
 
 
@@ -95,12 +96,26 @@ def test_what_earlier_runs_took(lines, noted, first, wanted):
     assert phases.of_earlier_runs(lines, noted, first) == wanted
 
 
+@pytest.mark.parametrize("began,down", [(None, 0.0), (150.0, 20.0), (90.0, 0.0)])
+def test_the_time_without_a_run_is_counted(began, down):
+    """From the last sign of it, here the note after the last step, and never less than none."""
+    lines = [line(1, step=1.0) | {"time": 100.0}, line(2, step=2.0) | {"time": 120.0}]
+    noted = {"step": 2, "time": 130.0, "seconds": whole(step=2.0, eval=10.0)}
+    found = phases.of_earlier_runs(lines, noted, 2, began)
+    assert found == whole(step=2.0, eval=10.0, down=down)
+    assert phases.goodput(found) == 2.0 / (12.0 + down)
+    # Step 2 is trained again: its second is lost, and so is the time since.
+    assert phases.of_earlier_runs(lines, None, 1, began) == whole(
+        step=1.0, restart=1.0, down=max(0.0, (began or 0.0) - 120.0))
+
+
 def test_a_note_is_read_again(tmp_path, clock):
     assert phases.read(tmp_path / "time.json") is None
     found = Phases()
     clock(1.25)
     phases.write(tmp_path / "time.json", 7, found)
-    assert phases.read(tmp_path / "time.json") == {"step": 7, "seconds": whole(start=1.25)}
+    assert phases.read(tmp_path / "time.json") == {
+        "step": 7, "time": 1e9, "seconds": whole(start=1.25)}
     (tmp_path / "time.json").write_text("{")
     assert phases.read(tmp_path / "time.json") is None
 

@@ -18,8 +18,8 @@ import jax
 import pytest
 
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import processes
-from lm2_jax.runtime.processes import ProcessInfo, find_process_info
+from lm2_jax.runtime import clusters, processes
+from lm2_jax.runtime.clusters import ProcessInfo, find_process_info
 from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError, split_address
 
 pytestmark = pytest.mark.processes
@@ -332,11 +332,41 @@ def test_a_tpu_pod_is_recognised(monkeypatch, environment, info):
     assert find_process_info() == info
 
 
+def test_slices_of_tpu_vms_are_recognised(monkeypatch):
+    """Queued resources of several slices say so in the metadata of each host."""
+    several = TPU_VM | {"tpu-env": "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
+                                   "MEGASCALE_COORDINATOR_ADDRESS: '127.0.0.1:8080'\n"}
+    cluster = "jax._src.clusters.cloud_tpu_cluster."
+    monkeypatch.setattr(cluster + "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(cluster + "get_metadata", lambda key: (several[key], 200))
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "TPU", "MEGASCALE", "LM2_", "OMPI", "KUBERNETES")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LM2_DISTRIBUTED", "1")
+    assert find_process_info() == ProcessInfo("127.0.0.1:8482", 8, 6)
+
+
+MEGASCALE = {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1",
+             "MEGASCALE_COORDINATOR_ADDRESS": "host"}
+
+
+@pytest.mark.parametrize("name,value", [("NUM_SLICES", "two"), ("SLICE_ID", "2"), ("SLICE_ID", ""),
+                                        ("COORDINATOR_ADDRESS", "")])
+def test_an_environment_of_slices_that_is_not_whole_is_refused(name, value):
+    environment = MEGASCALE | {f"MEGASCALE_{name}": value}
+    with pytest.raises(UserError, match=f"MEGASCALE_{name} (is )?'{value}'") as caught:
+        find_process_info(environment=environment)
+    assert "\n" not in str(caught.value) and "LM2_DISTRIBUTED=0" in str(caught.value)
+    assert find_process_info(environment=environment | {"LM2_DISTRIBUTED": "0"}) is None
+    # One slice says nothing about the number of its hosts.
+    assert find_process_info(environment={"MEGASCALE_NUM_SLICES": "1"}) is None
+
+
 @pytest.mark.parametrize("text", ["abc", "-1", "0", "nan", "inf", "3 s"])
 def test_a_timeout_that_is_no_number_is_named(text):
     with pytest.raises(UserError, match=f"LM2_CONNECT_TIMEOUT is '{text}'; it must be a positive"):
-        processes.timeouts({"LM2_CONNECT_TIMEOUT": text})
-    assert processes.timeouts({"LM2_CONNECT_TIMEOUT": "2.5", "LM2_HEARTBEAT_TIMEOUT": ""}) == {
+        clusters.timeouts({"LM2_CONNECT_TIMEOUT": text})
+    assert clusters.timeouts({"LM2_CONNECT_TIMEOUT": "2.5", "LM2_HEARTBEAT_TIMEOUT": ""}) == {
         "connect_timeout": 2.5}
 
 

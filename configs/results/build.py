@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lm2_jax.bench import roofline
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
@@ -151,6 +152,8 @@ def make_table(name: str) -> str:
         return by_model(folder)
     if name == "lm2_1b7_compile":
         return compiled(folder)
+    if name == "lm2_1b7_roofline":
+        return least_times(folder)
     return kills(folder / "200_kills.json")
 
 
@@ -205,6 +208,17 @@ def compiled(folder: Path) -> str:
                      peak(evaluation), f"{made.memory / compilation.GIB:.0f} GiB"])
     return Table(["topology", "data x fsdp x tensor", "micro-batches", "peak of a chip, training",
                   "evaluation", "memory of a chip"], [rows], text_columns=2).markdown()
+
+
+def least_times(folder: Path) -> str:
+    """The best variant of each model on each topology, and what limits it."""
+    best = roofline.best(roofline.read_rows(folder / "roofline.json"))
+    rows = [[row.report.topology, row.variant.name, " x ".join(map(str, row.report.mesh.values())),
+             *(f"{1e3 * row.step.bound[name]:,.0f}" for name in (
+                 "arithmetic", "memory", "interconnect")),
+             row.step.roofline.limit, f"{100 * row.mfu:.1f}"] for row in best]
+    return Table(["topology", "variant", "data x fsdp x tensor", "arithmetic ms", "memory ms",
+                  "interconnect ms", "limit", "MFU at most, %"], [rows], text_columns=3).markdown()
 
 
 def kills(path: Path) -> str:

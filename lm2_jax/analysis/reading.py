@@ -80,10 +80,11 @@ def sown(model: LanguageModel, params: Params, state: State, tokens_BT, valid_BT
          ) -> tuple[State, dict[str, jax.Array]]:
     """Reads one segment; returns the next state and what the blocks sowed, [P, B, ...] by name."""
     out, variables = model.apply(params, tokens_BT, state, valid_BT, logits=False,
-                                 mutable="intermediates")
-    blocks = variables.get("intermediates", {}).get("memory_blocks", {})
-    return out.state, {name: value[0].astype(jnp.float32)
-                       for name, value in blocks.get("memory", {}).items()}
+                                 mutable=("intermediates", "attention"))
+    found: dict[str, Any] = {}
+    for collection in variables.values():
+        found |= collection.get("memory_blocks", {}).get("memory", {})
+    return out.state, {name: value[0].astype(jnp.float32) for name, value in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +17,17 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
 from lm2_jax.generation.reading import CHUNK, places_for
 from lm2_jax.model.lm import LanguageModel, init_state
-from lm2_jax.model.schedule import scan_segments
+from lm2_jax.model.schedule import Segments, read_segments
 from lm2_jax.report import compilation
 from lm2_jax.report import costs as report
 from lm2_jax.report.costs import Costs, Pair
-from lm2_jax.runtime import meshes
+from lm2_jax.runtime import meshes, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state
 from lm2_jax.training.clock import flops_per_token
 from lm2_jax.training.step import make_train_step
-from lm2_jax.types import Batch, Output, Params, State
+from lm2_jax.types import Batch, Params, State
 
 Work = tuple[Callable[[], object], int]
 """What to measure, and the peak bytes of its program."""
@@ -78,7 +79,7 @@ def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: st
                   (both[0].parameters, both[1].parameters), pairs)
     console.print(report.heading(found))
     console.print(report.table(found).terminal())
-    for path in report.write(Path(out), found):
+    for path in report.write(paths.of(out), found):
         console.print(str(path))
     return found
 
@@ -162,14 +163,10 @@ def _read(model: LanguageModel, params: Params, state: State, tokens_CBT):
     Without the sum the compiler would leave out what no state depends on: the last block, and of a
     backbone that carries no state all of it.
     """
-    valid_BT, reset_B = jnp.ones(tokens_CBT.shape[1:], bool), jnp.zeros(tokens_CBT.shape[1], bool)
-
-    def step(state, tokens_BT):
-        out: Output = model.apply(params, tokens_BT, state, valid_BT, reset_B, logits=False)
-        assert out.hidden is not None  # logits=False
-        return out.state, jnp.sum(out.hidden)
-
-    return scan_segments(step, state, tokens_CBT, remat=False)
+    segments = Segments(tokens_CBT, jnp.ones(tokens_CBT.shape, bool),
+                        jnp.zeros(tokens_CBT.shape[:2], bool))
+    return read_segments(model, params, state, segments,
+                         lambda out, _: jnp.sum(cast(jax.Array, out.hidden)))[:2]
 
 
 def _chunks(config: Config, tokens: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from lm2_jax.generation.engine import Engine
 from lm2_jax.generation.sampling import Sampling
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import meshes
+from lm2_jax.runtime import meshes, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 from lm2_jax.training import state as train_state
@@ -81,7 +81,7 @@ def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int
                                               dtype=np.int32)
     with jax.set_mesh(mesh):
         for batch in batches:
-            times = [_generate(engine, list(drawn[:batch]), new) for _ in range(repeats + 1)][1:]
+            times = [generate(engine, list(drawn[:batch]), new) for _ in range(repeats + 1)][1:]
             first, rest = zip(*times, strict=True)
             rates.append(Rate(batch, prompt, new, first, rest))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -89,15 +89,15 @@ def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int
                f"{model.config.segment_length} tokens")
     console.print(heading)
     console.print(table(rates).terminal())
-    with replacing(Path(out) / "decode.json") as partial:
+    with replacing(paths.of(out) / "decode.json") as partial:
         partial.write_text(json.dumps({"model": name, "device": jax.devices()[0].device_kind,
                                        "parameters": size, "rates": [
                                            dataclasses.asdict(rate) for rate in rates]},
                                       indent=2) + "\n", "utf-8")
-    with replacing(Path(out) / "decode.md") as partial:
+    with replacing(paths.of(out) / "decode.md") as partial:
         partial.write_text(f"{heading}\n\n{table(rates).markdown()}", "utf-8")
     for file in ("decode.json", "decode.md"):
-        console.print(str(Path(out) / file))
+        console.print(str(paths.of(out) / file))
     return rates
 
 
@@ -118,7 +118,9 @@ def _model(config: Config | None, workdir: str | Path | None):
     return "an untrained model", model, params, mesh
 
 
-def _generate(engine: Engine, prompts: Sequence[np.ndarray], new: int) -> tuple[float, float]:
+def generate(engine: Engine, prompts: Sequence[np.ndarray], new: int) -> tuple[float, float]:
+    """Generates `new` tokens after the prompts; returns the seconds to the first, and from there to
+    the last."""
     begun, first = time.perf_counter(), 0.0
     for _ in engine.generate(engine.read(prompts), Sampling(), new):
         first = first or time.perf_counter()

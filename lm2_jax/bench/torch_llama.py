@@ -12,8 +12,8 @@ import time
 
 
 def main() -> None:
-    import torch
-    import transformers
+    import torch  # type: ignore[import-not-found]
+    import transformers  # type: ignore[import-not-found]
 
     options = json.loads(sys.argv[1])
     rows, tokens, threads, compiled = (options.pop(name) for name in (

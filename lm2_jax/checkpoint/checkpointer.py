@@ -1,4 +1,4 @@
-"""Saving and restoring checkpoints: the only file that imports orbax."""
+"""Saving and restoring checkpoints by orbax."""
 
 import contextlib
 import itertools
@@ -6,19 +6,22 @@ import os
 import re
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from lm2_jax.checkpoint import checksums, quiet
+from lm2_jax.checkpoint import checksums, contents, quiet
 from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING, CheckpointFolder
+from lm2_jax.checkpoint.retention import Metrics, Retention, stored_metrics
+from lm2_jax.checkpoint.stores import path_for_orbax
 from lm2_jax.config import CheckpointConfig
 from lm2_jax.errors import RunError, UserError
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import buckets, processes
+from lm2_jax.runtime.buckets import BucketPath
 from lm2_jax.types import Params
 
 _barrier_numbers = itertools.count()  # alike on all processes
@@ -64,12 +67,14 @@ class Checkpointer(CheckpointFolder):
                  log: Callable[[str], None] | None = None, concurrent_gb: int | None = None):
         super().__init__(workdir, log)
         self._config = config
+        self._in_bucket = isinstance(self.directory, BucketPath)
         self._handlers = None if concurrent_gb is None else {
             PARAMS: ocp.StandardCheckpointHandler(save_concurrent_gb=concurrent_gb),
             TRAINING: ocp.StandardCheckpointHandler(), META: ocp.JsonCheckpointHandler()}
         self._manager: _Manager | None = None  # created anew after a failed save
         self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save
+        self._metrics: dict[int, Metrics] = {}  # by step
         self._calling_thread, self._barriers_broken = 0, False
         self._failure: SaveError | None = None  # of the last save
         if config is not None:
@@ -104,7 +109,7 @@ class Checkpointer(CheckpointFolder):
         """Restores the JSON object."""
         with self._reading(self.directory / str(step) / META) as folder:
             return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(
-                folder, args=ocp.args.JsonRestore())
+                path_for_orbax(folder), args=ocp.args.JsonRestore())
 
     def _restore(self, step: int, part: str, abstract: Any, partial: bool = False) -> Any:
         handler = ocp.PyTreeCheckpointHandler() if partial else ocp.StandardCheckpointHandler()
@@ -112,15 +117,15 @@ class Checkpointer(CheckpointFolder):
             abstract, ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
         ) if partial else ocp.args.StandardRestore(abstract)
         with self._reading(self.directory / str(step) / part) as folder:
-            stored = _describe(handler.metadata(folder).tree)
+            stored = contents.describe(handler.metadata(path_for_orbax(folder)).tree)
         if partial:
-            stored = {name: stored[name] for name in stored.keys() & _describe(abstract)}
+            stored = {name: stored[name] for name in stored.keys() & contents.describe(abstract)}
         # orbax would silently cast to the expected dtype.
-        if differences := _differences(stored, _describe(abstract)):
+        if differences := contents.differences(stored, contents.describe(abstract)):
             others = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(f"{folder} does not fit: " + "; ".join(differences[:3]) + others)
         with self._reading(folder):
-            return ocp.Checkpointer(handler).restore(folder, args=args)
+            return ocp.Checkpointer(handler).restore(path_for_orbax(folder), args=args)
 
     @contextlib.contextmanager
     def _reading(self, folder: Path) -> Iterator[Path]:
@@ -129,13 +134,19 @@ class Checkpointer(CheckpointFolder):
             yield folder
         except Exception as error:
             quiet.keep(self._quiet)
-            raise UserError(f"{folder} cannot be read: {_cause(error)}") from error
+            raise UserError(f"{folder} cannot be read: {_cause(error, self._in_bucket)}") from error
         self._quiet.close()
 
     # Writing.
 
-    def save(self, step: int, params: Params, training: Any, meta: dict) -> None:
+    def save(self, step: int, params: Params, training: Any, meta: dict,
+             metrics: Metrics = types.MappingProxyType({})) -> None:
         """Starts saving the state as it is now; every process must call this.
+
+        Args:
+          meta: the JSON object.
+          metrics: what was measured at this step, alike on all processes; by one of them
+            `checkpoint.keep_best` chooses.
 
         Raises:
           SaveError: if an earlier save failed, or this one failed already, and
@@ -143,8 +154,9 @@ class Checkpointer(CheckpointFolder):
         """
         self._report(self._join())
         self._failure, self._step = None, step
+        self._metrics[step] = dict(metrics)
         self._calling_thread, self._barriers_broken = threading.get_ident(), False
-        self._expected = {PARAMS: _describe(params), TRAINING: _describe(training)}
+        self._expected = {PARAMS: contents.describe(params), TRAINING: contents.describe(training)}
         self._quiet.enter_context(quiet.aborted_transfers())
         try:
             if jax.process_index() == 0:
@@ -153,7 +165,8 @@ class Checkpointer(CheckpointFolder):
             self._manager.save(step, force=True, args=ocp.args.Composite(**{
                 PARAMS: ocp.args.StandardSave(params),
                 TRAINING: ocp.args.StandardSave(training),
-                META: ocp.args.JsonSave(meta)}), custom_metadata={"checksums": checksums.FILE})
+                META: ocp.args.JsonSave(meta)}), custom_metadata={
+                    "checksums": checksums.FILE, "metrics": self._metrics[step]})
         except Exception as error:
             failure = self._failed(error)
             if jax.process_count() > 1:  # the other processes wait for this save to start
@@ -198,12 +211,18 @@ class Checkpointer(CheckpointFolder):
         if jax.process_index() == 0:
             self._clear_incomplete_steps(self._saving.keep)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(self._saving.keep),
+            preservation_policy=Retention(self._saving, self._metrics_of),
             async_options=ocp.AsyncOptions(
                 barrier_sync_fn=self._barrier, post_finalization_callback=self._verify,
                 # orbax would wait for a folder that cannot be created.
                 create_directories_asynchronously=False))
-        return _Manager(self.directory, item_handlers=self._handlers, options=options)
+        return _Manager(path_for_orbax(self.directory), item_handlers=self._handlers,
+                        options=options)
+
+    def _metrics_of(self, step: int) -> Metrics:
+        if step not in self._metrics:
+            self._metrics[step] = stored_metrics(self, step)
+        return self._metrics[step]
 
     def _make_room(self, step: int) -> None:
         """Moves away what orbax would overwrite."""
@@ -218,12 +237,14 @@ class Checkpointer(CheckpointFolder):
         """Checks that all arrays can be found in the new files, and writes their checksums.
 
         orbax calls this on the first process when all have written their part and these are
-        merged, before it renames the folder.
+        merged, before it renames the folder or, in a
+        bucket, writes the marker.
         """
-        folder = self.directory / f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}"
+        folder = self.directory / (
+            str(self._step) if self._in_bucket else f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}")
         for part, expected in self._expected.items():
-            stored = ocp.StandardCheckpointHandler().metadata(folder / part).tree
-            if differences := _differences(_describe(stored), expected):
+            stored = ocp.StandardCheckpointHandler().metadata(path_for_orbax(folder / part)).tree
+            if differences := contents.differences(contents.describe(stored), expected):
                 raise ValueError(f"{part} was not stored as it is: {differences[0]}")
         checksums.write(folder, PARTS)
 
@@ -236,12 +257,12 @@ class Checkpointer(CheckpointFolder):
         skipped.
         """
         error = None if threading.get_ident() == self._calling_thread else sys.exception()
-        if error and jax.process_index() == 0:
+        if error and jax.process_index() == 0 and not self._in_bucket:
             self._remove_temporary()  # now, since other files may need the space
         if jax.process_count() == 1 or self._barriers_broken:
             return
         problems = processes.barrier_with_errors(
-            f"checkpoint {next(_barrier_numbers)}", _cause(error) if error else "",
+            f"checkpoint {next(_barrier_numbers)}", _cause(error, self._in_bucket) if error else "",
             timeout_ms / 1000)
         self._barriers_broken = bool(problems)
         if problems and not error:
@@ -265,14 +286,18 @@ class Checkpointer(CheckpointFolder):
             with contextlib.suppress(Exception):
                 manager.close()
         quiet.keep(self._quiet)
-        if jax.process_index() == 0:
-            self._remove_temporary()
-        steps = self.steps()
+        try:
+            if jax.process_index() == 0 and not self._in_bucket:
+                self._remove_temporary()
+            steps = self.steps()
+        except OSError:  # a store that cannot be reached; the next save removes what is left
+            steps = []
         what = ("was saved, but older ones could not be removed" if self._step in steps else
                 "could not be saved")
-        newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none yet"
-        failure = SaveError(f"checkpoint of step {self._step} {what}: {_cause(error)} "
-                            f"({self.directory}); {newest}")
+        newest = (f"the newest checkpoint is of step {steps[-1]}" if steps else
+                  "earlier ones are as they were" if self._in_bucket else "there is none yet")
+        failure = SaveError(f"checkpoint of step {self._step} {what}: "
+                            f"{_cause(error, self._in_bucket)} ({self.directory}); {newest}")
         failure.__cause__ = error
         return failure
 
@@ -285,8 +310,10 @@ class Checkpointer(CheckpointFolder):
         self._log(f"{failure}; training goes on")
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, in_bucket: bool = False) -> str:
     """The cause in a few words: those of the operating system, if the error comes from there."""
+    if in_bucket and not isinstance(error, _FailedElsewhere):
+        return buckets.cause(error)
     code = re.search(r"os_error_code='(\d+)'", str(error))  # in TensorStore's messages
     if code:
         return os.strerror(int(code[1]))
@@ -296,19 +323,3 @@ def _cause(error: BaseException) -> str:
         return str(error)
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:300]}"
-
-
-def _describe(tree: Any) -> dict[str, str]:
-    """Dtype and shape of each array; of a random key those of its data."""
-    def one(leaf) -> str:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
-
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): one(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _differences(stored: dict[str, str], expected: dict[str, str]) -> list[str]:
-    return [f"{name} is {stored.get(name, 'not')} there, {expected.get(name, 'not')} here"
-            for name in sorted(stored.keys() | expected) if stored.get(name) != expected.get(name)]

@@ -1,5 +1,8 @@
 """Checksums of a folder's files, so that what is read is what was written.
 
+In a bucket they are those that the store keeps of each object (CRC-32C, MD5 or ETag, and the
+number of bytes), so that a check is one listing and reads nothing. On a disk:
+
 CRC-32 and the number of bytes: any change within four consecutive bytes is found for certain, any
 other change with a probability of 1 - 2^-32. It is several times as fast as the hashes of the
 standard library.
@@ -11,8 +14,12 @@ import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
-FILE = "checksums.json"  # {path: [bytes, CRC-32 in hexadecimal]}
+from lm2_jax.runtime import files
+from lm2_jax.runtime.buckets import BucketPath
+
+FILE = "checksums.json"  # {path: [bytes, CRC-32 in hexadecimal, or the store's checksum]}
 CHUNK = 1 << 20
 
 
@@ -22,13 +29,16 @@ def write(folder: Path, parts: Iterable[str]) -> None:
     Raises:
       OSError: also for data that the system had accepted but could not write.
     """
+    if isinstance(folder, BucketPath):
+        entries_of = _listed(folder)
+        files.write_synced(folder / FILE, _text(
+            {path: entry for path, entry in sorted(entries_of.items())
+             if path.split("/")[0] in parts}))
+        return
     paths = sorted(path.relative_to(folder).as_posix() for part in parts
                    for path in (folder / part).rglob("*") if path.is_file())
     entries = _of_all(folder, paths, sync=True)
-    with open(folder / FILE, "w", encoding="utf-8") as file:
-        file.write(_text(dict(zip(paths, entries, strict=True))))
-        file.flush()
-        os.fsync(file.fileno())
+    files.write_synced(folder / FILE, _text(dict(zip(paths, entries, strict=True))))
 
 
 def find_problem(folder: Path, parts: Iterable[str] | None = None) -> str | None:
@@ -53,13 +63,38 @@ def find_problem(folder: Path, parts: Iterable[str] | None = None) -> str | None
         return f"{FILE} has changed bytes"
     if parts is not None:
         expected = {path: entry for path, entry in expected.items() if path.split("/")[0] in parts}
-    actual = _of_all(folder, list(expected), sync=False)
+    actual = (_as_expected(folder, expected) if isinstance(folder, BucketPath)
+              else _of_all(folder, list(expected), sync=False))
     problems = [_difference(path, entry, found) for (path, entry), found
-                in zip(expected.items(), actual, strict=True) if found != entry]
+                in zip(expected.items(), actual, strict=True) if not _equal(entry, found)]
     if not problems:
         return None
     others = len(problems) - 1
     return problems[0] + (f", and {others} more file{'s' * (others > 1)}" if others else "")
+
+
+def _listed(folder: BucketPath) -> dict[str, list | str]:
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, path.checksum()]
+            for path in folder.rglob("*")}
+
+
+def _as_expected(folder: BucketPath, expected: Mapping[str, list]) -> list[list | str]:
+    """An entry for each object; objects that were copied from a disk, as their checksums tell, are
+    read."""
+    listed = _listed(folder)
+    found = [listed.get(path, "is missing") for path in expected]
+    read = [path for path, entry in expected.items() if ":" not in entry[1] and path in listed]
+    of_read = dict(zip(read, _of_all(cast(Path, folder), read, sync=False), strict=True))
+    return [of_read.get(path, entry) for path, entry in zip(expected, found, strict=True)]
+
+
+def _equal(expected: list, found: list | str) -> bool:
+    """Of a folder that was copied from one kind of store to another the sizes alone are compared,
+    since each keeps a checksum of another kind."""
+    if isinstance(found, str):
+        return False
+    kinds = [entry[1].partition(":")[0] if ":" in entry[1] else "" for entry in (expected, found)]
+    return expected == found or kinds[0] != kinds[1] and expected[0] == found[0]
 
 
 def _text(entries: Mapping[str, list | str]) -> str:
@@ -84,7 +119,7 @@ def _of_all(folder: Path, paths: list[str], sync: bool) -> list[list | str]:
 
 def _of_file(path: Path, sync: bool) -> list:
     buffer, size, checksum = memoryview(bytearray(CHUNK)), 0, 0
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         if sync:
             os.fsync(file.fileno())
         while count := file.readinto(buffer):

@@ -1,7 +1,7 @@
 """The folder of a run's checkpoints: which steps it holds, and which of them are intact."""
 
+import contextlib
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +11,8 @@ import jax
 
 from lm2_jax.checkpoint import checksums
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.runtime import paths
+from lm2_jax.runtime import files, paths
+from lm2_jax.runtime.buckets import BucketPath
 
 PARAMS, TRAINING, META = PARTS = "params", "training", "meta"
 COMMIT_MARKER = "commit_success.txt"  # orbax writes it last, into each part and into the step
@@ -25,11 +26,14 @@ REMOVAL_ATTEMPTS = 50
 class CheckpointFolder:
     """`workdir/checkpoints`: a folder for each step, with checksums of its files.
 
+    In a bucket, where no folder can be renamed as a whole, a step counts as soon as it has the
+    marker that is written last, and it loses this marker first when it is deleted.
+
     Args:
       log: receives each line for the user; None = they go to stderr.
 
     Raises:
-      UserError: if `workdir` cannot hold checkpoints: a URL, or a path with special characters.
+      UserError: if `workdir` cannot hold checkpoints: a path with special characters.
     """
 
     def __init__(self, workdir: str | Path, log: Callable[[str], None] | None = None):
@@ -38,7 +42,15 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps that are complete, in ascending order; their contents are not verified."""
-        return [step for step in self._all_steps() if not self._missing_file(step, PARTS)]
+        return [step for step in self.all_steps() if not self._missing_file(step, PARTS)]
+
+    def all_steps(self) -> list[int]:
+        """All steps that have a folder, complete or not, in ascending order; in a bucket only
+        those with the marker, since a save that was interrupted looks like any other."""
+        if isinstance(self.directory, BucketPath):
+            return sorted(int(marker.parent.name) for marker in self._markers())
+        return sorted(int(folder.name) for folder in self.directory.glob("[0-9]*")
+                      if folder.name.isdecimal() and folder.is_dir())
 
     def newest_valid_step(self, parts: Iterable[str] = PARTS, step: int | None = None
                           ) -> tuple[int, list[str]]:
@@ -54,13 +66,13 @@ class CheckpointFolder:
         Returns:
           The step, 0 if there is none, and a line for each problem that was found.
         """
-        damaged, steps = [], self._all_steps()
+        damaged, steps = [], self.all_steps()
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.directory / str(candidate)
             problem = self._find_problem(candidate, parts)
             if problem and not folder.exists():  # deleted meanwhile, by the run that saves here
                 continue
-            if problem and self._all_steps() != steps:  # being deleted, as there is a newer one
+            if problem and self.all_steps() != steps:  # being deleted, as there is a newer one
                 return self.newest_valid_step(parts, step)
             if problem:
                 damaged.append(f"{folder} is damaged: {problem}")
@@ -86,7 +98,7 @@ class CheckpointFolder:
           UserFileNotFoundError: if there is no checkpoint and one is required.
           UserError: if `step` does not exist or is damaged, or if all steps are damaged.
         """
-        steps, workdir = self._all_steps(), self.directory.parent
+        steps, workdir = self.all_steps(), self.directory.parent
         if step is not None and steps and step not in steps:
             raise UserError(f"{workdir} has no checkpoint of step {step}; it has "
                             + ", ".join(map(str, steps)))
@@ -109,14 +121,31 @@ class CheckpointFolder:
         `select_step` found them damaged. Does nothing on processes other than the first.
         """
         if jax.process_index() == 0:
-            for other in self._all_steps():
+            for other in self.all_steps():
                 if other > step:
                     self._rename_damaged(other)
 
-    def _all_steps(self) -> list[int]:
-        """All steps that have a folder, complete or not, in ascending order."""
-        return sorted(int(folder.name) for folder in self.directory.glob("[0-9]*")
-                      if folder.name.isdecimal() and folder.is_dir())
+    def find_problem(self, step: int) -> str | None:
+        """Reads all files of a step; describes what is wrong, None if they are as they were saved.
+
+        A step that was saved without checksums cannot be verified, which counts as a problem.
+        """
+        if problem := self._find_problem(step, PARTS):
+            return problem
+        return None if self._has_checksums(self.directory / str(step)) else "has no checksums"
+
+    def remove_step(self, step: int) -> None:
+        """Deletes a step; one whose deletion is interrupted is not among the steps any more."""
+        folder = self.directory / str(step)
+        if not isinstance(folder, BucketPath):
+            leaving = folder.with_name(f"{step}.deleting")  # matches TEMPORARY
+            files.rename_folder(folder, leaving)
+            folder = leaving
+        files.remove_folder(folder, COMMIT_MARKER)
+
+    def _markers(self) -> list[Path]:
+        return [path for path in self.directory.rglob(COMMIT_MARKER)
+                if path.parent.parent == self.directory and path.parent.name.isdecimal()]
 
     def _missing_file(self, step: int, parts: Iterable[str]) -> str | None:
         """The first file that every complete checkpoint has and this one does not."""
@@ -146,7 +175,7 @@ class CheckpointFolder:
         folder, number = self.directory / str(step), 1
         while (new := folder.with_name(f"{step}{DAMAGED}" + f".{number}" * (number > 1))).exists():
             number += 1
-        folder.rename(new)
+        files.rename_folder(folder, new, COMMIT_MARKER)
         self._log(f"renamed {folder} to {new.name}")
 
     def _remove_temporary(self) -> None:
@@ -155,12 +184,21 @@ class CheckpointFolder:
         Threads of a save that failed may still be writing, hence the attempts; what they leave
         behind is removed by the next call.
         """
+        if isinstance(self.directory, BucketPath):
+            complete = set(self.all_steps())
+            found = {path.relative_to(self.directory).parts[0] for path
+                     in self.directory.rglob("*")}
+            with contextlib.suppress(OSError):  # orbax removes them before it saves there
+                for name in found:
+                    if name.isdecimal() and int(name) not in complete:
+                        files.remove_folder(self.directory / name)
+            return
         for _ in range(REMOVAL_ATTEMPTS):
             found = [path for path in self.directory.iterdir() if TEMPORARY.match(path.name)]
             if not found:
                 return
             for folder in found:
-                shutil.rmtree(folder, ignore_errors=True)
+                files.remove_folder(folder)
             time.sleep(0.01)
 
     def _clear_incomplete_steps(self, keep: int) -> None:
@@ -169,10 +207,10 @@ class CheckpointFolder:
         Those older than the newest `keep` complete steps were left by an interrupted deletion.
         """
         complete = self.steps()
-        for step in self._all_steps():
+        for step in self.all_steps():
             if step in complete:
                 continue
             if len(complete) >= keep and step < complete[-keep]:
-                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+                files.remove_folder(self.directory / str(step), COMMIT_MARKER)
             else:
                 self._rename_damaged(step)

@@ -16,7 +16,7 @@ from flax import traverse_util
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.checkpoint.checkpointer import META, Checkpointer
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime import appended, files, paths
 from lm2_jax.types import Params
 
 FILES = ("*.json", "*.jsonl", "eval/*.json", "eval/*.jsonl",
@@ -33,13 +33,14 @@ def pack(workdir: str | Path, file: str | Path, step: int | None = None) -> int:
     Raises:
       UserError: if there is no such checkpoint.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     _, params, step = workdirs.load_checkpoint(workdir, step)
     meta = Checkpointer(workdir).meta(step)
-    with replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with files.replacing(file) as partial, zipfile.ZipFile(partial, "w") as archive:
         archive.writestr(META, json.dumps(meta))
         for path in sorted(path for pattern in FILES for path in workdir.glob(pattern)):
-            archive.write(path, path.relative_to(workdir).as_posix(), zipfile.ZIP_DEFLATED)
+            content = appended.read(path) if path.suffix == ".jsonl" else path.read_bytes()
+            archive.writestr(path.relative_to(workdir).as_posix(), content, zipfile.ZIP_DEFLATED)
         for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
             with archive.open(f"{PARAM}{name}.npy", "w") as entry:
                 np.lib.format.write_array(
@@ -58,11 +59,11 @@ def unpack(file: str | Path, workdir: str | Path) -> tuple[Params, dict]:
       UserFileNotFoundError: if there is no such file.
       UserError: if it is not a packed run.
     """
-    workdir = Path(workdir)
-    if not Path(file).exists():
+    workdir = paths.of(workdir)
+    if not paths.of(file).exists():
         raise UserFileNotFoundError(f"there is no file {file}")
     try:
-        with zipfile.ZipFile(file) as archive:
+        with (files.reading(paths.of(file)) as local, zipfile.ZipFile(local) as archive):
             meta = json.loads(archive.read(META))
             params = {name.removeprefix(PARAM).removesuffix(".npy"): _read(archive, name)
                       for name in archive.namelist() if name.startswith(PARAM)}

@@ -16,7 +16,7 @@ from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import ModelConfig
 from lm2_jax.errors import UserError
 from lm2_jax.model import memory as memories
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import paths, processes
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import Params
 
@@ -74,9 +74,9 @@ def _ranges(numbers: Iterable[int]) -> str:
 def split_source(text: str) -> tuple[Path, int | None]:
     """Parses WORKDIR or WORKDIR:STEP."""
     path, colon, step = text.rpartition(":")
-    if colon and step.isdecimal() and not Path(text).exists():
-        return Path(path), int(step)
-    return Path(text), None
+    if colon and step.isdecimal() and not paths.of(text).exists():
+        return paths.of(path), int(step)
+    return paths.of(text), None
 
 
 def tokenizer_of(source: str) -> Path | None:

@@ -26,11 +26,11 @@ from lm2_jax.types import Params
 
 # Keys that may change when a run is resumed: the next batch and step do not depend on them, except
 # for num_steps, over which the learning rate decays.
-MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "data.num_workers",
+MAY_CHANGE = ("eval.", "checkpoint.", "mesh.", "log.", "data.num_workers",
               "train.num_steps", "train.eval_every_steps", "train.held_out_batches",
               "train.stall_seconds", "train.remat_segments",
               "train.rows_per_device", "train.loss_chunk_tokens", "model.remat",
-              "model.attention_implementation")
+              "model.attention_implementation", "model.schedule")
 SOURCE = "hf"  # small files of the transformers model that a run began from
 CONVERTED = f"{SOURCE}/tensors.json"  # in a workdir that holds such a model as it was
 OLD_CONFIG = "config.before.jsonl"  # the configs before accepted changes, oldest first
@@ -85,8 +85,11 @@ def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:
     """
     path = workdir / "config.json"
     if keep_old:
-        with open(workdir / OLD_CONFIG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(json.loads(path.read_text("utf-8"))) + "\n")
+        old = workdir / OLD_CONFIG
+        before = old.read_text("utf-8") if old.exists() else ""
+        with replacing(old) as partial:
+            partial.write_text(before + json.dumps(json.loads(path.read_text("utf-8"))) + "\n",
+                               "utf-8")
     with replacing(path) as partial:
         partial.write_text(json.dumps(files.to_dict(config), indent=2) + "\n", "utf-8")
 
@@ -98,7 +101,7 @@ def stored_config(workdir: str | Path) -> Config:
       UserFileNotFoundError: if there is no run.
       UserError: if the config cannot be read by this version.
     """
-    path = Path(workdir) / "config.json"
+    path = paths.of(workdir) / "config.json"
     if not path.exists():
         raise UserFileNotFoundError(f"{workdir} holds no run (no config.json); train first: lm2 "
                                     f"train --config=... --workdir={shlex.quote(str(workdir))}")
@@ -127,7 +130,7 @@ def open_checkpoint(workdir: str | Path, step: int | None = None
       UserFileNotFoundError: if there is no checkpoint.
       UserError: if it is damaged.
     """
-    workdir = paths.local(workdir)
+    workdir = paths.of(workdir)
     config, checkpointer = stored_config(workdir), Checkpointer(workdir)
     # One process verifies the files for all.
     step = processes.broadcast_from_primary(
@@ -202,7 +205,7 @@ def load(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None)
         tokens = jax.numpy.array([run.tokenizer.encode("Where is John?")])
         out = lm2.apply_segments(run.model, run.variables, tokens, state)
     """
-    workdir = paths.local(workdir)
+    workdir = paths.of(workdir)
     config, variables, step = load_checkpoint(workdir, step, mesh)
     return Run(config, variables, corpus.load_tokenizer(config, workdir), step, workdir)
 

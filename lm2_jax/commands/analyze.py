@@ -19,7 +19,7 @@ from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.gates import tokens_and_kinds
 from lm2_jax.generation.engine import Engine
 from lm2_jax.model.lm import LanguageModel
-from lm2_jax.runtime import compilation_cache, locks
+from lm2_jax.runtime import compilation_cache, locks, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Params
@@ -50,7 +50,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, sample: i
                                ("--sample", sample or 0, 0)):
         if value < least:
             raise UserError(f"{name} is {value}; it must be at least {least}")
-    folder = Path(workdir) / "eval" / "analysis" if out is None else Path(out)
+    folder = paths.of(workdir) / "eval" / "analysis" if out is None else paths.of(out)
     locks.require_writable(folder, "--out")
     count = max(SEARCHED, (sample or 0) + 1)
     if config.eval.indices:
@@ -98,7 +98,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, sample: i
     found = [read, sentences, gates, *distance, movement]
     about = _about(evaluator.config, workdir, step, params, cell[number], number)
     about["model's answer"] = _answer(evaluator, params, cell[number])
-    written = page.write(folder, f"Inside the memory of {Path(workdir).resolve().name}", about,
+    written = page.write(folder, f"Inside the memory of {paths.of(workdir).resolve().name}", about,
                          found)
     for panel in found:
         console.print(f"left out: {panel.name}: {panel.reason}" if panel.picture is None
@@ -158,7 +158,7 @@ def _about(config: Config, workdir: str | Path, step: int, params: Params, promp
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     write = f", write={m.write}" if m.kind == "lm2" else ""
     return {
-        "run": f"{Path(workdir).resolve().name}, step {step:,}",
+        "run": f"{paths.of(workdir).resolve().name}, step {step:,}",
         "model": f"{num_parameters:,} parameters, {c.num_layers} blocks, segments of "
                  f"{c.segment_length} tokens",
         "memory": f"{m.kind}{write}: {m.num_slots} slots, in {m.num_layers} blocks",

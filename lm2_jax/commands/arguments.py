@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO, cast
 
 import jax
@@ -17,7 +16,7 @@ from lm2_jax.data.text import compressed
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generation import saved
 from lm2_jax.generation.states import ReadState
-from lm2_jax.runtime import paths, processes
+from lm2_jax.runtime import clusters, paths, processes
 from lm2_jax.runtime.console import Console, SafeStream
 
 CONFIG_HELP = """Any key of the config may be given as --config.KEY=VALUE, for example
@@ -42,13 +41,18 @@ def load_config(args: argparse.Namespace, overrides: dict[str, str],
     with, or now begins with.
 
     Raises:
-      UserError: if such a key is overridden.
+      UserError: if such a key is overridden, or a path of the config cannot be used.
     """
     shape = beginning.shape(paths.for_checkpoints(args.workdir))
     if given := [key for key in overrides if key.startswith(tuple(shape))]:
         raise UserError(f"--config.{given[0]} is decided by the Llama that the run begins with; "
                         "leave it out")
-    return files.load_config(args.config, overrides | shape)
+    config = files.load_config(args.config, overrides | shape)
+    for value in (config.data.background, config.data.babi, config.data.tokenizer,
+                  *config.data.corpora, config.eval.samples, config.eval.babi, config.eval.indices,
+                  config.eval.background, config.eval.prompts, *config.eval.corpora):
+        paths.of(value)
+    return config
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +77,8 @@ def joined_processes(args: argparse.Namespace, command: str) -> Iterator[None]:
     Args:
       command: what stands before a message, as "lm2 train".
     """
-    info = processes.find_process_info(args.coordinator, args.num_processes, args.process_id)
-    processes.initialize(info, command=command, **processes.timeouts())
+    info = clusters.find_process_info(args.coordinator, args.num_processes, args.process_id)
+    processes.initialize(info, command=command, **clusters.timeouts())
     yield
     processes.shutdown()
 
@@ -117,9 +121,9 @@ def read_text(path: str) -> str:
     Raises:
       UserError: if it is not there, a folder, or not UTF-8.
     """
-    if not Path(path).is_file():
+    if not paths.of(path).is_file():
         raise UserFileNotFoundError(f"no file {path}")
-    with compressed.opened(Path(path)) as file:
+    with compressed.opened(paths.of(path)) as file:
         content = file.read()
     try:
         return content.decode("utf-8-sig")

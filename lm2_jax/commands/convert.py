@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, _: dict[str, str]) -> int:
-    workdir, folder = paths.for_checkpoints(args.workdir), paths.local(args.folder)
+    workdir, folder = paths.for_checkpoints(args.workdir), paths.of(args.folder)
     others = {"from-hf": ("step", "dtype"), "to-hf": ("segment_length",)}[args.direction]
     if given := [name for name in others if getattr(args, name)]:
         raise UserError(f"--{given[0].replace('_', '-')} is not an argument of {args.direction}")

@@ -25,7 +25,7 @@ from lm2_jax.eval.perplexity import Row as PerplexityRow
 from lm2_jax.eval.perplexity_evaluator import PerplexityEvaluator
 from lm2_jax.eval.results import Row
 from lm2_jax.report import perplexity, plots, provenance, tables
-from lm2_jax.runtime import compilation_cache, locks, meshes, processes
+from lm2_jax.runtime import compilation_cache, locks, meshes, paths, processes
 from lm2_jax.runtime.console import Console, print_error
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.progress import Bar
@@ -89,7 +89,7 @@ def _open(config: Config, workdir: str | Path, step: int | None
 
 def _tokenizer(workdir: str | Path, step: int) -> Tokenizer:
     """The tokenizer that the checkpoint was trained with."""
-    path = Path(workdir) / "tokenizer.json"
+    path = paths.of(workdir) / "tokenizer.json"
     tokens, meta = tokenizer.load(path), Checkpointer(workdir).meta(step)
     if meta.get("tokenizer_digest", tokens.digest) != tokens.digest:
         raise UserError(f"{path} is not the tokenizer that step {step} was trained with; restore "
@@ -125,7 +125,7 @@ def report(evaluators: Sequence[Evaluator], params: Params, step: int, workdir: 
 
 
 def _folder(workdir: str | Path, out: str | Path | None) -> Path:
-    return Path(workdir) / "eval" if out is None else Path(out)
+    return paths.of(workdir) / "eval" if out is None else paths.of(out)
 
 
 def _report(evaluator: Evaluator, params: Params, step: int, folder: Path, journal: Journal,

@@ -11,7 +11,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.eval import gates
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import gates as report
-from lm2_jax.runtime import compilation_cache
+from lm2_jax.runtime import compilation_cache, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -42,7 +42,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
                evaluator.prompts(num_samples).values() for prompt in cell[:num_samples]]
     # Outside the mesh: a batch of one row cannot be laid over several devices.
     found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)
-    folder = Path(workdir) / "eval" if out is None else Path(out)
+    folder = paths.of(workdir) / "eval" if out is None else paths.of(out)
     with replacing(folder / "gates.json") as partial:
         text = json.dumps([dataclasses.asdict(block) for block in found], indent=2)
         partial.write_text(text + "\n", "utf-8")

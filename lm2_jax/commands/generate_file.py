@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lm2_jax.checkpoint.workdir import Run
@@ -15,6 +14,7 @@ from lm2_jax.generation import prompts, saved
 from lm2_jax.generation.api import generate
 from lm2_jax.generation.states import ReadState
 from lm2_jax.generation.text import ChatTemplate, require_chat_template
+from lm2_jax.runtime import files, paths
 from lm2_jax.runtime.console import SafeStream
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.types import Tokens
@@ -86,9 +86,9 @@ class Requests:
 
 
 def _rows(path: str) -> list[tuple[str, Any]]:
-    if not Path(path).is_file():
+    if not paths.of(path).is_file():
         raise UserFileNotFoundError(f"no file {path} (--jsonl)")
-    rows = list(json_file.values(Path(path)))
+    rows = list(json_file.values(paths.of(path)))
     if not rows:
         raise UserError(f"{path} has no lines")
     return rows
@@ -96,9 +96,8 @@ def _rows(path: str) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _writing(path: str | None) -> Iterator[Any]:
-    """Writes lines to a file, or to the standard output, each at once."""
-    with open(path, "w", encoding="utf-8") if path else contextlib.nullcontext(
-            SafeStream("stdout")) as out:
+    """Writes lines to a file, or to the standard output, each at once; to a bucket at the end."""
+    with files.written(path) if path else contextlib.nullcontext(SafeStream("stdout")) as out:
         def write(line: str) -> None:
             out.write(line)
             out.flush()

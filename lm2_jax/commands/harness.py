@@ -19,7 +19,7 @@ from lm2_jax.report import harness as report
 from lm2_jax.report import provenance
 from lm2_jax.runtime import locks, paths, processes
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import replacing, scratch
 
 FOLDER = "harness"
 RESULTS = "results.json"
@@ -55,7 +55,7 @@ def evaluate(workdir: str | Path, tasks: Sequence[str], *, step: int | None = No
     from lm2_jax.eval.harness.model import LM2
 
     console = console or Console(quiet=not processes.is_primary())
-    folder = Path(out or Path(workdir) / "eval") / FOLDER
+    folder = paths.of(out or paths.of(workdir) / "eval") / FOLDER
     locks.require_writable(folder.parent, "--out")
     lm = LM2(workdir, step, **(model or {}))
     options = dict(limit=limit, num_fewshot=num_fewshot, apply_chat_template=chat)
@@ -63,7 +63,7 @@ def evaluate(workdir: str | Path, tasks: Sequence[str], *, step: int | None = No
     processes.require_same({"the model": digest, "the tasks": found.names, **options})
     console.print(f"evaluating {workdir} at step {lm.run.step} on {', '.join(tasks)}")
     with locks.locked(folder, "an evaluation", "--out"):
-        kept = folder / "answers" / digest
+        kept = scratch(folder, once=True) / "answers" / digest  # a data base
         results = running.run(
             lm, found, **options, fewshot_as_multiturn=chat, log_samples=log_samples,
             batch_size=lm.batch_size, use_cache=None if jax.process_count() > 1 else str(kept))
@@ -156,7 +156,8 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     mesh = files.from_dict({"mesh": {key.removeprefix(_MESH): size for key, size in
                                      overrides.items()}}).mesh
     evaluate(args.workdir, arguments.names(args.harness), step=args.step, out=args.out,
-             include=[paths.local(path) for path in args.include_path], limit=limit,
+             include=[paths.local(path, "the folder of tasks") for path in args.include_path],
+             limit=limit,
              num_fewshot=args.num_fewshot, chat=args.apply_chat_template,
              log_samples=args.log_samples,
              metadata=dict(item.partition("=")[::2] for item in args.metadata),

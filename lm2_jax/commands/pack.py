@@ -1,10 +1,10 @@
 """`lm2 pack`: a run as one small file."""
 
 import argparse
-from pathlib import Path
 
 from lm2_jax.checkpoint import packed
 from lm2_jax.commands import arguments
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 
 
@@ -16,5 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     step = packed.pack(args.workdir, args.out, args.step)
     Console().print(f"{args.out}: {args.workdir} at step {step}, "
-                    f"{Path(args.out).stat().st_size / 1e6:.1f} MB")
+                    f"{paths.of(args.out).stat().st_size / 1e6:.1f} MB")
     return 0

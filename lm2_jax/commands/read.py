@@ -3,14 +3,13 @@
 import argparse
 import contextlib
 import time
-from pathlib import Path
 
 from lm2_jax.commands import arguments
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generation import saved
 from lm2_jax.generation.api import ToRead, read_all
 from lm2_jax.generation.states import ReadState
-from lm2_jax.runtime import compilation_cache
+from lm2_jax.runtime import compilation_cache, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 
@@ -33,7 +32,8 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
         raise UserError(f"--batch-size is {args.batch_size}; it must be at least 1")
     if twice := sorted({path for path in args.texts if args.texts.count(path) > 1}):
         raise UserError(f"{twice[0]} is named twice")
-    if not Path(args.save).absolute().parent.is_dir():
+    save = paths.of(args.save)
+    if not paths.in_bucket(save) and not save.absolute().parent.is_dir():
         raise UserFileNotFoundError(f"--save={args.save}: there is no such folder")
     contents = [(path, arguments.read_text(path)) for path in args.texts]
     compilation_cache.enable()
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, _: dict[str, str]) -> int:
     seconds = time.perf_counter() - began
     for state in states:
         console.print(_line(state))
-    size = Path(args.save).stat().st_size
+    size = save.stat().st_size
     console.print(f"{args.save}: {size / 1e6:,.2f} MB; {total:,} tokens in {seconds:,.1f} s, "
                   f"{total / seconds:,.0f} a second")
     return 0

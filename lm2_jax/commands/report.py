@@ -18,6 +18,7 @@ from lm2_jax.eval.perplexity_evaluator import PerplexityEvaluator
 from lm2_jax.eval.results import read_results
 from lm2_jax.report import comparison_plots, comparison_tables, perplexity_comparison
 from lm2_jax.report.comparison import METRICS, Comparison, Group, Run
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 from lm2_jax.training import held_out
@@ -52,7 +53,7 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
       UserFileNotFoundError: a workdir has no run or no evaluation; names the command to run.
       UserError: the results cannot be compared.
     """
-    console, out = console or Console(), Path(out)
+    console, out = console or Console(), paths.of(out)
     if metric not in METRICS:
         raise UserError(f"metric is {metric!r}; it must be one of {', '.join(METRICS)}")
     groups = _groups([read_run(folder) for folder in folders], names)
@@ -88,7 +89,7 @@ def _perplexity(groups: Sequence[Group], out: Path, console: Console) -> str:
     """
     measured = {group.name: group.runs for group in groups if group.runs[0].perplexity}
     curves = {group.name: [perplexity_comparison.curve(
-        read_lines(Path(run.workdir) / "metrics.jsonl"), held_out.KEY) for run in group.runs]
+        read_lines(paths.of(run.workdir) / "metrics.jsonl"), held_out.KEY) for run in group.runs]
         for group in groups}
     drawn = perplexity_comparison.plot_held_out(curves, out / "held_out.png")
     if drawn:
@@ -105,10 +106,10 @@ def _perplexity(groups: Sequence[Group], out: Path, console: Console) -> str:
 def read_run(folder: str | Path) -> Run:
     """Reads the config and results of an evaluated workdir, or of a copy of its `eval` folder."""
     command = f"lm2 eval --config=... --workdir={shlex.quote(str(folder))}"
-    measured = Path(PerplexityEvaluator.name)  # beside the results of BABILong
-    alone = any((Path(folder) / name).exists()
+    measured = paths.of(PerplexityEvaluator.name)  # beside the results of BABILong
+    alone = any((paths.of(folder) / name).exists()
                 for name in ("results.json", measured / perplexity.FILE))
-    results = Path(folder) if alone else Path(folder) / "eval"
+    results = paths.of(folder) if alone else paths.of(folder) / "eval"
     config = None if alone else workdirs.stored_config(folder)
     has_perplexity = (results / measured / perplexity.FILE).exists()
     has_tasks = (results / "results.json").exists()
@@ -186,7 +187,7 @@ def _refuse_unequal(members: Sequence[Run]) -> None:
 
 def _names(folders: Sequence[str]) -> list[str]:
     """The last part of each path; the whole path where several paths end in the same part."""
-    last = [Path(folder).resolve().name for folder in folders]
+    last = [paths.of(folder).resolve().name for folder in folders]
     counts = collections.Counter(last)
     return [name if counts[name] == 1 else folder
             for name, folder in zip(last, folders, strict=True)]

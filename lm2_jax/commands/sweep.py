@@ -21,8 +21,9 @@ from lm2_jax.report import perplexity_comparison
 from lm2_jax.report import sweep as report
 from lm2_jax.report.comparison import Run
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import children, locks, phases, signals
-from lm2_jax.runtime.console import Console
+from lm2_jax.runtime import appended, children, locks, paths, phases, signals
+from lm2_jax.runtime import files as files_of_runs
+from lm2_jax.runtime.console import Console, print_error
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.runtime.queue import (
     DONE,
@@ -93,6 +94,7 @@ def sweep(trials: Sequence[Trial], names: Sequence[str], config: str, out: Path,
             changed = queue.advance()
             for job in changed:
                 console.print(_line(job))
+                _keep_log(job, out)
             if any(job.status in (DONE, STOPPED, FAILED) for job in changed):
                 write()
             display.update()
@@ -100,6 +102,15 @@ def sweep(trials: Sequence[Trial], names: Sequence[str], config: str, out: Path,
                 caught.wait(SECONDS_BETWEEN_LOOKS)
     write()
     return queue, caught.received[0] if caught.received else 0
+
+
+def _keep_log(job: Job, out: Path) -> None:
+    """Copies the log of a job that has ended to a bucket."""
+    if paths.in_bucket(out) and job.status in (DONE, STOPPED, FAILED) and job.log.exists():
+        try:
+            files_of_runs.copy(job.log, out / job.log.name)
+        except OSError as error:
+            print_error(f"{job.log} was not copied to {out}: {error.strerror}")
 
 
 def make_trials(config: str, names: Sequence[str], seeds: Sequence[int], out: Path,
@@ -123,7 +134,8 @@ def make_trials(config: str, names: Sequence[str], seeds: Sequence[int], out: Pa
             command = [sys.executable, "-m", "lm2_jax.cli", "train", f"--config={config}:{name}",
                        f"--workdir={workdir}", f"--config.seed={seed}",
                        *(f"--config.{key}={value}" for key, value in overrides.items())]
-            job = Job(workdir.name, command, out / f"{workdir.name}.log",
+            log = files_of_runs.scratch(out, once=True) / f"{workdir.name}.log"
+            job = Job(workdir.name, command, log,
                       is_done=functools.partial(_is_done, workdir, loaded),
                       is_free=functools.partial(_is_free, workdir))
             trials.append(Trial(name, seed, loaded, workdir, job))
@@ -218,9 +230,8 @@ def _step(trial: Trial) -> int:
     if trial.job.status == DONE:
         return trial.config.train.num_steps
     try:
-        with open(trial.workdir / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            return json.loads(file.read().split(b"\n")[-2])["step"]
+        return json.loads(appended.tail(trial.workdir / "metrics.jsonl", TAIL).split(b"\n")[-2]
+                          )["step"]
     except (OSError, ValueError, LookupError, TypeError):
         return 0
 
@@ -245,7 +256,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    names, console, out = source.runs(args.config), Console(), Path(args.out)
+    names, console, out = source.runs(args.config), Console(), paths.of(args.out)
     chosen = arguments.names(args.runs) or names
     if unknown := [name for name in chosen if name not in names]:
         raise UserError(f"--runs: {args.config} has no run {unknown[0]}; its runs are "

@@ -14,7 +14,7 @@ from lm2_jax.data.shards.manifest import HELD_OUT, SPLITS, Manifest
 from lm2_jax.data.text import documents as texts
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import children, locks
+from lm2_jax.runtime import children, locks, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 
@@ -41,7 +41,7 @@ def tokenize(sources: Sequence[str], tokenizer: str, out: str | Path, *, held_ou
     Raises:
       UserError: a source or the tokenizer cannot be read, or `out` holds something else.
     """
-    console, folder = console or Console(), Path(out)
+    console, folder = console or Console(), paths.of(out)
     num_processes = num_processes or len(children.cores()) or os.cpu_count() or 1
     if not 0 <= held_out <= 1:
         raise UserError(f"--held-out is {held_out}; it must be from 0 to 1")

@@ -30,10 +30,11 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import plots, provenance, tables
 from lm2_jax.runtime import compilation_cache, locks, meshes, paths, phases, processes
 from lm2_jax.runtime.console import Console, redirect_failed_output_to
+from lm2_jax.runtime.interval import Interval
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
-from lm2_jax.training import loop, optimizer, profile
+from lm2_jax.training import loop, optimizer, profile, starts
 from lm2_jax.training import state as train_state
 from lm2_jax.training.curriculum import Curriculum, Stage
 from lm2_jax.training.held_out import HeldOutLoss
@@ -42,6 +43,7 @@ from lm2_jax.training.metrics_log import MetricsLog
 from lm2_jax.training.profile import Profile
 from lm2_jax.training.stages import HeldOutAccuracy, StageEvaluator
 from lm2_jax.training.step import make_accuracy, make_loss, make_train_step
+from lm2_jax.training.trackers import Trackers
 from lm2_jax.training.writers import JsonLines, read_lines
 from lm2_jax.types import Batch
 
@@ -109,7 +111,7 @@ def train(config: Config, workdir: str | Path, console: Console | None = None,
     begun = time.perf_counter() if begun is None else begun
     console = console or Console(quiet=not processes.is_primary())
     workdir = paths.for_checkpoints(workdir)
-    redirect_failed_output_to(workdir / "output.log")
+    redirect_failed_output_to(None if paths.in_bucket(workdir) else workdir / "output.log")
     mesh = meshes.for_training(config)
     locks.require_writable(workdir)
     with locks.locked(workdir, "lm2 train"):
@@ -264,9 +266,11 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
            meta: dict, console: Console, options: Options, preemption: Preemption, begun: float
            ) -> TrainingHooks:
     t, time_file = config.train, workdir / phases.FILE
+    began = time.time() - (time.perf_counter() - begun)
     earlier = phases.of_earlier_runs(read_lines(workdir / "metrics.jsonl"),
-                                     phases.read(time_file), first_step)
+                                     phases.read(time_file), first_step, began)
     timer = Phases(earlier, begun)
+    starts.record(workdir, first_step, began)
     num_samples = config.eval.during_training or config.eval.num_samples
     settings = ""
     if t.eval_every_steps:  # what the results depend on besides the parameters
@@ -275,13 +279,15 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     evaluation = PeriodicEvaluation(evaluator, workdir / "eval" / "history.jsonl", first_step,
                                     num_samples, settings, console)
     log = MetricsLog(workdir, config.model, first_step=first_step, num_steps=t.num_steps,
-                     console=console, answers=config.data.source != "corpus")
+                     console=console, answers=config.data.source != "corpus",
+                     trackers=Trackers(config, workdir) if processes.is_primary() else None)
     watchdog = Watchdog(timer, t.stall_seconds, processes.name(), processes.print_on_primary)
     watchdog.step = first_step
 
-    def save_state(step: int, state: train_state.TrainState) -> None:
+    def save_state(step: int, state: train_state.TrainState, measured: dict[str, float]) -> None:
+        locks.confirm()
         checkpointer.save(step, state.params, workdirs.training_part(state), meta | {
-            "next_step": step, "curriculum": curriculum.to_dict()})
+            "next_step": step, "curriculum": curriculum.to_dict()}, measured)
 
     def note_time(step: int) -> None:
         if not processes.is_primary():
@@ -295,7 +301,8 @@ def _hooks(config: Config, workdir: Path, first_step: int, stages: StageEvaluato
     return TrainingHooks(
         num_steps=t.num_steps, log=log, timer=timer, watchdog=watchdog, stages=stages,
         evaluation=evaluation, save_state=save_state, poll_save=checkpointer.poll,
-        note_time=note_time, preemption=preemption,
+        interval=Interval(60 * config.checkpoint.every_minutes),
+        keeps_best=bool(config.checkpoint.keep_best), note_time=note_time, preemption=preemption,
         profile=Profile(workdir / "profile", options.profile, console, first_step))
 
 

@@ -12,6 +12,7 @@ from lm2_jax.config.checks import require as _require
 from lm2_jax.config.data import DataConfig as DataConfig
 from lm2_jax.config.evaluation import EvalConfig as EvalConfig
 from lm2_jax.config.evaluation import parse_length as parse_length
+from lm2_jax.config.log import LogConfig as LogConfig
 from lm2_jax.config.mesh import MeshConfig as MeshConfig
 from lm2_jax.config.model import MemoryConfig as MemoryConfig
 from lm2_jax.config.model import ModelConfig as ModelConfig
@@ -31,6 +32,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
         _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
@@ -40,9 +42,25 @@ class Config:
         for rows in self.batch_sizes():
             _require(rows % self.train.accumulate_steps == 0, "train.accumulate_steps",
                      self.train.accumulate_steps, f"a divisor of every batch size, also {rows}")
+        best = self.checkpoint.best_metric
+        _require(not self.checkpoint.keep_best or best not in ("held_out_loss", "exact_match")
+                 or bool(self.train.eval_every_steps), "train.eval_every_steps", 0,
+                 f"above 0, so that checkpoint.best_metric={best} is measured")
         chunk, T = self.train.loss_chunk_tokens, self.model.segment_length
         _require(not chunk or T % chunk == 0, "train.loss_chunk_tokens", chunk,
                  f"0 or a divisor of model.segment_length = {T}")
+
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        stages, model = self.mesh.stage, self.model
+        if stages == 1:
+            return
+        _require(model.schedule != "sequential" and not model.carries_tokens, "mesh.stage", stages,
+                 "1 for a model that is read sequentially (model.schedule=sequential, and rmt)")
+        for count in model.stacks:
+            _require(count % stages == 0, "mesh.stage", stages,
+                     f"a divisor of {count}, the number of blocks with (or without) a memory")
 
     def batch_sizes(self) -> list[int]:
         """Rows of the global batch in each stage of the curriculum."""

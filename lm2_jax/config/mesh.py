@@ -7,10 +7,11 @@ from lm2_jax.config.checks import require
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; -1 infers one from the number of devices.
+    """Sizes of the mesh axes inside a slice; -1 infers one from the number of devices.
 
     Where several are -1, rows are split as many ways as the batches allow, over fsdp first, and
-    heads over tensor take the rest.
+    heads over tensor take the rest. A slice is a set of TPU chips that are wired to each other;
+    slices reach each other by the network of the data centre.
     """
 
     data: int = -1
@@ -19,8 +20,18 @@ class MeshConfig:
     """Devices that split the rows and the parameters."""
     tensor: int = 1
     """Devices that split attention heads and hidden features."""
+    dcn_data: int = -1
+    """Slices that split the rows of a batch, each with a copy of the parameters, so that only sums
+    of gradients cross the network; -1 takes the slices that there are."""
+    dcn_fsdp: int = 1
+    """Slices that split the rows and the parameters, so that parameters cross the network too."""
+    stage: int = 1
+    """Devices that split the blocks: the stages of a pipeline, which read consecutive segments at
+    the same time (model.schedule=wavefront)."""
 
     def __post_init__(self):
-        for name in ("data", "fsdp", "tensor"):
+        for name in ("data", "fsdp", "tensor", "dcn_data"):
             size = getattr(self, name)
             require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or at least 1")
+        require(self.dcn_fsdp >= 1, "mesh.dcn_fsdp", self.dcn_fsdp, "at least 1")
+        require(self.stage >= 1, "mesh.stage", self.stage, "at least 1")

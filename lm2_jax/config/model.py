@@ -8,10 +8,12 @@ MEMORY_KINDS = ("lm2", "rmt", "armt", "delta")
 ROUTED_WRITES = ("null", "routed")
 MEMORY_WRITES = ("paper", "open", *ROUTED_WRITES)
 OF_LM2 = ("write", "coupled_gates", "gates_see_slot", "write_top_k", "slot_keys",
-          "tied_addressing", "top_k", "forget_gate_bias", "output_gate_bias")  # keys of lm2 alone
+          "tied_addressing", "top_k", "forget_gate_bias", "output_gate_bias",
+          "bank_dtype")  # keys of lm2 alone
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
-ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
+ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
+SCHEDULES = ("sequential", "wavefront", "auto")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class MemoryConfig:
     95 % of a slot's content per segment, and 0 for the others."""
     output_gate_bias: float = -2.0
     """Initial bias of the output gate (lm2); the default starts with the gate nearly closed."""
+    bank_dtype: str = "float32"
+    """Dtype of a bank between segments (lm2): float32, or bfloat16, which halves the memory that
+    backpropagation through time needs for the banks, but rounds them after each segment; a slot to
+    which nothing is written stays as it is."""
     key_dim: int = 64
     """Size of a key before the feature map expands it to six times as many features (armt), or of
     a head's keys (delta)."""
@@ -59,6 +65,7 @@ class MemoryConfig:
     def __post_init__(self):
         one_of(self, "model.memory", "kind", MEMORY_KINDS)
         one_of(self, "model.memory", "write", MEMORY_WRITES)
+        one_of(self, "model.memory", "bank_dtype", DTYPES)
         if self.write == "paper":
             object.__setattr__(self, "coupled_gates", False)
             object.__setattr__(self, "gates_see_slot", False)
@@ -140,12 +147,20 @@ class ModelConfig:
     dropout: float = 0.0
     """Dropout rate of what attention, memory and MLP add to the residual stream."""
     dtype: str = "float32"
-    """Compute dtype: float32 or bfloat16; parameters and memory state are float32."""
+    """Compute dtype: float32 or bfloat16; parameters and memory state are float32 (but see
+    memory.bank_dtype)."""
     remat: str = "none"
     """What the backward pass recomputes in a block: none, dots (all but matmuls
     with weights) or full."""
-    attention_implementation: str = "xla"
-    """Attention kernel: xla (every backend) or cudnn (NVIDIA GPUs)."""
+    attention_implementation: str = "auto"
+    """Kernel of attention and of the memory's read and write (lm2): splash (TPUs), cudnn (NVIDIA
+    GPUs), xla (every backend; holds the affinities of all queries and keys at once), chunked (every
+    backend; does not), or auto, which takes the kernel of the platform where it can, else xla or,
+    if the affinities are large, chunked. A read of the top_k slots is always that of xla."""
+    schedule: str = "auto"
+    """Order in which segments go through the blocks: sequential; wavefront, all blocks at once,
+    each on a segment of its own, with the same results; or auto, the wavefront where it is expected
+    to be faster."""
 
     def __post_init__(self):
         at_least(self, "model", 0, "vocab_size", "head_dim", "attention_window")
@@ -165,6 +180,19 @@ class ModelConfig:
         one_of(self, "model", "dtype", DTYPES)
         one_of(self, "model", "remat", REMAT_POLICIES)
         one_of(self, "model", "attention_implementation", ATTENTION_IMPLEMENTATIONS)
+        one_of(self, "model", "schedule", SCHEDULES)
+
+    @property
+    def carries_tokens(self) -> bool:
+        """Whether the state comes from the last block (rmt)."""
+        return self.memory.kind == "rmt" and self.memory.num_layers > 0
+
+    @property
+    def stacks(self) -> tuple[int, ...]:
+        """The number of blocks with a memory of their own, and that of the others; without zeros.
+        """
+        P = 0 if self.memory.kind == "rmt" else self.memory.num_layers
+        return tuple(count for count in (P, self.num_layers - P) if count)
 
     def _check_memory(self) -> None:
         kind, P = self.memory.kind, self.memory.num_layers
@@ -174,6 +202,8 @@ class ModelConfig:
             require(P == self.num_layers, "model.memory.num_layers", P,
                     f"0 or model.num_layers = {self.num_layers}: memory tokens (rmt) go through "
                     "every block")
+            require(self.schedule != "wavefront", "model.schedule", self.schedule,
+                    "sequential or auto for rmt, whose memory comes from the last block")
         if P and kind in ("lm2", "delta"):
             require(self.embed_dim % self.memory.num_heads == 0, "model.memory.num_heads",
                     self.memory.num_heads, f"a divisor of model.embed_dim = {self.embed_dim}")

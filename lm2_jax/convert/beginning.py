@@ -49,7 +49,7 @@ class Beginning:
         if (workdir / workdirs.SOURCE).is_dir() and (workdir / "config.json").exists():
             return llama.shape(workdirs.stored_config(workdir).model)
         if self.init_from_hf:
-            return llama.shape(importing.read_config(Path(self.init_from_hf))[2])
+            return llama.shape(importing.read_config(importing.local_copy(self.init_from_hf))[2])
         if self.init_from and (folder / workdirs.SOURCE).is_dir():
             return llama.shape(workdirs.stored_config(folder).model)
         return {}
@@ -57,7 +57,7 @@ class Beginning:
     def tokenizer(self) -> Path | None:
         """Returns the tokenizer.json with which a new run begins; None = the configured one."""
         if self.init_from_hf:
-            return Path(self.init_from_hf) / "tokenizer.json"
+            return importing.local_copy(self.init_from_hf) / "tokenizer.json"
         return transplant.tokenizer_of(self.init_from)
 
     def weights(self, model: ModelConfig, workdir: Path, params: Params, shardings: Params,

@@ -1,7 +1,6 @@
 """Writes the model of a workdir to a folder that the transformers library loads."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -20,7 +19,8 @@ from lm2_jax.data.tokenizer import END
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.runtime.files import new_folder
+from lm2_jax.runtime import paths
+from lm2_jax.runtime.files import copy, new_folder
 from lm2_jax.types import Params
 
 TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -53,7 +53,7 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
     Raises:
       UserError: if there is no model, or if the folder is not empty.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     codes = {name: code for code, name in TORCH_NAMES.items()}
     if dtype and dtype not in codes:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(codes)}")
@@ -68,7 +68,7 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
         dtypes = {} if dtype else record.get("dtypes", {})
         found = _tensors(_OneAtATime(checkpointer, step, params), rows, dtypes,
                          codes.get(dtype, "F32"),
-                         copy=names.UNEMBEDDING in record.get("dtypes", {}))
+                         twice=names.UNEMBEDDING in record.get("dtypes", {}))
         tensors.write(partial, found, shard_bytes)
         sizes = {code: sum(t.bytes for t in found if t.dtype == code) for code in TORCH_NAMES}
         torch_dtype = TORCH_NAMES[max(sizes, key=sizes.__getitem__)]
@@ -101,21 +101,21 @@ class _OneAtATime:
         return cast(jax.Array, self._leaf)
 
 
-def _tensors(params: _OneAtATime, rows: int, dtypes: dict[str, str], dtype: str, copy: bool
+def _tensors(params: _OneAtATime, rows: int, dtypes: dict[str, str], dtype: str, twice: bool
              ) -> list[tensors.ToWrite]:
     """The tensors to write, those of one parameter after the other.
 
     Args:
       rows: of the vocabulary.
       dtypes: {name: dtype} where it is not `dtype`.
-      copy: whether a tied embedding is stored as lm_head too.
+      twice: whether a tied embedding is stored as lm_head too.
     """
     found = {}
     for part in names.stored(params.abstract):
         shape = part.stored_shape
         if part.name in (names.EMBEDDING, names.UNEMBEDDING):
             shape = (rows, *shape[1:])
-        for name in [part.name] + [names.UNEMBEDDING] * (copy and part.name == names.EMBEDDING):
+        for name in [part.name] + [names.UNEMBEDDING] * (twice and part.name == names.EMBEDDING):
             found[name] = tensors.ToWrite(name, shape, dtypes.get(name, dtype),
                                           _values(params, part, shape))
     return list(found.values())
@@ -141,10 +141,10 @@ def _copy_small_files(workdir: Path, to: Path, config: Config, converted: bool) 
     kept = workdir / workdirs.SOURCE
     for path in sorted(kept.iterdir()) if kept.is_dir() else ():
         if path.name not in (llama.CONFIG, Path(workdirs.CONVERTED).name):
-            shutil.copyfile(path, to / path.name)
+            copy(path, to / path.name)
     if converted:
         return
-    shutil.copyfile(workdir / "tokenizer.json", to / "tokenizer.json")
+    copy(workdir / "tokenizer.json", to / "tokenizer.json")
     tokens = tokenizers.load(workdir)
     own = {"tokenizer_class": "PreTrainedTokenizerFast",
            "model_max_length": config.model.segment_length,
@@ -166,5 +166,5 @@ def _read(path: Path) -> dict:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def _write(path: Path, values: dict) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+def _write(partial: Path, values: dict) -> None:
+    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -6,7 +6,6 @@ No pickle is read, and no code that comes with a checkpoint is run.
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,13 +26,15 @@ from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.runtime.files import new_folder
+from lm2_jax.runtime import paths
+from lm2_jax.runtime.files import cached_folder, copy, new_folder
 from lm2_jax.types import Params
 
 # What is kept of a folder as it is, beside config.json: the tokenizer and the licence.
 KEPT = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
         "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
         "chat_template.json", "generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*")
+COPIED = (llama.CONFIG, *KEPT, "*.safetensors", "*.safetensors.index.json")  # from a bucket
 STEP = 1  # of the checkpoint in a converted workdir; steps count from 1
 MEAN_ROWS = 4096  # of the embedding that are averaged at a time
 
@@ -42,7 +43,7 @@ class Source:
     """A model in a folder of the transformers library, whose tensors have been checked.
 
     Attributes:
-      folder: where it is.
+      folder: where it is, or its copy on a local disk.
       config: the contents of its config.json.
       tokenizer: with the special tokens that we add.
       model: the `ModelConfig`, from `read_config`.
@@ -56,7 +57,7 @@ class Source:
     """
 
     def __init__(self, folder: str | Path, segment_length: int = 0):
-        self.folder = Path(folder)
+        self.folder = local_copy(folder)
         self.config, self.tokenizer, self.model = read_config(self.folder, segment_length)
         self.rows = self.config["vocab_size"]
         self.tensors = Tensors(self.folder)
@@ -157,6 +158,11 @@ class Source:
                                   self.tensors.read(names.EMBEDDING, rows)) for rows in chunks)
 
 
+def local_copy(folder: str | Path) -> Path:
+    """The folder of a model; of one in a bucket a local copy, since tensors are memory-mapped."""
+    return cached_folder(paths.of(folder), COPIED)
+
+
 def read_config(folder: Path, segment_length: int = 0) -> tuple[dict, Tokenizer, ModelConfig]:
     """Returns the contents of config.json, the tokenizer and the `ModelConfig`; runs no JAX.
 
@@ -214,7 +220,7 @@ def keep(folder: Path, workdir: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     for path in (path for pattern in (llama.CONFIG, *KEPT) for path in folder.glob(pattern)):
         if path.is_file():
-            shutil.copyfile(path, to / path.name)
+            copy(path, to / path.name)
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -71,28 +71,32 @@ class ToWrite(NamedTuple):
         return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
 
 
-def write(folder: Path, tensors: Iterable[ToWrite], shard_bytes: int = SHARD_BYTES) -> None:
+def write(partial: Path, tensors: Iterable[ToWrite], shard_bytes: int = SHARD_BYTES) -> None:
     """Writes tensors to one file, or to several with an index if they are larger than
-    `shard_bytes` together."""
+    `shard_bytes` together.
+
+    Args:
+      partial: a local folder, as `runtime.files.new_folder` yields it.
+    """
     shards: list[list[ToWrite]] = [[]]
     for tensor in tensors:
         if shards[-1] and sum(t.bytes for t in shards[-1]) + tensor.bytes > shard_bytes:
             shards.append([])
         shards[-1].append(tensor)
     if len(shards) == 1:
-        _write_file(folder / SINGLE, shards[0])
+        _write_file(partial / SINGLE, shards[0])
         return
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors"
              for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_file(folder / name, shard)
+        _write_file(partial / name, shard)
     index = {"metadata": {"total_size": sum(t.bytes for shard in shards for t in shard)},
              "weight_map": {tensor.name: name for name, shard in zip(names, shards, strict=True)
                             for tensor in shard}}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
-def _write_file(path: Path, tensors: Sequence[ToWrite]) -> None:
+def _write_file(partial: Path, tensors: Sequence[ToWrite]) -> None:
     """The library's own writer takes all tensors of a file at once, which would need their memory.
 
     The format: the length of the header as 8 bytes, a JSON header padded to a multiple of 8 bytes,
@@ -106,7 +110,7 @@ def _write_file(path: Path, tensors: Sequence[ToWrite]) -> None:
                                "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    with open(partial, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
             values = np.ascontiguousarray(tensor.values().astype(DTYPES[tensor.dtype]))

@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 
 _CONFIG = "tokenizer_config.json"
@@ -139,7 +140,7 @@ class Tokenizer:
 
         A tokenizer_config.json beside it names BOS, EOS and PAD where the tokenizer has its own.
         """
-        beside = Path(path).with_name(_CONFIG)
+        beside = paths.of(path).with_name(_CONFIG)
         if config := self._config():
             with replacing(beside) as partial:
                 partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -184,12 +185,12 @@ def load(path: str | os.PathLike) -> Tokenizer:
       FileNotFoundError: there is no such file.
       ValueError: the file is not a tokenizer.
     """
-    path = Path(path)
+    path = paths.of(path)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise UserFileNotFoundError(f"no tokenizer at {path}: expected a tokenizer.json file")
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except Exception as error:  # the library raises nothing narrower
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a valid tokenizer.json: {reason}") from None

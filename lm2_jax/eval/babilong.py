@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.results import Row
 from lm2_jax.generation.engine import Engine
+from lm2_jax.runtime import paths
 
 
 class Prediction(NamedTuple):
@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
 
 def asks_whole_file(config: EvalConfig) -> bool:
     """Whether all samples of a file are evaluated, regardless of tasks, lengths and number."""
-    return bool(config.samples) and not Path(config.samples).is_dir()
+    return bool(config.samples) and not paths.of(config.samples).is_dir()
 
 
 def empty_key(config: EvalConfig) -> str:

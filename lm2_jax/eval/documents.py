@@ -14,7 +14,7 @@ from lm2_jax import partition
 from lm2_jax.generation.reading import CHUNK, places_for
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel, init_state
-from lm2_jax.model.schedule import scan_segments
+from lm2_jax.model.schedule import Segments, read_segments
 from lm2_jax.types import Params, State
 
 LOGITS = 2**27  # most logits that are computed at a time
@@ -120,13 +120,14 @@ def _read(model: LanguageModel, chunk: int, params: Params, state: State, tokens
     """The state after C segments, and the nats of each, [C, B] float32."""
     matrix_VD = unembedding(model.config, params)
 
-    def step(state, x):
-        tokens_BT, targets_BT, counted_BT, valid_BT = x
-        out = model.apply(params, tokens_BT, state, valid_BT, reset_B, logits=False)
-        return out.state, _nats(out.hidden, matrix_VD, targets_BT, counted_BT, chunk)
+    def finish(out, x):
+        targets_BT, counted_BT = x
+        return _nats(out.hidden, matrix_VD, targets_BT, counted_BT, chunk)
 
-    state, nats_CB = scan_segments(step, state, (tokens_CBT, targets_CBT, counted_CBT, valid_CBT),
-                                   remat=False)
+    reset_CB = jnp.broadcast_to(reset_B, (len(tokens_CBT), *reset_B.shape))
+    state, nats_CB, _ = read_segments(model, params, state,
+                                      Segments(tokens_CBT, valid_CBT, reset_CB), finish,
+                                      (targets_CBT, counted_CBT))
     return state, partition.constrain(nats_CB, None, None)  # whole on every host
 
 

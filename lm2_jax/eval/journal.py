@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from lm2_jax.runtime import appended, paths
 from lm2_jax.runtime.console import print_error
-from lm2_jax.runtime.files import replacing
 
 UNFINISHED = "unfinished.jsonl"  # its name in an evaluation's folder
 Key = tuple[str, ...]  # what the answers are of: of BABILong's task, length, memory
@@ -27,11 +27,9 @@ class Journal:
     """
 
     def __init__(self, path: str | Path, identity: object, adds: bool = True):
-        self._path, self._file = Path(path), None
+        self._path, self._file = paths.of(path), None
         self._answers: dict[Key, list[str]] = defaultdict(list)
-        whole = []
-        if self._path.exists():
-            whole = self._path.read_text("utf-8", errors="replace").split("\n")[:-1]
+        whole = appended.read(self._path).decode("utf-8", errors="replace").split("\n")[:-1]
         if not whole or whole[0] != json.dumps(identity):
             whole = [json.dumps(identity)]
         for number, line in enumerate(whole[1:], 2):
@@ -47,9 +45,8 @@ class Journal:
         if not adds:
             return
         # Written anew, so that no line follows one that a crash cut short.
-        with replacing(self._path) as partial:
-            partial.write_text("".join(line + "\n" for line in whole), "utf-8")
-        self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+        self._file = appended.Appended(
+            self._path, "".join(line + "\n" for line in whole).encode())
 
     @property
     def resumes(self) -> bool:
@@ -62,7 +59,7 @@ class Journal:
 
     def add(self, key: Key, answers: Iterable[str]) -> None:
         if self._file:
-            self._file.write(json.dumps([*key, list(answers)]) + "\n")
+            self._file.write_all(json.dumps([*key, list(answers)]).encode() + b"\n")
 
     def __enter__(self):
         return self
@@ -72,4 +69,4 @@ class Journal:
         if self._file:
             self._file.close()
         if self._file and error is None:
-            self._path.unlink()
+            appended.remove(self._path)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 
 FILE = "perplexity.json"
@@ -157,7 +158,7 @@ def read_rows(folder: str | Path) -> list[Row]:
     Raises:
       UserError: it is not there, or is not a list of objects with the fields of `Row`.
     """
-    path = Path(folder) / FILE
+    path = paths.of(folder) / FILE
     if not path.is_file():
         raise UserFileNotFoundError(f"{path} does not exist, run an evaluation first")
     try:

@@ -21,6 +21,7 @@ from lm2_jax.eval.evaluator import Progress
 from lm2_jax.eval.journal import Journal
 from lm2_jax.eval.perplexity import Measured, Row
 from lm2_jax.model.lm import LanguageModel
+from lm2_jax.runtime import paths
 from lm2_jax.types import Params
 
 
@@ -108,7 +109,7 @@ class PerplexityEvaluator:
         self.config, self.tokens, self.mesh = config, tokens, mesh
         self.selections, self.notes = [], []
         for folder in () if empty_key(config) else corpora(config):
-            if not config.eval.corpora and not manifests.read(Path(folder)).shards[HELD_OUT]:
+            if not config.eval.corpora and not manifests.read(paths.of(folder)).shards[HELD_OUT]:
                 self.notes.append(f"{folder} has no held-out documents: no perplexity of it")
             else:
                 documents = reading.open_split(folder, HELD_OUT, tokens)

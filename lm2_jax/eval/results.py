@@ -18,6 +18,7 @@ from statistics import fmean
 
 from lm2_jax.data.babilong.prompts import PARTS, TaskPrompt
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 
 MEMORY = ("carried", "reset")
@@ -115,7 +116,7 @@ def by_length(grid: Iterable[Cell]) -> list[list[Cell]]:
 
 def remove_results(folder: str | os.PathLike) -> None:
     """Removes results.json and the predictions, those in `reset` too, and nothing else."""
-    folder = Path(folder)
+    folder = paths.of(folder)
     (folder / "results.json").unlink(missing_ok=True)
     for path in [*folder.glob("*"), *(folder / "reset").glob("*")]:
         if _PREDICTIONS.fullmatch(path.name):
@@ -124,7 +125,7 @@ def remove_results(folder: str | os.PathLike) -> None:
 
 def write_results(folder: str | os.PathLike, rows: Sequence[Row]) -> Path:
     """Writes folder/results.json, a list of objects with the fields of `Row`."""
-    path = Path(folder) / "results.json"
+    path = paths.of(folder) / "results.json"
     with replacing(path) as partial:
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
         partial.write_text(text + "\n", encoding="utf-8")
@@ -138,7 +139,7 @@ def read_results(folder: str | os.PathLike) -> list[Row]:
       FileNotFoundError: if the folder holds none.
       ValueError: if it is not a list of objects with the fields of `Row`.
     """
-    path = Path(folder) / "results.json"
+    path = paths.of(folder) / "results.json"
     if not path.is_file():
         raise UserFileNotFoundError(f"{path} does not exist, run an evaluation first")
     try:
@@ -160,7 +161,7 @@ def write_predictions(folder: str | os.PathLike, task: str, length: str, memory:
     if memory not in MEMORY:
         raise UserError(f"memory is {memory!r}, must be one of {MEMORY}")
     parts = "_".join(f"{part}_{'yes' if getattr(prompt, part) else 'no'}" for part in PARTS)
-    folder = Path(folder) / "reset" if memory == "reset" else Path(folder)
+    folder = paths.of(folder) / "reset" if memory == "reset" else paths.of(folder)
     path = folder / f"{task}_{length}_{parts}_chat_template_no.csv"
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

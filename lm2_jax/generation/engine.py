@@ -20,6 +20,8 @@ from lm2_jax.model.lm import (
     with_axes,
 )
 from lm2_jax.model.running import running_with_axes
+from lm2_jax.model.schedule import wavefront_groups
+from lm2_jax.model.wavefront import begin, pipe_with_axes
 from lm2_jax.types import Params, Tokens
 
 
@@ -133,8 +135,11 @@ def traced(model: LanguageModel, params: Params, batch_size: int, places: int,
     position, _ = first.out_info
     position = dataclasses.replace(position, running=running_with_axes(abstract, position.running),
                                    tokens_BT=of(jnp.int32, B, T), index=of(jnp.int32))
+    groups = wavefront_groups(model.config, readings.CHUNK, B)
+    carried = pipe_with_axes(abstract, jax.eval_shape(
+        lambda state: begin(model.config, state, B, groups), state)) if groups else state
     return {f"read {readings.CHUNK} segments": readings.advance_in_place.trace(
-                model, params, state, *segments(readings.CHUNK), of(bool, B)),
+                model, params, carried, *segments(readings.CHUNK), of(bool, B)),
             "first token": first,
             "next token": decoding.step.trace(model, Sampling(), params, position,
                                               of(jnp.int32, B), of(jnp.uint32, B))}

@@ -1,14 +1,17 @@
 """Reading: texts of any length are streamed through a model, segment by segment."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.data.babilong.mixing import Joined
+from lm2_jax.model import wavefront
 from lm2_jax.model.lm import (
     LanguageModel,
     constrain_state,
@@ -17,7 +20,8 @@ from lm2_jax.model.lm import (
     take_rows,
     window_size,
 )
-from lm2_jax.model.schedule import scan_segments
+from lm2_jax.model.schedule import scan_segments, wavefront_groups
+from lm2_jax.model.wavefront import Pipe
 from lm2_jax.types import Output, Params, State, Tokens
 
 CHUNK = 32  # segments that go to the device at once
@@ -87,6 +91,8 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
     full_B = [(len(prompt) - 1) // T for prompt in prompts]
     most = max(n + m for n, m in zip(before, full_B, strict=True))
     state = with_places(c, B, state, places_for(most, 0, T) if places is None else places)
+    groups = wavefront_groups(c, max(full_B), B)
+    carried: State | Pipe = fill(c, state, B, groups) if groups else state
     reset_B = np.full(B, wipe)
     s, running = 0, _Progress(progress)
     while s < max(full_B):
@@ -95,13 +101,14 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
                  zip(prompts, full_B, strict=True)] for i in range(s, s + count)]
         segments = [padded(row, T, pad_id) for row in rows]
         # The state that the caller's reading holds is not given away.
-        run = advance if begin and state is begin.state else advance_in_place
-        state = run(model, params, state, *map(np.stack, zip(*segments, strict=True)), reset_B)
+        run = advance if begin and carried is begin.state else advance_in_place
+        carried = run(model, params, carried, *map(np.stack, zip(*segments, strict=True)), reset_B)
         new = sum(len(tokens) for row in rows for tokens in row)
-        running.add(state, new - (sum(k for k, n in zip(known, full_B, strict=True) if n)
+        running.add(carried, new - (sum(k for k, n in zip(known, full_B, strict=True) if n)
                                   if s == 0 else 0))
         s += count
     running.wait()
+    state = carried if isinstance(carried, State) else drain(model, params, carried)
     tails = [np.asarray(p[n * T:], np.int32) for p, n in zip(prompts, full_B, strict=True)]
     progress(sum(len(tail) - (0 if n else k) for tail, n, k in
                  zip(tails[:asked], full_B, known, strict=False)))
@@ -121,8 +128,8 @@ class _Progress:
         self._entry: Any = None
         self._tokens = 0
 
-    def add(self, state: State, tokens: int) -> None:
-        """Takes the state after a chunk; waits for the chunk before it."""
+    def add(self, state: State | Pipe, tokens: int) -> None:
+        """Takes what is carried after a chunk; waits for the chunk before it."""
         entry = _an_entry(state)
         self.wait()
         self._entry, self._tokens = entry, tokens
@@ -172,18 +179,35 @@ take = jax.jit(lambda state, rows_B: constrain_state(take_rows(state, rows_B)))
 _resize = jax.jit(resize_window, static_argnums=1)
 
 
-def _advance_all(model: LanguageModel, params: Params, state: State, tokens_CBT, valid_CBT,
-                 reset_B):
-    """Returns the state after C segments.
+def _advance_all(model: LanguageModel, params: Params, carried: State | Pipe, tokens_CBT,
+                 valid_CBT, reset_B) -> State | Pipe:
+    """Returns what is carried after C segments: the state, or the pipe of a wavefront.
 
     It is sharded as the one that went in, so that it can take its place.
     """
-    def step(state, x):
-        out: Output = model.apply(params, x[0], state, x[1], reset_B, logits=False)
+    def step(carried, x):
+        if not isinstance(carried, State):
+            return wavefront.tick(model, params, carried, x[0], x[1], reset_B)[0], None
+        out: Output = model.apply(params, x[0], carried, x[1], reset_B, logits=False)
         return out.state, None
 
-    return scan_segments(step, state, (tokens_CBT, valid_CBT), remat=False)[0]
+    xs = tokens_CBT, valid_CBT
+    if not isinstance(carried, State):
+        params = wavefront.gathered(model, params)
+    return (scan_segments(step, carried, xs, remat=False)[0] if isinstance(carried, State) else
+            jax.lax.scan(step, carried, xs)[0])
 
 
 advance = jax.jit(_advance_all, static_argnums=0)
 advance_in_place = jax.jit(_advance_all, static_argnums=0, donate_argnums=2)
+fill = jax.jit(wavefront.begin, static_argnums=(0, 2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def drain(model: LanguageModel, params: Params, pipe: Pipe) -> State:
+    """Returns the state after all segments that have entered the pipe of a wavefront."""
+    c, B = model.config, pipe[0].signal.reset_B.shape[1]
+    C, T = wavefront.ramp(tuple(len(stack.signal.cut) for stack in pipe)), c.segment_length
+    last = _advance_all(model, params, pipe, jnp.zeros((C, B, T), jnp.int32),
+                        jnp.zeros((C, B, T), bool), jnp.zeros(B, bool))
+    return constrain_state(wavefront.end(c, cast(Pipe, last)))

@@ -10,7 +10,6 @@ import functools
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generation.reading import Reading, with_places
 from lm2_jax.generation.states import ReadState, Source, describe, require_same
 from lm2_jax.model.lm import init_state
+from lm2_jax.runtime import files, paths
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import State, Window
 
@@ -62,10 +62,11 @@ def load(path: str | os.PathLike, run: Run) -> dict[str, ReadState]:
       UserFileNotFoundError: if there is no such file.
       UserError: if it is no such file, is damaged, or was made with another model or tokenizer.
     """
-    if not Path(path).is_file():
+    if not paths.of(path).is_file():
         raise UserFileNotFoundError(f"no state at {path}; lm2 read --save={path} writes one")
     try:
-        with safe_open(path, framework="np") as file:
+        with (files.reading(paths.of(path)) as local,
+              safe_open(local, framework="np") as file):
             meta = file.metadata() or {}
             if meta.get("format") != FORMAT:
                 raise UserError(f"{path} holds no state of this version (lm2 read --save writes "

@@ -11,6 +11,7 @@ from typing import Any
 from lm2_jax.checkpoint.workdir import SOURCE
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 
 _INCOMPLETE = "\ufffd"  # what the bytes of a part of a character are decoded as
 
@@ -143,7 +144,7 @@ def load_chat_template(workdir: str | Path) -> ChatTemplate | None:
     Raises:
       UserError: if jinja2 is not installed.
     """
-    folder = Path(workdir) / SOURCE
+    folder = paths.of(workdir) / SOURCE
     config = _json(folder / "tokenizer_config.json")
     own = folder / "chat_template.jinja"
     source = own.read_text("utf-8") if own.is_file() else (

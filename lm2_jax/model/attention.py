@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.model import kernels, rope
+from lm2_jax.model.kernels import Mask
 from lm2_jax.model.linear import Linear
 from lm2_jax.partition import constrain
 from lm2_jax.types import Window
@@ -25,7 +26,7 @@ class Attention(nn.Module):
     running: bool = False
 
     @nn.compact
-    def __call__(self, a_BTD, window_BWKH, mask_BTS, rope_2SH):
+    def __call__(self, a_BTD, window_BWKH, mask, rope_2SH):
         """Computes attention of T queries over S = W + T keys.
 
         Where a segment continues, C places of the cache take the place of the W tokens before it.
@@ -34,7 +35,7 @@ class Attention(nn.Module):
           a_BTD: normalised input, in the compute dtype.
           window_BWKH: (keys, values) of the W tokens before the segment, not rotated; W may be 0.
             Of a cache, [B, K, C, H], the keys being rotated.
-          mask_BTS: bool, True where a query attends to a key.
+          mask: which keys a query attends to, a `Mask`; with a cache, bool [B, T, C + T].
           rope_2SH: float32 [2, S, H/2], cos and sin of the positions of all keys; those of the
             queries are the last T. With a cache, [2, B, T, H/2]: those of the queries of each row.
 
@@ -57,13 +58,13 @@ class Attention(nn.Module):
             (key_BKCH, value_BKCH), k_BSKH = window_BWKH, rope.rotate(k_BTKH, rope_2SH)
             v_BSKH = v_BTKH
             out_BTNH = kernels.attention_with_cache(rope.rotate(q_BTNH, rope_2SH), k_BSKH, v_BSKH,
-                                                    key_BKCH, value_BKCH, mask_BTS)
+                                                    key_BKCH, value_BKCH, mask)
         else:
             k_BSKH, v_BSKH = (jnp.concatenate([old, new], axis=1)
                               for old, new in zip(window_BWKH, (k_BTKH, v_BTKH), strict=True))
             T = a_BTD.shape[1]
             out_BTNH = kernels.attention(rope.rotate(q_BTNH, rope_2SH[:, -T:]),
-                                         rope.rotate(k_BSKH, rope_2SH), v_BSKH, mask_BTS,
+                                         rope.rotate(k_BSKH, rope_2SH), v_BSKH, mask,
                                          c.attention_implementation)
         out_BTD = Linear("BTNH,NHD->BTD", (N, H, D), ("heads", "head_dim", "embed"),
                          scale=(2 * c.num_layers) ** -0.5, dtype=c.dtype,
@@ -71,19 +72,14 @@ class Attention(nn.Module):
         return out_BTD, (k_BSKH, v_BSKH)
 
 
-def causal_mask(window: Window | None, valid_BT: jax.Array) -> jax.Array:
-    """Returns the attention mask, bool [B, T, W + T] (W = 0 without a window).
+def causal_mask(window: Window | None, valid_BT: jax.Array) -> Mask:
+    """Returns the attention mask of T tokens over W + T keys (W = 0 without a window).
 
     A token attends to the valid tokens of the window, and to the valid tokens of the segment up to
     and including itself.
     """
-    B, T = valid_BT.shape
-    causal_TT = jnp.tril(jnp.ones((T, T), bool))
-    mask_BTT = jnp.broadcast_to(causal_TT, (B, T, T)) & valid_BT[:, None, :]
-    if window is None:
-        return mask_BTT
-    window_BTW = jnp.broadcast_to(window.valid_BW[:, None, :], (B, T, window.valid_BW.shape[1]))
-    return jnp.concatenate([window_BTW, mask_BTT], axis=2)
+    valid = [valid_BT] if window is None else [window.valid_BW, valid_BT]
+    return Mask(valid_BS=jnp.concatenate(valid, axis=1), causal=True)
 
 
 def last_valid(valid_BS: jax.Array, size: int) -> jax.Array:

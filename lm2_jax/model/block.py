@@ -77,7 +77,7 @@ class Block(nn.Module):
         return run(self, x_BSD, state, *shared)
 
     @nn.compact
-    def run(self, x_BSD, state, window_BWKH, mask_BSS, valid_BS, rope_2SH):
+    def run(self, x_BSD, state, window_BWKH, mask, valid_BS, rope_2SH):
         """Applies the block to a segment of S tokens, memory tokens included.
 
         Args:
@@ -86,7 +86,7 @@ class Block(nn.Module):
             continues, what the memory's `step` takes.
           window_BWKH: (keys, values) of this block for the W tokens before the segment; where a
             segment continues, the cache [B, K, C, H] that `Attention` takes.
-          mask_BSS: bool [B, S, W + S], True where a token attends to a key.
+          mask: which of the W + S keys a token attends to, as `Attention` takes it.
           valid_BS: bool, False for padding.
           rope_2SH: cos and sin, float32 [2, W + S, H/2], or [2, B, S, H/2] where a segment
             continues.
@@ -104,7 +104,7 @@ class Block(nn.Module):
             x_BSD = memory.pre_block(x_BSD, state)
         a_BSD = norm(name="attention_norm")(x_BSD)
         out_BSD, window_BSKH = Attention(c, self.running, name="attention")(
-            a_BSD, window_BWKH, mask_BSS, rope_2SH)
+            a_BSD, window_BWKH, mask, rope_2SH)
         if memory:
             mix = memory.step if self.running else memory.mix
             added_BSD, state = mix(a_BSD, state, valid_BS)

@@ -7,11 +7,10 @@ from typing import Any, TypeVar, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from lm2_jax.config import ModelConfig
-from lm2_jax.model import attention, kernels, rope
+from lm2_jax.model import kernels, segments
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import BLOCK_INPUT, Block
 from lm2_jax.model.embedding import lookup, unembed
@@ -49,6 +48,17 @@ class LanguageModel(nn.Module):
             return super().apply(variables, *args, rngs=rngs, **kwargs)
         return _apply(self, variables, args, kwargs, rngs, deterministic, logits)
 
+    def setup(self):
+        c, kind = self.config, memories.kind_of(self.config)
+        init = nn.initializers.normal(c.embed_dim**-0.5)
+        self.embedding_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
+                                       (c.vocab_size, c.embed_dim), jnp.float32)
+        self.memory_tokens = kind.tokens(c) if kind and kind.tokens else None
+        self.final_norm = RMSNorm(c.norm_eps, c.dtype)
+        if not c.tie_embeddings:
+            self.lm_head = Linear("BTD,DV->BTV", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
+                                  dtype=c.dtype)
+
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, state: State, valid_BT: jax.Array | None = None,
                  reset_B: jax.Array | None = None, deterministic: bool = True,
@@ -75,64 +85,74 @@ class LanguageModel(nn.Module):
         """
         c = self.config
         check_shapes(c, tokens_BT, state, valid_BT, reset_B)
-        B, T = tokens_BT.shape
-        valid_BT = jnp.ones((B, T), bool) if valid_BT is None else valid_BT
+        valid_BT = jnp.ones(tokens_BT.shape, bool) if valid_BT is None else valid_BT
         if reset_B is not None:
             state = reset_rows(c, state, reset_B)
+        x_BSD, valid_BS = self.embed(tokens_BT, valid_BT, state.memory)
+        x_BSD, state = self._blocks(x_BSD, state, valid_BS, deterministic)
+        return self.head(x_BSD, state, valid_BT, logits)
 
-        init = nn.initializers.normal(c.embed_dim**-0.5)
-        params_VD = self.param("embedding", partitioned(init, ("vocab", "embed")),
-                               (c.vocab_size, c.embed_dim), jnp.float32)
-        embedding_VD = unshard(params_VD.astype(c.dtype), ("vocab", "embed"))
-        x_BTD = lookup(params_VD, jax.lax.stop_gradient(embedding_VD), tokens_BT)
-        kind = memories.kind_of(c)
-        memory_tokens = (kind.tokens(c, name="memory_tokens") if kind and kind.tokens else None)
-        x_BSD, valid_BS, positions, of_segment = x_BTD, valid_BT, np.arange(T), np.ones(T, bool)
-        if memory_tokens:
-            x_BSD, valid_BS = memory_tokens.wrap(x_BTD, valid_BT, state.memory)
-            positions, of_segment = memory_tokens.positions(T), memory_tokens.of_segment(T)
-        x_BSD, state = self._blocks(x_BSD, state, valid_BS, positions, of_segment, deterministic)
-        x_BTD = x_BSD = RMSNorm(c.norm_eps, c.dtype, name="final_norm")(x_BSD)
-        if memory_tokens:
-            x_BTD = memory_tokens.unwrap(x_BSD)
-            state = State(memory=memory_tokens.next_state(x_BSD, state.memory, valid_BT),
+    def embed(self, tokens_BT: jax.Array, valid_BT: jax.Array, memory: Any
+              ) -> tuple[jax.Array, jax.Array]:
+        """Returns the input of the first block, memory tokens included.
+
+        Args:
+          tokens_BT: int32.
+          valid_BT: bool, False for padding.
+          memory: the memory's state from before the segment.
+
+        Returns:
+          (x_BSD in the compute dtype, bool [B, S], False for padding).
+        """
+        embedding_VD = self._matrix()
+        x_BTD = lookup(self.embedding_VD, jax.lax.stop_gradient(embedding_VD), tokens_BT)
+        return self.memory_tokens.wrap(x_BTD, valid_BT, memory) if self.memory_tokens else (
+            x_BTD, valid_BT)
+
+    def head(self, x_BSD: jax.Array, state: State, valid_BT: jax.Array, logits: bool) -> Output:
+        """Returns what the model returns, from the output of the last block.
+
+        Args:
+          x_BSD: memory tokens included.
+          state: as the blocks and the window leave it.
+          valid_BT: bool, False for padding.
+          logits: as in `__call__`.
+        """
+        c = self.config
+        x_BTD = x_BSD = self.final_norm(x_BSD)
+        if self.memory_tokens:
+            x_BTD = self.memory_tokens.unwrap(x_BSD)
+            state = State(memory=self.memory_tokens.next_state(x_BSD, state.memory, valid_BT),
                           window=state.window)
         if not logits:
             return Output(logits=None, state=constrain_state(state), hidden=x_BTD)
         if c.tie_embeddings:
-            logits_BTV = unembed(x_BTD, embedding_VD)
+            logits_BTV = unembed(x_BTD, self._matrix())
         else:
-            logits_BTV = Linear("BTD,DV->BTV", (c.embed_dim, c.vocab_size), ("embed", "vocab"),
-                                dtype=c.dtype, name="lm_head")(x_BTD).astype(jnp.float32)
+            logits_BTV = self.lm_head(x_BTD).astype(jnp.float32)
             logits_BTV = constrain(logits_BTV, "act_batch", "act_len", "act_vocab")
         return Output(logits=logits_BTV, state=constrain_state(state))
 
-    def _blocks(self, x_BSD: jax.Array, state: State, valid_BS: jax.Array, positions: np.ndarray,
-                of_segment: np.ndarray, deterministic: bool) -> tuple[jax.Array, State]:
+    def _matrix(self) -> jax.Array:
+        """The embedding in the compute dtype, [V, D]."""
+        return unshard(self.embedding_VD.astype(self.config.dtype), ("vocab", "embed"))
+
+    def _blocks(self, x_BSD: jax.Array, state: State, valid_BS: jax.Array, deterministic: bool
+                ) -> tuple[jax.Array, State]:
         """Applies all blocks: a scan over those with a memory, then one over those without.
 
         Args:
           x_BSD: residual stream, memory tokens included.
           state: before the segment.
           valid_BS: bool, False for padding.
-          positions: int [S], those of the segment's tokens count from 0.
-          of_segment: bool [S], False for memory tokens, which do not enter the window.
           deterministic: False applies dropout.
 
         Returns:
           (x_BSD after the last block, state as the blocks and the window leave it).
         """
-        c = self.config
-        kind = memories.kind_of(c)
-        P, Q = c.memory.num_layers if kind and kind.block else 0, c.num_layers
-        window = state.window
-        kv = (window.key_QBWKH, window.value_QBWKH) if window else (
-            jnp.zeros((Q, x_BSD.shape[0], 0, c.num_kv_heads, c.head_dim), c.dtype),) * 2
-        W = kv[0].shape[2]
-        freq = rope.frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        kv_positions = np.concatenate([np.arange(-W, 0), positions])
-        kv_positions -= kv_positions.min()
-        shared = attention.causal_mask(window, valid_BS), valid_BS, rope.table(kv_positions, freq)
+        c, window = self.config, state.window
+        (P, Q), kv = (segments.memory_blocks(c), c.num_layers), segments.cached(c, window, valid_BS)
+        shared = segments.block_inputs(c, window, valid_BS)
         memory, kv_out = state.memory, []
         for name, has_memory, count, start in (("memory_blocks", True, P, 0),
                                                ("blocks", False, Q - P, P)):
@@ -147,7 +167,7 @@ class LanguageModel(nn.Module):
             x_BSD = checkpoint_name(x_BSD, BLOCK_INPUT)
         if window:
             key, value = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv_out)
-            window = attention.update_window(window, key, value, valid_BS & of_segment[None])
+            window = segments.update_window(c, window, key, value, valid_BS)
         return x_BSD, State(memory=memory, window=window)
 
     def _scanned(self, count: int, deterministic: bool):
@@ -155,7 +175,7 @@ class LanguageModel(nn.Module):
         c = self.config
         size = c.embed_dim * (3 * c.mlp_dim + 2 * (c.num_heads + c.num_kv_heads) * c.head_dim)
         copied = 4 * size if deterministic else 0  # little of the time of a training step
-        return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0},
+        return nn.scan(Block, variable_axes={"params": 0, "intermediates": 0, "attention": 0},
                        split_rngs={"params": True, "dropout": True}, length=count,
                        unroll=kernels.unroll(count, copied),
                        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -193,14 +213,21 @@ def init_state(config: ModelConfig, batch_size: int, window: int | None = None) 
 
 
 def constrain_state(state: State) -> State:
-    """Constrains the state to be split over its rows, as the batch is."""
+    """Constrains the state to be split over its rows, as the batch is, and over channels or heads.
+    """
     return with_axes(constrain, state)
 
 
 def with_axes(apply: Callable, state: State) -> State:
-    """Returns the state with each array replaced by `apply(array, *logical_axis_names)`."""
-    memory = jax.tree.map(
-        lambda a: apply(a, "layers", "act_batch", *(None,) * (a.ndim - 2)), state.memory)
+    """Returns the state with each array replaced by `apply(array, *logical_axis_names)`.
+
+    An array [P, B, X, D] of a memory, as a bank is, is split along D.
+    """
+    def named(a):
+        last = (None, "act_memory") if a.ndim == 4 else (None,) * (a.ndim - 2)
+        return apply(a, "layers", "act_batch", *last)
+
+    memory = jax.tree.map(named, state.memory)
     window = state.window
     if window is not None:
         names = ("layers", "act_batch", "act_len", "act_kv_heads", "act_head_dim")

@@ -101,8 +101,10 @@ def _blocks(c: ModelConfig, params: Params, running: Running, x_BTD: jax.Array,
     cache where they are, and would copy those of an unrolled loop first.
     """
     T, P = x_BTD.shape[1], c.memory.num_layers if running.memory is not None else 0
-    mask_BTS = jnp.concatenate([
-        jnp.repeat(running.valid_BC[:, None], T, axis=1), causal_mask(None, valid_BT)], axis=2)
+    of_tokens_BTT = causal_mask(None, valid_BT).dense(T, T)
+    assert of_tokens_BTT is not None  # it is causal
+    mask_BTS = jnp.concatenate([jnp.repeat(running.valid_BC[:, None], T, axis=1), of_tokens_BTT],
+                               axis=2)
     memory, new = running.memory, []
     for name, layers in (("memory_blocks", range(P)), ("blocks", range(P, c.num_layers))):
         if name not in params:

@@ -1,16 +1,168 @@
 """Schedules: how the segments of a sequence are run through the model."""
 
 import functools
+import itertools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lm2_jax import partition
+from lm2_jax.config import ModelConfig
+from lm2_jax.config.model import SCHEDULES
+from lm2_jax.model import kernels, wavefront
 from lm2_jax.model.block import BLOCK_INPUT
 from lm2_jax.model.lm import LanguageModel, constrain_state
 from lm2_jax.types import Array, Output, Params, State
 
-SCHEDULES = ("sequential",)
+WORTHWHILE = 1.1  # expected gain from which "auto" takes the wavefront
+
+
+class Segments(NamedTuple):
+    """The segments of a sequence.
+
+    Attributes:
+      tokens_SBT: int32.
+      valid_SBT: bool, False for padding.
+      reset_SB: bool, rows that begin a new sequence with a segment.
+    """
+
+    tokens_SBT: Array
+    valid_SBT: Array
+    reset_SB: Array
+
+
+def wavefront_groups(config: ModelConfig, num_segments: int, rows: int,
+                     schedule: str | None = None) -> tuple[int, ...]:
+    """Returns the number of groups of each stack in the wavefront; () for the sequential schedule.
+
+    "wavefront" makes a group of every block. "auto" makes those with the largest expected gain, if
+    that is WORTHWHILE. On a mesh with stages each stage has one group of each stack.
+
+    Args:
+      rows: of the batch, on all devices.
+      schedule: one of SCHEDULES; None = that of the config.
+
+    Raises:
+      ValueError: if there is no such schedule, or the model cannot be read so.
+    """
+    schedule = schedule or config.schedule
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
+    if config.carries_tokens:
+        if schedule == "wavefront":
+            raise ValueError("schedule is 'wavefront'; it must be sequential or auto for rmt, "
+                             "whose memory comes from the last block")
+        return ()
+    stages = partition.num_stages()
+    if stages > 1 and schedule != "sequential":
+        return (stages,) * len(config.stacks)
+    if schedule == "wavefront":
+        return config.stacks
+    if schedule == "sequential":
+        return ()
+    divisors = [[n for n in range(1, count + 1) if count % n == 0] for count in config.stacks]
+    groups = max(itertools.product(*divisors),
+                 key=lambda groups: expected_gain(config, num_segments, rows, groups))
+    gain = expected_gain(config, num_segments, rows, groups)
+    return groups if gain >= WORTHWHILE else ()
+
+
+def expected_gain(config: ModelConfig, num_segments: int, rows: int, groups: tuple[int, ...]
+                  ) -> float:
+    """Returns the rate of the wavefront over that of the sequential schedule on one device.
+
+    With f the tokens at which a block fills the device and n the tokens of a segment in all rows
+    of the device, g groups at once take max(f, g n) / max(f, n) times as long as one block. A stack
+    of N blocks takes N / g such steps a tick, and S segments take `wavefront.ramp` ticks more.
+    """
+    filling = kernels.filling_tokens(config.embed_dim)
+    tokens = max(rows // partition.row_ways(), 1) * config.segment_length
+    of_tick = sum(count / g * max(filling, g * tokens) / max(filling, tokens)
+                  for count, g in zip(config.stacks, groups, strict=True))
+    ticks = num_segments + wavefront.ramp(groups)
+    return num_segments * config.num_layers / (ticks * of_tick)
+
+
+def read_segments(model: LanguageModel, variables: Params, state: State, segments: Segments,
+                  finish: Callable[[Output, Any], Any], xs: Any = None, *,
+                  schedule: str | None = None, logits: bool = False, bptt_segments: int = 0,
+                  remat: bool = False, unroll: int = 1, dropout: Array | None = None,
+                  opens: bool = False) -> tuple[State, Any, Array]:
+    """Reads segments one after the other, or as a wavefront, with the same results.
+
+    Args:
+      state: before the first segment.
+      finish: (what the model returns for a segment, without its state, and the segment's x) -> y.
+      xs: tree of arrays [S, ...], of which each segment has an x.
+      schedule: one of SCHEDULES; None = that of the model's config.
+      logits: whether `finish` gets logits; else it gets hidden states.
+      bptt_segments, remat: as `scan_segments` takes them.
+      unroll: that of the sequential schedule.
+      dropout: key; None for no dropout. The masks depend on the schedule.
+      opens: whether the third result is computed; else it is 0.
+
+    Returns:
+      (state after the last segment, ys with a leading axis [S, ...], how far the memory was open to
+      a segment as `wavefront.memory_open` has it, summed over segments and blocks).
+    """
+    S, B, _ = segments.tokens_SBT.shape
+    opens = opens and model.config.memory.closes
+    groups = wavefront_groups(model.config, S, B, schedule)
+    if groups:
+        return _as_wavefront(model, variables, state, segments, finish, xs, groups, logits=logits,
+                             bptt_segments=bptt_segments, remat=remat, dropout=dropout,
+                             opens=opens)
+
+    def step(state, x):
+        number, (tokens_BT, valid_BT, reset_B), rest = x
+        rngs = None if dropout is None else {"dropout": jax.random.fold_in(dropout, number)}
+        options: dict = dict(mutable="intermediates") if opens else {}
+        out = model.apply(variables, tokens_BT, state, valid_BT, reset_B, rngs=rngs, logits=logits,
+                          deterministic=dropout is None, **options)
+        out, sown = out if opens else (out, None)
+        opened = wavefront.memory_open(
+            sown["intermediates"]["memory_blocks"]["memory"], 2) if sown else jnp.zeros(())
+        return out.state, (finish(Output(out.logits, None, out.hidden), rest), opened)
+
+    state, (ys, opened_S) = scan_segments(step, state, (jnp.arange(S), segments, xs),
+                                          bptt_segments=bptt_segments, remat=remat, unroll=unroll)
+    return state, ys, opened_S.sum()
+
+
+def _as_wavefront(model: LanguageModel, variables: Params, state: State, segments: Segments,
+                  finish: Callable, xs, groups: tuple[int, ...], *, logits: bool,
+                  bptt_segments: int, remat: bool, dropout: Array | None, opens: bool
+                  ) -> tuple[State, Any, Array]:
+    """`read_segments` with blocks in these groups: first all blocks, then what follows them.
+
+    A checkpoint keeps what the groups pass on at a tick, which are the inputs of their blocks.
+    """
+    S, B, _ = segments.tokens_SBT.shape
+    late, whole = wavefront.ramp(groups), wavefront.gathered(model, variables)
+    padded = jax.tree.map(lambda a: jnp.pad(a, [(0, late)] + [(0, 0)] * (a.ndim - 1)), segments)
+
+    def body(pipe, x):
+        number, (tokens_BT, valid_BT, reset_B) = x
+        cut = number % bptt_segments == 0 if bptt_segments else False
+        key = None if dropout is None else jax.random.fold_in(dropout, number)
+        pipe, x_BSD, opened = wavefront.tick(
+            model, whole, pipe, tokens_BT, valid_BT, reset_B, cut, dropout=key, opens=opens,
+            deterministic=dropout is None)
+        return pipe, (x_BSD, opened)
+
+    def last(_, x):
+        x_BSD, valid_BT, rest = x
+        out = model.apply(variables, x_BSD, State(None, None), valid_BT, logits, method="head")
+        return None, finish(out, rest)
+
+    if remat:
+        body, last = (jax.checkpoint(f, prevent_cse=False) for f in (body, last))
+    pipe, (x_XBSD, opened_X) = jax.lax.scan(
+        body, wavefront.begin(model.config, state, B, groups), (jnp.arange(S + late), padded))
+    _, ys = jax.lax.scan(last, None, (x_XBSD[late:], segments.valid_SBT, xs))
+    return constrain_state(wavefront.end(model.config, pipe)), ys, opened_X.sum()
 
 
 def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,
@@ -58,7 +210,7 @@ def split_segments(x_BL: Array, segment_length: int, fill=0) -> Array:
 
 def apply_segments(model: LanguageModel, variables: Params, tokens_BL: Array, state: State,
                    valid_BL: Array | None = None, reset_BS: Array | None = None,
-                   schedule: str = "sequential", bptt_segments: int = 0, *,
+                   schedule: str | None = None, bptt_segments: int = 0, *,
                    deterministic: bool = True, logits: bool = True,
                    rngs: dict[str, Array] | None = None) -> Output:
     """Reads a sequence of any length, segment by segment.
@@ -75,12 +227,13 @@ def apply_segments(model: LanguageModel, variables: Params, tokens_BL: Array, st
       valid_BL: bool, False for padding; None if all tokens are valid.
       reset_BS: bool, True where a row begins a new sequence with a segment, so that its state is
         reset to the initial one; S = ceil(L / segment_length). None resets nothing.
-      schedule: "sequential".
+      schedule: "sequential", "wavefront" or "auto", with the same results; None = that of the
+        model's config.
       bptt_segments: number of segments per group of truncated backpropagation through time;
         0 = all.
       deterministic: False applies dropout, which needs `rngs`.
       logits: False returns the final hidden states, from which `unembed` computes the logits.
-      rngs: {"dropout": key}; the index of the segment is folded into the key.
+      rngs: {"dropout": key}, from which each segment and block has a key of its own.
 
     Returns:
       Output(logits [B, L, V] float32, state), or Output(None, state, hidden [B, L, D]) if
@@ -89,8 +242,7 @@ def apply_segments(model: LanguageModel, variables: Params, tokens_BL: Array, st
     Raises:
       ValueError: if a shape does not match the others or the model.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
+    schedule = schedule or model.config.schedule
     B, L = tokens_BL.shape
     S = -(-L // model.config.segment_length)
     valid_BL = jnp.ones((B, L), bool) if valid_BL is None else valid_BL
@@ -98,26 +250,24 @@ def apply_segments(model: LanguageModel, variables: Params, tokens_BL: Array, st
     if valid_BL.shape != (B, L) or reset_BS.shape != (B, S):
         raise ValueError(f"valid_BL has shape {valid_BL.shape} and reset_BS {reset_BS.shape}; "
                          f"they must be {(B, L)} and {(B, S)}")
-    return _apply_segments(model, bptt_segments, deterministic, logits, variables, tokens_BL,
-                           state, valid_BL, reset_BS, rngs or {})
+    wavefront_groups(model.config, S, B, schedule)
+    dropout = None if deterministic or not model.config.dropout else (rngs or {}).get("dropout")
+    if dropout is None and not deterministic and model.config.dropout:
+        raise ValueError('deterministic is False; dropout needs rngs={"dropout": key}')
+    return _apply_segments(model, schedule, bptt_segments, logits, variables, tokens_BL, state,
+                           valid_BL, reset_BS, dropout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _apply_segments(model: LanguageModel, bptt_segments: int, deterministic: bool, logits: bool,
+def _apply_segments(model: LanguageModel, schedule: str, bptt_segments: int, logits: bool,
                     variables: Params, tokens_BL: Array, state: State, valid_BL: Array,
-                    reset_BS: Array, rngs: dict[str, Array]) -> Output:
+                    reset_BS: Array, dropout: Array | None) -> Output:
     (B, L), T = tokens_BL.shape, model.config.segment_length
-
-    def step(state, x):
-        index, tokens_BT, valid_BT, reset_B = x
-        segment_rngs = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
-        out = model.apply(variables, tokens_BT, state, valid_BT, reset_B, rngs=segment_rngs,
-                          deterministic=deterministic, logits=logits)
-        return out.state, out.logits if logits else out.hidden
-
-    xs = (jnp.arange(reset_BS.shape[1]), split_segments(tokens_BL, T),
-          split_segments(valid_BL, T, fill=False), reset_BS.T)
-    state, y_SBTX = scan_segments(step, state, xs, bptt_segments=bptt_segments)
+    segments = Segments(split_segments(tokens_BL, T), split_segments(valid_BL, T, fill=False),
+                        reset_BS.T)
+    state, y_SBTX, _ = read_segments(
+        model, variables, state, segments, lambda out, _: out.logits if logits else out.hidden,
+        schedule=schedule, logits=logits, bptt_segments=bptt_segments, remat=True, dropout=dropout)
     y_BLX = y_SBTX.swapaxes(0, 1).reshape(B, -1, y_SBTX.shape[-1])[:, :L]
     return Output(logits=y_BLX, state=state) if logits else (
         Output(logits=None, state=state, hidden=y_BLX))

@@ -6,20 +6,51 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lm2_jax.report import groups
+from lm2_jax.report import hlo as texts
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
          "collective-broadcast", "ragged-all-to-all")
-BITS = {"pred": 8, "bf16": 16, "token": 0}
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
-_CALLED = re.compile(r"(?:calls|body|condition|to_apply|branch_computations|called_computations)="
-                     r"(?:\{([^}]*)\}|%?([\w.\-]+))")
-_SHAPE = re.compile(r"\b([a-z]+\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 _NOT_MODEL_PARTS = re.compile(
     r"|jit|jvp|_apply|step|transpose|while|body|closed_call|checkpoint|cond|"
     r"rematted_computation|LanguageModel.*|(memory_)?blocks(\.run)?")
-_LESS = re.compile(r" compare\((?:\S+ )*?%?[\w.\-]+, (?:\S+ )*?%?([\w.\-]+)\), direction=LT")
+
+
+class Collective(NamedTuple):
+    """One instruction of a program that exchanges data between devices.
+
+    Attributes:
+      kind: the HLO name, as "all-gather".
+      shapes: (dtype, dimensions) of the arrays of its result, on each device.
+      runs: number of executions in a run of the program.
+      group: indices, in the order of the mesh, of devices that exchange data with one another;
+        empty if the text does not say. The other groups are alike.
+      origin: the part of the model that it belongs to.
+      line: of the program.
+    """
+
+    kind: str
+    shapes: list[tuple[str, str]]
+    runs: int
+    group: tuple[int, ...]
+    origin: str
+    line: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """The size of its result on each device."""
+        return sum(texts.shape_bytes(*shape) for shape in self.shapes)
+
+    @property
+    def received(self) -> float:
+        """The bytes that a device has to receive in one execution from others, at least."""
+        others, n = max(len(self.group) - 1, 0), max(len(self.group), 1)
+        share = {"all-reduce": 2 * others / n, "reduce-scatter": others,
+                 "collective-permute": 1, "collective-broadcast": 1}
+        return self.bytes * share.get(self.kind, others / n)
 
 
 class Collectives(NamedTuple):
@@ -46,10 +77,10 @@ def find(hlo: str) -> list[Collectives]:
     once. A loop whose trip count is unknown counts as one iteration.
     """
     found: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
-    for kind, shapes, runs, _ in _collectives(hlo):
-        entry = found[kind, sum(_shape_bytes(*shape) for shape in shapes)]
+    for one in each(hlo):
+        entry = found[one.kind, one.bytes]
         entry[0] += 1
-        entry[1] += runs
+        entry[1] += one.runs
     rows = [Collectives(kind, size, *counts) for (kind, size), counts in found.items()]
     return sorted(rows, key=lambda row: (-row.bytes * row.per_run, row))
 
@@ -57,10 +88,10 @@ def find(hlo: str) -> list[Collectives]:
 def describe(hlo: str) -> list[str]:
     """A line for each kind, shape and origin, with the number of executions per run."""
     found: dict[str, int] = defaultdict(int)
-    for kind, shapes, runs, origin in _collectives(hlo):
-        alike = Counter(f"{dtype}[{dims}]" for dtype, dims in shapes)
+    for one in each(hlo):
+        alike = Counter(f"{dtype}[{dims}]" for dtype, dims in one.shapes)
         what = " ".join(f"{n} x {shape}" if n > 1 else shape for shape, n in sorted(alike.items()))
-        found[f"{origin}: {kind} {what}"] += runs
+        found[f"{one.origin}: {one.kind} {what}"] += one.runs
     return [f"{line}, {runs} a run" for line, runs in sorted(found.items())]
 
 
@@ -75,23 +106,43 @@ def by_kind(rows: list[Collectives]) -> dict[str, dict[str, int]]:
     return dict(sorted(totals.items()))
 
 
-def _collectives(hlo: str) -> Iterator[tuple[str, list[tuple[str, str]], int, str]]:
-    """Yields (kind, shapes of the result, executions per run, origin) of each collective."""
-    computations = _computations(hlo)
-    runs, seen = _runs(computations), set()
+def each(hlo: str, instruction: re.Pattern = _COLLECTIVE) -> Iterator[Collective]:
+    """Yields the collectives of a compiled program one by one; see `find`.
+
+    Args:
+      instruction: matches the name of each, as group 1, and what is appended to it, as group 2.
+    """
+    computations = texts.computations(hlo)
+    runs, seen = texts.runs(computations), set()
     for name, lines in computations.items():
         for line in lines:
-            match = _COLLECTIVE.search(line)
+            match = instruction.search(line)
             if match is None:
                 continue
             channel = re.search(r"channel_id=(\d+)", line)
             key = channel[1] if channel else (name, line)
             if key not in seen:
                 seen.add(key)
-                shapes = _SHAPE.findall(line[:match.start()].split(" = ", 1)[1])
+                shapes = texts.shapes(line[:match.start()].split(" = ", 1)[1])
                 if match[2] and match[1] != "all-reduce":
                     shapes = _results(shapes, match[1])
-                yield match[1], shapes, runs[name], _origin(line)
+                kind = match[1]
+                if kind == "all-reduce" and "all-reduce-scatter" in name:
+                    # A fusion of the TPU compiler, of which each device keeps its own part.
+                    kind = "reduce-scatter"
+                group = next(iter(groups.of(line)), ())
+                parts = len(group) if kind != match[1] and group else 1
+                yield Collective(kind, [_part(shape, parts) for shape in shapes], runs[name],
+                                 group, _origin(line), line)
+
+
+def _part(shape: tuple[str, str], parts: int) -> tuple[str, str]:
+    """The shape of one of `parts` equal parts of an array, as a single axis if there are several.
+    """
+    if parts == 1:
+        return shape
+    dtype, dims = shape
+    return dtype, str(math.prod(int(n) for n in dims.split(",") if n) // parts)
 
 
 def _results(shapes: list[tuple[str, str]], kind: str) -> list[tuple[str, str]]:
@@ -108,57 +159,3 @@ def _origin(line: str) -> str:
     backward = "backward " if "transpose(" in path else ""
     more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
     return backward + ("/".join(parts[:6]) or "step") + more
-
-
-def _computations(hlo: str) -> dict[str, list[str]]:
-    """The lines of each computation by its name; the entry computation is named "ENTRY"."""
-    found, lines = {}, []
-    for line in hlo.splitlines():
-        header = _COMPUTATION.match(line)
-        if header:
-            lines = found["ENTRY" if line.startswith("ENTRY") else header[1]] = []
-        else:
-            lines.append(line)
-    return found
-
-
-def _runs(computations: dict[str, list[str]]) -> dict[str, int]:
-    """The number of executions of each computation in a run."""
-    callers: dict[str, dict[str, int]] = defaultdict(dict)
-    for name, lines in computations.items():
-        for line in lines:
-            called = [c.strip(" %") for m in _CALLED.finditer(line)
-                      for c in (m[1] or m[2]).split(",")]
-            times = _trips(line, computations) if " while(" in line else 1
-            for other in called:
-                callers[other][name] = callers[other].get(name, 0) + times
-    runs = {"ENTRY": 1}
-
-    def count(name: str) -> int:
-        if name not in runs:
-            runs[name] = sum(times * count(caller) for caller, times in callers[name].items())
-        return runs[name]
-
-    return {name: count(name) for name in computations}
-
-
-def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """The trip count of a while loop: the compiler's annotation, else the bound in its condition,
-    else 1."""
-    known = re.search(r'known_trip_count[^\d]*(\d+)', line)
-    if known:
-        return int(known[1])
-    named = re.search(r"condition=%?([\w.\-]+)", line)
-    condition = computations.get(named[1], []) if named else []
-    bound = _LESS.search("\n".join(condition))
-    for other in condition:
-        constant = bound and re.search(
-            rf"%?{re.escape(bound[1])} = s32\[\]\S* constant\((\d+)\)", other)
-        if constant:
-            return int(constant[1])
-    return 1
-
-
-def _shape_bytes(dtype: str, dims: str) -> int:
-    bits = BITS[dtype] if dtype in BITS else int(re.sub(r"\D", "", dtype) or 8)
-    return bits * math.prod(int(n) for n in dims.split(",") if n) // 8

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
+from lm2_jax.report import pipeline
 from lm2_jax.report.collectives import Collectives, by_kind
-from lm2_jax.report.table import Table
+from lm2_jax.report.roofline import Bound
+from lm2_jax.report.table import Table, percent
+from lm2_jax.runtime.files import replacing
 
 GIB = 2**30
 
@@ -22,22 +25,59 @@ class Step:
 
     Attributes:
       title: what the program does, for tables.
-      matrix_flops: FLOPs of its matrix products, summed over all devices.
+      matrix_flops: FLOPs of its matrix products, summed over all devices, as traced.
+      recomputed: those of them that only rematerialisation adds; 0 if it is not a training step.
+      model_flops: FLOPs that the model needs (`clock.flops_per_token`), on all devices; 0 if it is
+        not a training step.
       seconds: duration of the compilation (or lowering).
       bytes: memory of one device by use, as `memory` returns it; empty if the program was only
         lowered or did not compile.
       fits: whether the program fits into the memory of a device; None if that is not known.
+      flops: of the matrix products that one device computes, as compiled.
+      moved: bytes that one device reads from and writes to its main memory.
+      received: bytes that one device receives from others.
+      bound: seconds of `roofline.Bound` by name; empty if the peaks of the chip are not known.
+      instructions: of the compiled program.
       collectives: `Collectives._asdict()` for each kind and size of collective.
+      crossing: a line for each collective that crosses the border of two slices.
       error: sizes in the compiler's message if it ran out of memory, else "".
+      pipeline: `dataclasses.asdict` of a `pipeline.Pipeline`; empty without stages.
     """
 
     title: str
     matrix_flops: int
+    recomputed: int = 0
+    model_flops: float = 0.0
     seconds: float = 0.0
     bytes: dict[str, int] = field(default_factory=dict)
     fits: bool | None = None
+    flops: int = 0
+    moved: int = 0
+    received: int = 0
+    bound: dict[str, float] = field(default_factory=dict)
+    instructions: int = 0
     collectives: list[dict] = field(default_factory=list)
+    crossing: list[str] = field(default_factory=list)
     error: str = ""
+    pipeline: dict = field(default_factory=dict)
+
+    @property
+    def roofline(self) -> Bound | None:
+        """The least time of the step; None if it is not known."""
+        return Bound(**self.bound) if self.bound else None
+
+    def mfu(self, devices: int, in_turns: bool = False) -> float | None:
+        """Model FLOPs utilisation at the bound, from 0 to 1; None if it is not known.
+
+        Args:
+          devices: of the mesh.
+          in_turns: whether arithmetic, memory and interconnect do not overlap.
+        """
+        bound = self.roofline
+        if bound is None or not self.model_flops or not self.flops:
+            return None
+        seconds = bound.in_turns if in_turns else bound.seconds
+        return self.model_flops / devices / self.flops * bound.arithmetic / seconds
 
 
 @dataclass
@@ -53,6 +93,7 @@ class Report:
       jax: version.
       parameters: number of the model's parameters.
       steps: the programs.
+      effort: of the compiler for fast programs, from -1 to 1; 0 is its default.
     """
 
     config: str
@@ -63,23 +104,7 @@ class Report:
     jax: str
     parameters: int
     steps: list[Step] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The training step under one rematerialisation setting.
-
-    Attributes:
-      remat: `model.remat`.
-      remat_segments: `train.remat_segments`.
-      chosen: whether this is the setting of the config.
-      step: the compiled training step.
-    """
-
-    remat: str
-    remat_segments: bool
-    chosen: bool
-    step: Step
+    effort: float = 0.0
 
 
 def memory(analysis) -> dict[str, int]:
@@ -122,56 +147,57 @@ def step_table(report: Report, step: Step) -> RichTable:
     return Table([], [_rows(report, step)], text_columns=2).terminal(step.title)
 
 
-def variants_table(variants: Sequence[Variant]) -> Table:
-    """Returns a table with a row for each variant, the config's own marked with *."""
-    def row(variant: Variant) -> list[str]:
-        step = variant.step
-        gathered = _totals(step).get("all-gather", {}).get("bytes_per_run", 0)
-        return ["*" if variant.chosen else "", variant.remat, str(variant.remat_segments),
-                _yes_no(step.fits), step.error or _size(step.bytes.get("peak")),
-                f"{step.matrix_flops:.3e}", _size(gathered) if step.bytes else "-"]
-
-    return Table(["", "remat", "remat_segments", "fits", "peak", "FLOPs", "all-gathers"],
-                 [[row(variant) for variant in variants]], text_columns=4,
-                 note="* marks the setting of the config (model.remat, train.remat_segments). "
-                      "Bytes are per device and step, FLOPs those of the matrix products on all "
-                      "devices, including recomputation.")
-
-
 def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
-    rows = [(f"{name}, a device", _size(size)) for name, size in step.bytes.items()]
+    rows = [(f"{name}, a device", size(count)) for name, count in step.bytes.items()]
     if step.error:
         rows.append(("out of memory, a device", step.error))
     if report.memory:
-        rows.append((f"fits {_size(report.memory)}", _yes_no(step.fits)))
+        rows.append((f"fits {size(report.memory)}", yes_no(step.fits)))
     if not step.bytes and not step.error:
         rows.append(("lowered only", "no compiler for these devices is installed"))
     rows.append(("FLOPs of matrix products, all devices", f"{step.matrix_flops:.3e}"))
-    for kind, total in _totals(step).items():
+    if step.recomputed:
+        rows.append(("  of which computed again",
+                     percent(step.recomputed / step.matrix_flops) + " %"))
+    if step.flops:
+        rows.append(("FLOPs of matrix products, a device", f"{step.flops:.3e}"))
+        rows.append(("bytes to and from memory, a device", size(step.moved)))
+        rows.append(("bytes received, a device", size(step.received)))
+    bound, mfu = step.roofline, step.mfu(devices(report))
+    if bound:
+        rows.append(("least time", f"{1e3 * bound.seconds:,.1f} ms, by {bound.limit}"))
+        rows += [(f"  {name}", f"{1e3 * seconds:,.1f} ms") for name, seconds in step.bound.items()]
+    if mfu is not None:
+        rows.append(("model FLOPs utilisation at the least time", percent(mfu) + " %"))
+    for kind, total in totals(step).items():
         rows.append((kind, f"{total['in_program']} in the program, {total['per_run']} a run, "
-                           f"{_size(total['bytes_per_run'])} a device"))
+                           f"{size(total['bytes_per_run'])} a device"))
     for row in step.collectives[:5]:
-        rows.append((f"  {row['kind']} of {_size(row['bytes'])}", f"{row['per_run']} a run"))
+        rows.append((f"  {row['kind']} of {size(row['bytes'])}", f"{row['per_run']} a run"))
     return rows + [("seconds to compile", f"{step.seconds:.0f}")]
 
 
 def write(report: Report, path: Path) -> None:
     """Writes the report as JSON; for a .md path, also a table of all JSON reports beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"\W", "_", report.topology) + ".json"
     target = path if path.suffix == ".json" else path.with_name(name)
-    target.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", "utf-8")
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", "utf-8")
     if path.suffix == ".md":
-        path.write_text(markdown(read_all(path.parent)), "utf-8")
+        with replacing(path) as partial:
+            partial.write_text(markdown(read_all(path.parent)), "utf-8")
 
 
 def read_all(folder: Path) -> list[Report]:
     """Returns the reports of a folder, sorted by the number of devices."""
-    reports = []
-    for path in sorted(folder.glob("*.json")):
-        values = json.loads(path.read_text("utf-8"))
-        reports.append(Report(**values | {"steps": [Step(**step) for step in values["steps"]]}))
-    return sorted(reports, key=lambda report: (_devices(report), report.topology))
+    reports = [from_dict(json.loads(path.read_text("utf-8")))
+               for path in sorted(folder.glob("*.json"))]
+    return sorted(reports, key=lambda report: (devices(report), report.topology))
+
+
+def from_dict(values: dict) -> Report:
+    """The report that `dataclasses.asdict` has made this of."""
+    return Report(**values | {"steps": [Step(**step) for step in values["steps"]]})
 
 
 def markdown(reports: Sequence[Report]) -> str:
@@ -179,24 +205,40 @@ def markdown(reports: Sequence[Report]) -> str:
     programs = Table(
         ["topology", "mesh", "program", "arguments", "temporaries", "peak", "of", "fits", "FLOPs"],
         [[[*_where(report), step.title,
-           *(_size(step.bytes.get(name)) for name in ("arguments", "temporaries", "peak")),
-           _size(report.memory), _yes_no(step.fits) + (f" ({step.error})" if step.error else ""),
+           *(size(step.bytes.get(name)) for name in ("arguments", "temporaries", "peak")),
+           size(report.memory), yes_no(step.fits) + (f" ({step.error})" if step.error else ""),
            f"{step.matrix_flops:.3e}"]
           for report in reports for step in report.steps]], text_columns=3)
     collectives = Table(
         ["topology", "mesh", "program", "collective", "in the program", "a run", "bytes a run"],
         [[[*_where(report), step.title, kind, str(total["in_program"]), str(total["per_run"]),
-           _size(total["bytes_per_run"])] for report in reports for step in report.steps
-          for kind, total in _totals(step).items()]], text_columns=4)
+           size(total["bytes_per_run"])] for report in reports for step in report.steps
+          for kind, total in totals(step).items()]], text_columns=4)
+    bounds = Table(
+        ["topology", "mesh", "program", "FLOPs", "computed again", "memory traffic", "received",
+         "arithmetic", "memory", "interconnect", "limit", "MFU"],
+        [[[*_where(report), step.title, f"{step.flops:.3e}",
+           percent(step.recomputed / step.matrix_flops) + " %" if step.recomputed else "-",
+           size(step.moved), size(step.received),
+           *(f"{1e3 * step.bound[name]:,.1f} ms" for name in ("arithmetic", "memory",
+                                                              "interconnect")),
+           bound.limit, percent(step.mfu(devices(report)))] for report in reports
+          for step in report.steps if (bound := step.roofline)]], text_columns=3)
     compiled = sorted({f"{report.config}, {report.parameters / 1e9:.3f} B parameters, jax "
                        f"{report.jax}" for report in reports})
     notes = ("Bytes are per device; those of a collective are the size of its result. FLOPs are "
-             "those of the matrix products on all devices together, recomputation included.")
-    return "\n".join(["; ".join(compiled), "", programs.markdown(), collectives.markdown(), notes,
-                      ""])
+             "those of the matrix products on all devices together, recomputation included; in the "
+             "table of least times they are those of one device. The least time of a program is "
+             "the largest of its three, by the published peaks of the chip; MFU is the FLOPs that "
+             "the model needs over what the chip could compute in that time, in per cent.")
+    parts = [table.markdown() for table in (programs, bounds, collectives) if table.sections[0]]
+    pipelines = [f"{report.topology}: {line}\n" for report in reports for step in report.steps
+                 if step.pipeline for line in pipeline.lines(pipeline.Pipeline(**step.pipeline))]
+    return "\n".join(["; ".join(compiled), "", *parts, notes, "", *pipelines])
 
 
-def _totals(step: Step) -> dict[str, dict[str, int]]:
+def totals(step: Step) -> dict[str, dict[str, int]]:
+    """The step's collectives by kind; see `collectives.by_kind`."""
     return by_kind([Collectives(**row) for row in step.collectives])
 
 
@@ -204,15 +246,18 @@ def _where(report: Report) -> tuple[str, str]:
     return report.topology, " x ".join(map(str, report.mesh.values()))
 
 
-def _devices(report: Report) -> int:
+def devices(report: Report) -> int:
+    """The number of devices of the mesh."""
     return math.prod(report.mesh.values())
 
 
-def _yes_no(fits: bool | None) -> str:
+def yes_no(fits: bool | None) -> str:
+    """Whether a program fits, as a word; "-" if that is not known."""
     return {True: "yes", False: "NO", None: "-"}[fits]
 
 
-def _size(count: int | None) -> str:
+def size(count: int | None) -> str:
+    """A number of bytes as "1.50 GiB"; "-" of None."""
     if count is None:
         return "-"
     for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):

@@ -12,6 +12,7 @@ from lm2_jax.eval.perplexity import WHOLE
 from lm2_jax.report import style
 from lm2_jax.report.comparison import Run
 from lm2_jax.report.table import Table, count_range
+from lm2_jax.runtime import paths
 
 NOTE = ("Held-out documents as far as they were read; the mean of the seeds, with the lowest and "
         "the highest.")
@@ -61,7 +62,7 @@ def plot_held_out(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike
     drawn = {name: [curve for curve in seeds if curve] for name, seeds in curves.items()}
     drawn = {name: seeds for name, seeds in drawn.items() if seeds}
     if not drawn:
-        Path(path).unlink(missing_ok=True)
+        paths.of(path).unlink(missing_ok=True)
         return None
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.add_subplot()

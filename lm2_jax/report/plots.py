@@ -16,6 +16,7 @@ from lm2_jax.eval.results import Cell, Row, by_length, cells
 from lm2_jax.report import curves, style
 from lm2_jax.report.table import count_range
 from lm2_jax.report.tables import segments_text
+from lm2_jax.runtime import paths
 
 _TASK_CURVES = 5  # more tasks than these have no curve of their own
 
@@ -30,7 +31,7 @@ def plot_heat_map(rows: Sequence[Row], path: str | os.PathLike, has_memory: bool
     grid = cells(rows)
     tasks = list(dict.fromkeys(cell.any.task for cell in grid))
     if len(tasks) == 1:
-        Path(path).unlink(missing_ok=True)
+        paths.of(path).unlink(missing_ok=True)
         return None
     columns = by_length(grid)
     values = np.full((len(tasks), len(columns)), np.nan)

@@ -9,6 +9,7 @@ import jax
 
 from lm2_jax.config import Config
 from lm2_jax.config import files as config_file
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 
 
@@ -24,7 +25,7 @@ def write(folder: str | Path, config: Config, step: int, parameters: int) -> Pat
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "config": config_file.to_dict(config),
     }
-    path = Path(folder) / "provenance.json"
+    path = paths.of(folder) / "provenance.json"
     with replacing(path) as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     return path

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 
 _DPI = 150
@@ -98,5 +99,5 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     """Writes the figure as PNG; a reader sees the old file or the new one, never a part."""
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
-    return Path(path)
+    return paths.of(path)
 

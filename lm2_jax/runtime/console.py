@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from rich.console import Console as RichConsole
+from rich.text import Text
+
+from lm2_jax.runtime import logs
 
 _fallback: Path | None = None
 
@@ -19,19 +22,30 @@ class Console(RichConsole):
     """A rich console with plain text by default: no markup, no colours, no hard wrapping.
 
     So `[...]` in a path is printed as it is, and a long path stays on one line. Tables and other
-    renderables are fitted to the width as usual. Unless `file` is given it writes to stdout, and
-    errors of writing are handled as `SafeStream` states.
+    renderables are fitted to the width as usual. Unless `file` is given it writes to stdout, in the
+    form that `lm2_jax.runtime.logs` states, and errors of writing are handled as `SafeStream`
+    states.
     """
 
     def __init__(self, *, file: TextIO | None = None, markup: bool = False,
                  emoji: bool = False, highlight: bool = False, **options):
         stream = file or cast(TextIO, SafeStream("stdout"))  # it has what rich calls
+        self._form = logs.PLAIN if file else logs.form()
+        if self._form != logs.PLAIN:
+            options = options | dict(force_terminal=False, force_jupyter=False)
         super().__init__(file=stream, markup=markup, emoji=emoji, highlight=highlight, **options)
 
     def print(self, *objects, soft_wrap: bool | None = None, **options) -> None:
         if soft_wrap is None:
             soft_wrap = all(isinstance(value, str) for value in objects)
-        super().print(*objects, soft_wrap=soft_wrap, **options)
+        if self._form == logs.PLAIN and not os.environ.get("LM2_LOG_LEVEL"):
+            super().print(*objects, soft_wrap=soft_wrap, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, soft_wrap=soft_wrap, **options)
+        text = logs.formatted(captured.get().rstrip("\n"))
+        if text is not None:
+            super().print(Text(text), soft_wrap=True)
 
 
 class SafeStream:
@@ -92,10 +106,13 @@ class SafeStream:
         return getattr(stream, "rich_proxied_file", stream)  # what a rich progress bar replaced
 
 
-def print_error(line: str) -> None:
+def print_error(line: str, level: str = logs.ERROR) -> None:
     """Prints a line to stderr; does nothing if that fails."""
+    text = logs.formatted(line, level)
+    if text is None:
+        return
     stream = SafeStream("stderr")
-    stream.write(f"{line}\n")
+    stream.write(f"{text}\n")
     stream.flush()
 
 

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import TextIO
 
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import leases, processes
+from lm2_jax.runtime.buckets import BucketPath
 from lm2_jax.runtime.console import print_error
+
+_leases: list[leases.Lease] = []  # that this process holds
 
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]:
-    """Locks a folder against other runs. The lock ends with the process, however that ends.
+    """Locks a folder against other runs. The lock ends with the process, however that ends; in a
+    bucket `leases.SECONDS` later, if the process is killed.
 
     Args:
       folder: it is created if it does not exist.
@@ -29,6 +33,17 @@ def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]
     processes.refuse_in_worker()
     if not processes.is_primary():
         yield
+        return
+    holder = (f"{what} on {socket.gethostname()}, pid {os.getpid()}, since "
+              f"{time.strftime('%Y-%m-%d %H:%M:%S')}")
+    if isinstance(folder, BucketPath):
+        lease = leases.Lease(folder, holder, option, _end)
+        _leases.append(lease)
+        try:
+            yield
+        finally:
+            _leases.remove(lease)
+            lease.release()
         return
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
@@ -44,14 +59,27 @@ def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]
             yield
             return
         file.truncate(0)
-        file.write(f"{what} on {socket.gethostname()}, pid {os.getpid()}, since "
-                   f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.write(holder + "\n")
         file.flush()
         yield
 
 
+def confirm() -> None:
+    """Makes sure, before much is written, that this process still holds its locks in buckets."""
+    for lease in _leases:
+        lease.confirm()
+
+
+def _end(line: str) -> None:
+    print_error(line)
+    processes.abort(line, 1)
+    os._exit(1)
+
+
 def holder(folder: Path) -> str:
     """What `locked` wrote about the run that has locked a folder now; "" if none has."""
+    if isinstance(folder, BucketPath):
+        return leases.holder(folder)
     if not (folder / ".lock").exists():
         return ""
     with open(folder / ".lock", encoding="utf-8") as file:
@@ -90,8 +118,11 @@ def check_shared(workdir: Path) -> None:
         path.touch()
     processes.barrier("written")
     if not path.exists():
+        where = ("the same object of the same store for all hosts: compare their credentials and "
+                 "endpoints" if isinstance(workdir, BucketPath) else
+                 "on a file system that all hosts mount")
         raise UserError(f"{workdir} is not shared: {path.name}, which process 0 wrote there, is "
-                        "not visible; the workdir must be on a file system that all hosts mount")
+                        f"not visible; the workdir must be {where}")
     processes.barrier("checked")
     if processes.is_primary():
         path.unlink()
@@ -103,6 +134,9 @@ def require_writable(folder: Path, option: str = "--workdir") -> None:
     Args:
       option: that sets the folder, for the message.
     """
+    if isinstance(folder, BucketPath):
+        leases.check_rights(folder, option)
+        return
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents)
                     if path.exists())
     if not existing.is_dir():

@@ -83,8 +83,9 @@ def micro_batches(config: TrainConfig, rows: int, mesh: partition.AnyMesh) -> in
 def _mesh(config: Config, rows: Sequence[int], devices: Devices) -> Mesh | AbstractMesh:
     devices = jax.devices() if devices is None else devices
     count = devices if isinstance(devices, int) else len(devices)
-    shape = partition.mesh_sizes(dataclasses.asdict(config.mesh), count, rows,
-                                 heads(config.model))
+    shape = dataclasses.asdict(config.mesh)
+    shape |= partition.across_slices(shape, devices)
+    shape = partition.mesh_sizes(shape, count, rows, heads(config.model))
     return partition.make_mesh(shape, devices)
 
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
-START, COMPILE, DATA, STEP, SAVE, EVAL, RESTART = PHASES = (
-    "start", "compile", "data", "step", "save", "eval", "restart")
+START, COMPILE, DATA, STEP, SAVE, EVAL, RESTART, DOWN = PHASES = (
+    "start", "compile", "data", "step", "save", "eval", "restart", "down")
 FILE = "time.json"  # in a workdir: wall time by phase, after the last step and save
 PREFIX = "seconds_"  # of the keys in metrics.jsonl
+TIME = "time"
 OLD_NAMES = {"lost": RESTART}  # in files of earlier versions
 
 
@@ -28,6 +30,7 @@ class Phases:
         a save, evaluating.
       restart: what restarts cost: steps trained again, and the time until the first step of a
         resumed run.
+      down: no run was there: from the last sign of one until the next one began.
 
     Args:
       before: seconds of earlier runs in the same workdir, by phase; None = this is the first run.
@@ -68,41 +71,49 @@ class Phases:
             return self._totals | {self.now: self._totals[self.now] + running}
 
     def metrics(self) -> dict[str, float]:
-        """Values for a line of metrics.jsonl: goodput, and the seconds of each phase so far."""
+        """Values for a line of metrics.jsonl: the time (in seconds since 1970), goodput, and the
+        seconds of each phase so far."""
         seconds = self.seconds()
-        return {"goodput": round(goodput(seconds), 4),
+        return {TIME: round(time.time(), 3), "goodput": round(goodput(seconds), 4),
                 **{PREFIX + name: round(value, 3) for name, value in seconds.items()}}
 
 
 def goodput(seconds: Mapping[str, float]) -> float:
-    """The fraction of the wall time spent in training steps that were not repeated, 0 to 1."""
+    """The fraction of the time since the first start that was spent in training steps which were
+    not repeated, 0 to 1."""
     return seconds[STEP] / max(sum(seconds.values()), 1e-9)
 
 
-def of_earlier_runs(lines: Sequence[Mapping], saved: Mapping | None, first_step: int
-                    ) -> dict[str, float] | None:
+def of_earlier_runs(lines: Sequence[Mapping], saved: Mapping | None, first_step: int,
+                    began: float | None = None) -> dict[str, float] | None:
     """Seconds by phase of the earlier runs in a workdir, for a run that resumes after `first_step`.
 
     Args:
       lines: of metrics.jsonl, including those of steps after `first_step`, which will be trained
         again: their time counts as "restart".
       saved: of `read`; it includes what followed the last step, if that is `first_step`.
+      began: when this run began, in seconds since 1970; the time since the last sign of an earlier
+        one counts as "down". None counts none.
 
     Returns:
       None if there was no earlier run.
     """
     if not lines and not first_step:
         return None
-    found = {line["step"]: _of_line(line) for line in lines}
+    found = {line["step"]: of_line(line) for line in lines}
     kept = dict.fromkeys(PHASES, 0.0) | found.get(first_step, {})
     if saved and saved["step"] == first_step:
         kept |= saved["seconds"]
     last = found.get(lines[-1]["step"], {}) if lines else {}
     kept[RESTART] += max(0.0, sum(last.values()) - sum(kept.values()))
+    signs = [record[TIME] for record in (*lines, saved or {}) if _is_seconds(record.get(TIME))]
+    if began is not None and signs:
+        kept[DOWN] += max(0.0, began - max(signs))
     return kept
 
 
-def _of_line(line: Mapping) -> dict[str, float]:
+def of_line(line: Mapping) -> dict[str, float]:
+    """Seconds by phase of a line of metrics.jsonl."""
     seconds = dict.fromkeys(PHASES, 0.0)
     for key, value in line.items():
         name = OLD_NAMES.get(key.removeprefix(PREFIX), key.removeprefix(PREFIX))
@@ -114,21 +125,24 @@ def _of_line(line: Mapping) -> dict[str, float]:
 def write(path: str | Path, step: int, phases: Phases) -> None:
     """Writes the seconds by phase so far, including saves and evaluations after the step."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps({"step": step, "seconds": {
+        partial.write_text(json.dumps({"step": step, TIME: round(time.time(), 3), "seconds": {
             name: round(value, 3) for name, value in phases.seconds().items()}}) + "\n", "utf-8")
 
 
 def read(path: str | Path) -> dict | None:
-    """Returns what `write` wrote, as {"step": ..., "seconds": {phase: ...}}.
+    """Returns what `write` wrote, as {"step": ..., "time": ..., "seconds": {phase: ...}}.
+
+    Earlier versions wrote no "time".
 
     None if there is no file; also if it is damaged, which is reported.
     """
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = json.loads(paths.of(path).read_bytes())
         seconds = {OLD_NAMES.get(name, name): value for name, value in found["seconds"].items()}
         if type(found["step"]) is int and all(map(_is_seconds, seconds.values())) and (
                 seconds.keys() <= set(PHASES)):
-            return {"step": found["step"], "seconds": seconds}
+            when = {TIME: found[TIME]} if _is_seconds(found.get(TIME)) else {}
+            return {"step": found["step"], **when, "seconds": seconds}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

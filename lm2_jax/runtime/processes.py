@@ -9,7 +9,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import jax
@@ -17,72 +16,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import logs
+from lm2_jax.runtime.clusters import CONNECT_TIMEOUT, HEARTBEAT_TIMEOUT, ProcessInfo
 from lm2_jax.runtime.console import print_error
-from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError, split_address
+from lm2_jax.runtime.rendezvous import Rendezvous, RendezvousError
 
 T = TypeVar("T")
-CONNECT_TIMEOUT, HEARTBEAT_TIMEOUT, BARRIER_TIMEOUT = 300.0, 100.0, 1200.0  # seconds
+BARRIER_TIMEOUT = 1200.0  # seconds
 SECONDS_FOR_CAUSE = 1.0  # until the failure of another process has been reported here
 
 _rendezvous: Rendezvous | None = None
-
-
-@dataclass(frozen=True)
-class ProcessInfo:
-    """The place of this process in a run of several.
-
-    Attributes:
-      coordinator: HOST:PORT of process 0.
-      num_processes: of the run.
-      process_id: of this process, from 0.
-      local_devices: indices of the host's devices that this process uses; None = all.
-      detected: whether the environment of a cluster says so, not the user.
-    """
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    local_devices: tuple[int, ...] | None = None
-    detected: bool = field(default=False, compare=False)
-
-
-def find_process_info(coordinator: str | None = None, num_processes: int | None = None,
-                      process_id: int | None = None, environment: Mapping[str, str] = os.environ
-                      ) -> ProcessInfo | None:
-    """Finds the place of this process in a run.
-
-    Reads the arguments, else LM2_COORDINATOR, LM2_NUM_PROCESSES and LM2_PROCESS_ID, else the
-    environment of SLURM, GKE or a TPU pod.
-
-    Returns:
-      None for a run of one process.
-
-    Raises:
-      UserError: if only some of the three are given, or their values are not possible.
-    """
-    env = environment
-    address = coordinator or env.get("LM2_COORDINATOR", "")
-    given = {"coordinator": address,
-             "num-processes": env.get("LM2_NUM_PROCESSES", "") if num_processes is None
-             else num_processes,
-             "process-id": env.get("LM2_PROCESS_ID", "") if process_id is None else process_id}
-    missing = [name for name, value in given.items() if value == ""]
-    if len(missing) == len(given):
-        return _cluster_process_info(env) if _in_cluster(env) else None
-    if missing:
-        variable = "LM2_" + missing[0].upper().replace("-", "_")
-        raise UserError(f"--{missing[0]} (or {variable}) is missing; a run of several processes "
-                        "needs --coordinator, --num-processes and --process-id")
-    try:
-        count, index = int(given["num-processes"]), int(given["process-id"])
-    except ValueError:
-        raise UserError(f"--num-processes is {given['num-processes']!r} and --process-id "
-                        f"{given['process-id']!r}; they must be whole numbers") from None
-    if not 0 <= index < count:
-        raise UserError(f"--process-id is {index} of --num-processes {count}; it must be from 0 "
-                        f"to {count - 1}")
-    split_address(address)
-    return ProcessInfo(address, count, index)
 
 
 def initialize(info: ProcessInfo | None, connect_timeout: float = CONNECT_TIMEOUT,
@@ -100,6 +43,7 @@ def initialize(info: ProcessInfo | None, connect_timeout: float = CONNECT_TIMEOU
     global _rendezvous
     if info is None:
         return
+    logs.at(process=info.process_id)
 
     def on_failure(line: str) -> None:
         print_error(f"{command}: {line}. This process stops too; the same command resumes from the "
@@ -122,28 +66,6 @@ def initialize(info: ProcessInfo | None, connect_timeout: float = CONNECT_TIMEOU
         local_device_ids=info.local_devices, cluster_detection_method="deactivate",
         initialization_timeout=math.ceil(connect_timeout),
         heartbeat_timeout_seconds=math.ceil(heartbeat_timeout))
-
-
-def timeouts(environment: Mapping[str, str] = os.environ) -> dict[str, float]:
-    """The timeouts of `initialize` that LM2_CONNECT_TIMEOUT and LM2_HEARTBEAT_TIMEOUT set, in
-    seconds.
-
-    Raises:
-      UserError: if one is not a positive number.
-    """
-    found = {}
-    for argument in ("connect_timeout", "heartbeat_timeout"):
-        variable = f"LM2_{argument.upper()}"
-        text = environment.get(variable, "").strip()
-        if not text:
-            continue
-        try:
-            found[argument] = float(text)
-        except ValueError:
-            found[argument] = 0.0
-        if not 0 < found[argument] < float("inf"):
-            raise UserError(f"{variable} is {text!r}; it must be a positive number of seconds")
-    return found
 
 
 def require_preemption_service() -> None:
@@ -208,8 +130,8 @@ def name() -> str:
 
 
 def print_on_primary(line: str) -> None:
-    """Prints a line to stderr, here and on process 0."""
-    print_error(line)
+    """Prints a warning to stderr, here and on process 0."""
+    print_error(line, logs.WARNING)
     if _rendezvous:
         _rendezvous.send_to_primary(line)
 
@@ -254,6 +176,39 @@ def barrier_with_errors(key: str, error: str = "", timeout: float = BARRIER_TIME
     return [value for _, value in client.key_value_dir_get(f"lm2/{key}/")]
 
 
+def gather(key: str, value: str) -> list[str]:
+    """Returns the values of all processes; every process must call this.
+
+    Args:
+      key: used once in a run.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    client = _coordination_client()
+    client.key_value_set(f"lm2/{key}/{jax.process_index()}", value)
+    client.wait_at_barrier(f"lm2/{key}", int(1000 * BARRIER_TIMEOUT))
+    return [found for _, found in client.key_value_dir_get(f"lm2/{key}/")]
+
+
+def announce(key: str, value: str) -> None:
+    """Sets a value that `announced` returns on every process from now on.
+
+    Args:
+      key: used once in a run.
+    """
+    _coordination_client().key_value_set(f"lm2/{key}", value)
+
+
+def announced(key: str) -> str | None:
+    """Returns the value of `announce`, None if there is none yet."""
+    try:
+        return _coordination_client().key_value_try_get(f"lm2/{key}")
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" in str(error):
+            return None
+        raise
+
+
 def require_same(facts: Mapping[str, object]) -> None:
     """Checks that all processes have the same facts, such as the config and a digest of the data.
 
@@ -284,40 +239,3 @@ def _coordination_client():
     except (ImportError, AttributeError) as error:
         raise RuntimeError(f"jax {jax.__version__} has no jax._src.distributed.global_state.client,"
                            " which runs of several processes need") from error
-
-
-def _in_cluster(env: Mapping[str, str]) -> bool:
-    """Whether a scheduler started several processes.
-
-    LM2_DISTRIBUTED=1 states that it did (a TPU pod that only its metadata server knows of), 0 that
-    it did not.
-    """
-    if "LM2_DISTRIBUTED" in env:
-        return env["LM2_DISTRIBUTED"] not in ("", "0")
-    hosts = env.get("TPU_WORKER_HOSTNAMES", "") + env.get("TPU_PROCESS_ADDRESSES", "")
-    tasks = env.get("SLURM_NTASKS", "")
-    return ("," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in env
-            or "SLURM_PROCID" in env and tasks.isdecimal() and int(tasks) > 1)
-
-
-def _cluster_process_info(env: Mapping[str, str]) -> ProcessInfo:
-    """What JAX reads from the environment of the scheduler.
-
-    JAX has no public function that returns what `jax.distributed.initialize` would use.
-    """
-    seconds = math.ceil(timeouts(env).get("connect_timeout", CONNECT_TIMEOUT))
-    try:
-        from jax._src.clusters import ClusterEnv
-
-        found = ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, None, None, seconds)
-    except (ImportError, AttributeError, TypeError):  # another version of JAX
-        found = (None, None, None, None)
-    coordinator, count, index, local = found
-    if coordinator is None or count is None or index is None:
-        raise UserError("this environment looks like a cluster (LM2_DISTRIBUTED, SLURM_NTASKS or "
-                        "TPU_WORKER_HOSTNAMES), but JAX cannot tell its processes; give "
-                        "--coordinator, --num-processes and --process-id, or set LM2_DISTRIBUTED=0 "
-                        "for a run of one process")
-    return ProcessInfo(coordinator, int(count), int(index),
-                       None if local is None else tuple(local), detected=True)

@@ -122,7 +122,7 @@ class Queue:
 
 def last_line(path: Path) -> str:
     """The last line of a text file that is not empty; "" if there is none."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1].strip() if lines else ""

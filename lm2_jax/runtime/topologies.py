@@ -35,12 +35,17 @@ class Topology:
     lowering: tuple[str, ...] = ()
 
 
-def find(name: str) -> Topology:
+def find(name: str, slices: int = 1) -> Topology:
     """Returns the devices of "v5e:4x4" (a TPU slice), "cpu:8" (virtual CPUs) or "gpu:8" (abstract).
+
+    Args:
+      slices: number of such TPU slices, which reach each other by the network.
 
     Raises:
       UserError: for another name, or if libtpu is needed and not installed.
     """
+    if slices < 1 or slices > 1 and name.startswith(("cpu", "gpu")):
+        raise UserError(f"--slices is {slices}; it must be at least 1, and 1 for {name}")
     jax.config.update("jax_platforms", "cpu")  # devices of this machine are not used
     platform, _, size = name.partition(":")
     if platform in ("cpu", "gpu"):
@@ -51,12 +56,13 @@ def find(name: str) -> Topology:
         return Topology(name, _virtual_cpus(int(size)), "CPU (virtual)")
     if not re.fullmatch(r"v\d+[a-z]*:\d+(x\d+)*", name):
         raise UserError(f"--topology is {name!r}; it must be as one of {EXAMPLES}")
-    devices = _tpu_slice(name)
+    devices = _tpu_slices(name, slices)
     kind = devices[0].device_kind
+    name = name if slices == 1 else f"{slices} slices of {name}"
     return Topology(name, devices, kind, TPU_MEMORY.get(kind))
 
 
-def _tpu_slice(name: str) -> list:
+def _tpu_slices(name: str, count: int) -> list:
     try:
         import libtpu  # noqa: F401
     except ImportError:
@@ -69,7 +75,8 @@ def _tpu_slice(name: str) -> list:
                             ("TPU_WORKER_HOSTNAMES", "localhost")):
         os.environ.setdefault(variable, value)
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name,
+                                                 num_slices=count).devices)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if "INVALID_ARGUMENT" not in reason:

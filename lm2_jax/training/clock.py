@@ -2,11 +2,15 @@
 
 import collections
 import time
+from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.model import memory as memories
+
+Fact = TypeVar("Fact")
 
 # Dense bf16 peak of one device in FLOP/s, as the manufacturer states it.
 PEAK_FLOPS = {
@@ -33,10 +37,15 @@ def flops_per_token(c: ModelConfig) -> float:
 
 def peak_flops(devices: list[jax.Device]) -> float | None:
     """The peak FLOP/s of all devices together; None if it is not known, as for a CPU."""
-    for prefix in sorted(PEAK_FLOPS, key=len, reverse=True):
-        if devices[0].device_kind.startswith(prefix):
-            return PEAK_FLOPS[prefix] * len(devices)
-    return None
+    peak = of_kind(PEAK_FLOPS, devices[0].device_kind)
+    return None if peak is None else peak * len(devices)
+
+
+def of_kind(table: Mapping[str, Fact], kind: str) -> Fact | None:
+    """The entry of a table whose key a kind of device begins with, the longest key first; None if
+    there is none."""
+    found = [prefix for prefix in table if kind.startswith(prefix)]
+    return table[max(found, key=len)] if found else None
 
 
 class Clock:

@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
-from lm2_jax.runtime import phases, processes
+from lm2_jax.config.checkpoint import METRICS
+from lm2_jax.runtime import logs, phases, processes
 from lm2_jax.runtime.console import Console
+from lm2_jax.runtime.interval import Interval
 from lm2_jax.runtime.phases import Phases
 from lm2_jax.runtime.preemption import Preempted, Preemption
 from lm2_jax.runtime.watchdog import Watchdog
@@ -45,6 +48,7 @@ class PeriodicEvaluation:
                  settings: str, console: Console):
         self._evaluator, self._num_samples, self._console = evaluator, num_samples, console
         self._settings = settings
+        self.exact_match: float | None = None  # mean over the rows of the last run
         self._evaluated = {line["step"] for line in read_lines(path)
                            if line["step"] <= first_step and line.get("settings") == settings}
         processes.barrier("evaluation history read")  # before the primary process rewrites it
@@ -64,6 +68,7 @@ class PeriodicEvaluation:
         for row in rows:
             self._console.print(f"step {step}: {row.task} {row.length} exact match "
                                 f"{row.exact_match:.3f} (constant {row.constant_answer:.3f})")
+        self.exact_match = fmean(row.exact_match for row in rows) if rows else None
         self._evaluated.add(step)
 
     def flush(self) -> None:
@@ -81,7 +86,9 @@ class TrainingHooks(loop.Hooks):
 
     Attributes:
       num_steps: of the run.
-      save_state: (step, state) -> None: begins to write a checkpoint.
+      save_state: (step, state, metrics) -> None: begins to write a checkpoint.
+      interval: after which a checkpoint is due, whatever the step.
+      keeps_best: whether checkpoints are kept by what was measured at their step.
       poll_save: raises if a checkpoint that is being written has failed.
       note_time: (step) -> None: stores the wall time by phase.
       held_out: None measures no loss on held-out batches.
@@ -95,13 +102,16 @@ class TrainingHooks(loop.Hooks):
     watchdog: Watchdog
     stages: StageEvaluator
     evaluation: PeriodicEvaluation
-    save_state: Callable[[int, TrainState], None]
+    save_state: Callable[[int, TrainState, dict[str, float]], None]
+    interval: Interval
+    keeps_best: bool
     poll_save: Callable[[], None]
     note_time: Callable[[int], None]
     profile: Profile
     preemption: Preemption
     held_out: HeldOutLoss | None = None
     preempted: bool = field(default=False, init=False)
+    _measured: dict[str, float] = field(default_factory=dict, init=False)  # at the last step
 
     def phase(self, name: str) -> AbstractContextManager:
         return self.timer.within(name)
@@ -109,6 +119,7 @@ class TrainingHooks(loop.Hooks):
     def on_step_start(self, step: int) -> None:
         if self.timer.now in (phases.START, phases.RESTART):
             self.timer.enter(phases.STEP)
+        logs.at(step=step)
         self.profile.on_step_start(step)
 
     def should_stop(self, step: int, state: TrainState) -> bool:
@@ -119,6 +130,7 @@ class TrainingHooks(loop.Hooks):
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self.poll_save()
+        self._measured = {name: values[name] for name in METRICS if name in values}
         self.log.write(step, values, self.stages.segments_at(step), self.timer.metrics())
 
     def should_end_stage(self, step: int, state: TrainState) -> bool:
@@ -129,16 +141,25 @@ class TrainingHooks(loop.Hooks):
         self.log.pause()
         return ends
 
+    def save_is_due(self, step: int) -> bool:
+        return self.interval.has_ended(step)
+
     def save(self, step: int, state: TrainState) -> None:
+        if self.keeps_best and step == self.num_steps and not self.preempted:
+            self.measure_held_out(step, state)  # so that the last checkpoint can be the best
         for log in (self.log, self.stages, self.evaluation):
             log.flush()  # the lines until here belong to the checkpoint
         with self.timer.within(phases.SAVE):
-            self.save_state(step, state)
+            self.save_state(step, state, self._measured)
+        self.interval.restart()
         self.note_time(step)
         self.log.pause()
 
     def evaluate(self, step: int, state: TrainState) -> bool:
+        self.evaluation.exact_match = None
         self._run_if_due(self.evaluation, step, state)
+        if self.evaluation.exact_match is not None:
+            self._measured["exact_match"] = self.evaluation.exact_match
         if not self.preempted:
             self.measure_held_out(step, state)
         return self.preempted
@@ -150,6 +171,7 @@ class TrainingHooks(loop.Hooks):
 
     def write_held_out(self, step: int, values: dict[str, float]) -> None:
         """Logs values of held-out batches, with the time so far as every line has it."""
+        self._measured |= values
         self.log.write_held_out(step, values | self.timer.metrics())
 
     def _run_if_due(self, part: PeriodicEvaluation | HeldOutLoss, step: int, state: TrainState

@@ -30,6 +30,9 @@ class Hooks(Protocol):
     def should_stop(self, step: int, state: TrainState) -> bool:
         """Called after every step; returns True to save now and end the run."""
 
+    def save_is_due(self, step: int) -> bool:
+        """Called after every step; returns True to save now, beside the steps of `save_every`."""
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Called once for each step, in order, with its metrics."""
 
@@ -93,7 +96,8 @@ def run(train_step: Callable, state: TrainState, batches: Iterator[Batch], *, fi
                 report(*pending, hooks)
             pending = (step, metrics)
             stop = hooks.should_stop(step, state)
-            save = step % save_every == 0 or step == num_steps or stop
+            due = hooks.save_is_due(step)
+            save = step % save_every == 0 or step == num_steps or stop or due
             evaluate = evaluation_is_due(step) and not stop
             check = check_every and step % check_every == 0
             if save or evaluate or check:

@@ -1,5 +1,7 @@
 """The loss of a batch, segment by segment."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -7,9 +9,9 @@ from flax import struct
 from lm2_jax.model import kernels
 from lm2_jax.model.embedding import unembedding
 from lm2_jax.model.lm import LanguageModel, init_state
-from lm2_jax.model.schedule import scan_segments, split_segments
+from lm2_jax.model.schedule import Segments, read_segments, split_segments
 from lm2_jax.training.cross_entropy import cross_entropy
-from lm2_jax.types import Batch, Output, Params
+from lm2_jax.types import Batch, Params
 
 
 @struct.dataclass
@@ -24,7 +26,7 @@ class LossSums:
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
       writes: how far the memory was open to a segment, from 0 to 1, summed over rows, blocks and
-        segments (`_apply`).
+        segments.
     """
 
     loss: jax.Array
@@ -51,43 +53,22 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     """
     c = model.config
     S, dropout = batch.reset_BS.shape[1], c.dropout > 0 and not deterministic
-    tokens_SBT, targets_SBT, weight_SBT, answer_SBT, valid_SBT = (
-        split_segments(x_BL, c.segment_length) for x_BL in (
-            batch.tokens_BL, batch.targets_BL, batch.loss_weight_BL, batch.answer_BL,
-            batch.valid_BL))
-
-    def step(state, x):
-        tokens_BT, valid_BT, reset_B, number = x
-        rngs = {"dropout": jax.random.fold_in(key, number)} if dropout else None
-        out, writes = _apply(model, params, tokens_BT, state, valid_BT, reset_B,
-                             deterministic=not dropout, logits=False, rngs=rngs)
-        return out.state, (out.hidden, writes)
-
+    split = functools.partial(split_segments, segment_length=c.segment_length)
+    targets_SBT, weight_SBT, answer_SBT, valid_SBT = map(split, (
+        batch.targets_BL, batch.loss_weight_BL, batch.answer_BL, batch.valid_BL))
     window = (S - 1) * c.segment_length if S >= window_from_segments else 0
     state = init_state(c, batch.tokens_BL.shape[0], window=window)
-    xs = tokens_SBT, valid_SBT, batch.reset_BS.T, jnp.arange(S)
-    _, (hidden_SBTD, writes_S) = scan_segments(
-        step, state, xs, bptt_segments=bptt_segments, remat=remat_segments,
-        unroll=kernels.unroll(S))
+    segments = Segments(split(batch.tokens_BL), valid_SBT, batch.reset_BS.T)
+    _, hidden_SBTD, writes = read_segments(
+        model, params, state, segments, lambda out, _: out.hidden, (), logits=False,
+        bptt_segments=bptt_segments, remat=remat_segments, unroll=kernels.unroll(S),
+        dropout=key if dropout else None, opens=True)
     loss, losses = cross_entropy(hidden_SBTD, unembedding(c, params), targets_SBT, weight_SBT,
                                  chunk_tokens)
     hits_S, answers_S = jax.vmap(count_answers)(losses.right_SBT, answer_SBT)
     return LossSums(loss=loss, row_loss_B=losses.row_B, weight=jnp.sum(weight_SBT),
                     hits=jnp.sum(hits_S), answers=jnp.sum(answers_S), tokens=jnp.sum(valid_SBT),
-                    writes=jnp.sum(writes_S))
-
-
-def _apply(model: LanguageModel, *args, **options) -> tuple[Output, jax.Array]:
-    """Applies the model; returns its output and how far its memory was open to the segment.
-
-    This is the mean, over all but blocks and rows, of what a memory sows as "open", summed over
-    rows and blocks: u of an LM2 memory, beta of ARMT, 1 - alpha (1 - beta) of a gated DeltaNet.
-    """
-    if not model.config.memory.closes:
-        return model.apply(*args, **options), jnp.zeros(())
-    out, sown = model.apply(*args, mutable="intermediates", **options)
-    open_PBX, = sown["intermediates"]["memory_blocks"]["memory"]["open"]
-    return out, jnp.sum(jnp.mean(open_PBX, axis=tuple(range(2, open_PBX.ndim))))
+                    writes=writes)
 
 
 def count_answers(right_BT: jax.Array, answer_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

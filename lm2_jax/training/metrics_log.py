@@ -9,6 +9,7 @@ from lm2_jax.runtime import processes
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.training.clock import Clock
+from lm2_jax.training.trackers import Trackers
 from lm2_jax.training.writers import MetricsWriter
 
 
@@ -17,14 +18,16 @@ class MetricsLog:
 
     Args:
       first_step: steps that are done; lines of later steps in the files are dropped.
+      trackers: that get the metrics too, on the primary process.
       answers: whether samples have answers, so that the bar shows how many are right.
     """
 
     def __init__(self, workdir: Path, model: ModelConfig, *, first_step: int, num_steps: int,
-                 console: Console, answers: bool = True):
+                 console: Console, answers: bool = True, trackers: Trackers | None = None):
         self._clock = Clock(model, jax.devices())
         self._bar = Bar("train", num_steps, first_step, console)
-        self._writer = MetricsWriter(workdir, first_step) if processes.is_primary() else None
+        self._writer = MetricsWriter(workdir, first_step, trackers) if (
+            processes.is_primary()) else None
         self._segments = 0
         self._answers = answers
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import files, paths
 from lm2_jax.runtime.console import Console
 
 
@@ -20,7 +21,7 @@ class Profile:
 
     def __init__(self, folder: str | Path, steps: tuple[int, int] | None, console: Console,
                  done: int = 0):
-        self._folder, self._steps, self._console = Path(folder), steps, console
+        self._folder, self._steps, self._console = paths.of(folder), steps, console
         self._running = False
         if steps and steps[0] <= done:
             self._steps = None
@@ -29,7 +30,8 @@ class Profile:
 
     def on_step_start(self, step: int) -> None:
         if self._steps and step == self._steps[0]:
-            jax.profiler.start_trace(str(self._folder))
+            self._local = files.local_folder(self._folder)
+            jax.profiler.start_trace(str(self._local.__enter__()))
             self._running = True
 
     def ended(self, step: int, result: Any) -> None:
@@ -42,6 +44,7 @@ class Profile:
         """Writes the trace, also of a run that ends before the last step."""
         if self._running:
             jax.profiler.stop_trace()
+            self._local.__exit__(None, None, None)
             self._running = False
             self._console.print(f"trace in {self._folder} (tensorboard --logdir, or Perfetto)")
 

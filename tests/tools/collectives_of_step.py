@@ -22,8 +22,8 @@ sys.path.append(str(TESTS))
 from training import CONFIG, MODEL, B, S, T  # noqa: E402
 
 from lm2_jax import partition  # noqa: E402
-from lm2_jax.commands.compile import training_step  # noqa: E402
 from lm2_jax.report.collectives import describe  # noqa: E402
+from lm2_jax.report.programs import training_step  # noqa: E402
 
 SEPARATOR = "above: a full rematerialization; below: the step"  # on stderr
 

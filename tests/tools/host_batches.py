@@ -14,14 +14,14 @@ from lm2_jax import partition
 from lm2_jax.config import files
 from lm2_jax.data import feed
 from lm2_jax.data.babilong import batches, corpus
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import clusters, processes
 
 MESHES = ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 1, 2), (1, 2, 2))
 
 
 def main() -> None:
     if os.environ.get("LM2_COORDINATOR"):
-        processes.initialize(processes.find_process_info())
+        processes.initialize(clusters.find_process_info())
     else:
         jax.config.update("jax_num_cpu_devices", 4)
     config = files.load_config("configs/tiny.py")

@@ -15,7 +15,7 @@ import numpy as np
 
 from lm2_jax.checkpoint.checkpointer import Checkpointer
 from lm2_jax.config import CheckpointConfig
-from lm2_jax.runtime import processes
+from lm2_jax.runtime import clusters, processes
 
 
 def shards(tree) -> list[bytes]:
@@ -30,7 +30,7 @@ def shards(tree) -> list[bytes]:
 
 def main(what: str, folder: str) -> None:
     if os.environ.get("LM2_COORDINATOR"):
-        processes.initialize(processes.find_process_info())
+        processes.initialize(clusters.find_process_info())
     else:
         jax.config.update("jax_num_cpu_devices", 8)
     sys.path.append(str(Path(__file__).parents[1]))

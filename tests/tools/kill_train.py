@@ -1,12 +1,15 @@
 """Kills a training run repeatedly and compares its result with that of an uninterrupted run.
 
     python tests/tools/kill_train.py --kills 200 --out configs/results/kill_train/200_kills.json
+    python tests/tools/kill_train.py --kills 100 --store gs --out configs/results/buckets/kills.json
 
-Each kill comes at a random moment during a save, between two steps, or during the start. The tests
-of resuming use the functions of this file.
+With --store the killed run is in a bucket of an emulator (gs or s3), and is compared with an
+uninterrupted one on a local disk. Each kill comes at a random moment during a save, between two
+steps, or during the start. The tests of resuming use the functions of this file.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -20,16 +23,21 @@ import jax
 import numpy as np
 
 import lm2_jax
+from lm2_jax.checkpoint.folder import COMMIT_MARKER
 from lm2_jax.report import provenance
+from lm2_jax.runtime import appended, paths
+from lm2_jax.runtime.buckets import BucketPath
 
 sys.path.append(str(Path(__file__).parents[1]))
+import emulators  # noqa: E402
 import runs  # noqa: E402
 
 KINDS = ("save", "step", "save", "start")  # when the kills happen, in this cycle
 STEPS = 16
 STEPS_PER_KILL = 8  # added to STEPS
+SECONDS_OF_SAVE = 4.0  # in a bucket of an emulator
 SAVING = ".orbax-checkpoint-tmp"  # suffix of a step until it is complete
-SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_")  # the metrics that may differ
+SPEED = ("tokens_per_second", "mfu", "goodput", "seconds_", "time")  # the metrics that may differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +98,12 @@ def num_steps(kills: int) -> int:
 
 
 def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
-        say: Callable[[str], None] = print) -> Report:
-    """Trains in folder/killed and kills the process `kills` times.
+        say: Callable[[str], None] = print, killed: Path | None = None) -> Report:
+    """Trains in `killed` and kills the process `kills` times.
 
     Args:
+      folder: local, for the logs of the processes.
+      killed: may be in a bucket; None = folder/killed.
       alone: workdir of an uninterrupted run; None to train it in `folder` first.
       say: prints a line.
     """
@@ -104,12 +114,14 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
         finish(alone, steps)
     if last_step(alone) != num_steps(kills):
         raise ValueError(f"{alone} has {last_step(alone)} steps; it must have {num_steps(kills)}")
-    killed, rng, startup, done = folder / "killed", np.random.default_rng(seed), 5.0, []
+    killed = killed or folder / "killed"
+    rng, startup, done = np.random.default_rng(seed), 5.0, []
     say(f"{'kill':>4}  {'moment':8}  {'seconds':>7}  {'step':>4}  {'in a save':9}  checkpoints")
     for number in range(kills):
         kind = KINDS[number % len(KINDS)]
         target = next_target(killed, rng, num_steps(kills), kills - number)
-        kill, startup = kill_once(killed, steps, number + 1, kind, target, rng, startup)
+        kill, startup = kill_once(killed, folder / "killed.log", steps, number + 1, kind, target,
+                                  rng, startup)
         done.append(kill)
         say(f"{kill.number:4}  {kill.kind:8}  {kill.seconds:7.2f}  {kill.step:4}  "
             f"{'yes' if kill.in_save else 'no':9}  {kill.checkpoints}")
@@ -132,23 +144,23 @@ def next_target(workdir: Path, rng: np.random.Generator, last: int, kills_left: 
     return first + int(rng.integers(1, max(2, 1.5 * (last - first) / (kills_left + 1)) + 1))
 
 
-def kill_once(workdir: Path, steps: str, number: int, kind: str, target: int,
+def kill_once(workdir: Path, log: Path, steps: str, number: int, kind: str, target: int,
               rng: np.random.Generator, startup: float) -> tuple[Kill, float]:
     """Starts the run and kills it. Also returns the seconds from the start to the first step."""
-    old_saves, old_metrics = saves(workdir), inode(workdir / "metrics.jsonl")
-    wait = rng.uniform(0, startup if kind == "start" else 0.05)
+    in_bucket = isinstance(workdir, BucketPath)  # where a save takes longer
+    old_saves, old_time = saves(workdir), inode(workdir / "time.json")
+    wait = rng.uniform(0, startup if kind == "start" else SECONDS_OF_SAVE if in_bucket else 0.05)
     began = time.monotonic()
-    log = workdir.parent / f"{workdir.name}.log"
     with log.open("w") as said:
         process = runs.start("train", workdir, steps, stdout=said, stderr=subprocess.STDOUT)
 
     def until(happened: Callable[[], bool]) -> None:
         while process.poll() is None and not happened():
-            time.sleep(0.002)
+            time.sleep(0.1 if in_bucket else 0.002)
 
     try:
         if kind != "start":
-            until(lambda: inode(workdir / "metrics.jsonl") != old_metrics)
+            until(lambda: inode(workdir / "time.json") != old_time)
             until(lambda: last_step(workdir) > max(checkpoints(workdir), default=0))
             startup = time.monotonic() - began
             until(lambda: last_step(workdir) >= target)
@@ -168,12 +180,18 @@ def kill_once(workdir: Path, steps: str, number: int, kind: str, target: int,
 
 
 def checkpoints(workdir: Path) -> list[int]:
+    if isinstance(workdir, BucketPath):
+        return sorted(step for step, objects in _objects(workdir).items()
+                      if COMMIT_MARKER in objects)
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*")
                   if path.name.isdecimal())
 
 
 def saves(workdir: Path) -> set[tuple[str, int]]:
     """Returns the incomplete saves, of a running or a killed process."""
+    if isinstance(workdir, BucketPath):
+        return {(str(step), int(1e9 * min(objects.values())))
+                for step, objects in _objects(workdir).items() if COMMIT_MARKER not in objects}
     found = set()
     for path in (workdir / "checkpoints").glob(f"*{SAVING}*"):
         try:
@@ -183,14 +201,28 @@ def saves(workdir: Path) -> set[tuple[str, int]]:
     return found
 
 
-def inode(path: Path) -> int | None:
-    """Returns the inode, which differs between a file and its replacement."""
+def _objects(workdir: BucketPath) -> dict[int, dict[str, float]]:
+    """{step: {name: time of writing}} of what is in the folders of the steps."""
+    found: dict[int, dict[str, float]] = {}
+    folder = workdir / "checkpoints"
+    for path in folder.rglob("*"):
+        step, _, name = path.relative_to(folder).as_posix().partition("/")
+        if step.isdecimal():
+            found.setdefault(int(step), {})[name] = path.stat().st_mtime
+    return found
+
+
+def inode(path: Path) -> int | str | None:
+    """Returns the inode or version, which differs between a file and its replacement."""
+    if isinstance(path, BucketPath):
+        with contextlib.suppress(FileNotFoundError):
+            return path.version()
+        return None
     return path.stat().st_ino if path.exists() else None
 
 
 def lines(workdir: Path) -> list[dict]:
-    path = workdir / "metrics.jsonl"
-    text = path.read_text("utf-8") if path.exists() else ""
+    text = appended.read(workdir / "metrics.jsonl").decode()
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
@@ -210,7 +242,7 @@ def compare(kills: list[Kill], alone: Path, killed: Path, steps: int) -> Report:
                 for line in lines(workdir)]
 
     def results(workdir: Path):
-        return [(path.relative_to(workdir), path.read_bytes())
+        return [(path.relative_to(workdir).as_posix(), path.read_bytes())
                 for path in sorted((workdir / "eval").rglob("*"))
                 if path.suffix in (".json", ".jsonl", ".csv") and path.stem != "provenance"]
 
@@ -228,11 +260,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file for the report")
     parser.add_argument("--folder", type=Path, help="where to train; by default a temporary folder")
+    parser.add_argument("--store", choices=("gs", "s3"), help="of the killed run")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        report = run(args.folder or Path(temporary), args.kills, args.seed)
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        killed = None
+        if args.store:
+            store = stack.enter_context(emulators.started(args.store, folder))
+            killed = paths.of(store.path("killed run"))
+        report = run(folder, args.kills, args.seed, killed=killed)
     if args.out:
         command = f"python tests/tools/kill_train.py --kills {args.kills} --seed {args.seed}"
+        command += f" --store {args.store}" if args.store else ""
         about = {"command": command, "commit": provenance.commit(), "jax": jax.__version__}
         args.out.write_text(json.dumps(about | report.summary() | {
             "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in report.kills]},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lm2_jax.data.babi.story import Question, Story
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 _TASK_OF_NAME = re.compile(r"(qa(?:[1-9]|1\d|20))_")
 
@@ -17,7 +18,7 @@ def find_file(folder: str | Path, task: str, split: str) -> Path:
       UserError: there are several.
     """
     pattern = f"{task}_*_{split}.txt"
-    found = sorted(Path(folder).glob(pattern))
+    found = sorted(paths.of(folder).glob(pattern))
     if not found:
         raise UserFileNotFoundError(
             f"no {pattern} in {folder}: give the folder of the bAbI files (such as en-10k), "
@@ -36,7 +37,7 @@ def parse(path: str | Path) -> list[Story]:
       UserFileNotFoundError: there is no such file.
       UserError: the name or a line has the wrong form; the message names the line.
     """
-    path = Path(path)
+    path = paths.of(path)
     named = _TASK_OF_NAME.match(path.name)
     if not named:
         raise UserError(f"{path}: the name must begin with the task, such as qa1_ (qa1..qa20)")

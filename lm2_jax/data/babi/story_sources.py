@@ -14,6 +14,7 @@ from lm2_jax.data.babi import files
 from lm2_jax.data.babi.simulator import tasks as simulator
 from lm2_jax.data.babi.story import Story
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 MAX_INDEX = 2**62
 VALIDATION_EVERY = 20
@@ -81,7 +82,7 @@ def from_indices(task: str, folder: str, split: str, path: str | Path) -> StoryS
     source, file = from_files(task, folder, split), files.find_file(folder, task, split)
     questions = [(story, number) for story in _parse(str(file), source.content)
                  for number in range(len(story.questions))]
-    indices = _indices(Path(path), task)
+    indices = _indices(paths.of(path), task)
     beyond = [index for index in indices if index >= len(questions)]
     if beyond:
         raise UserError(f"{path}: {task} has index {beyond[0]}, but {file} has questions 0 to "

@@ -20,6 +20,7 @@ from lm2_jax.data.text import background
 from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 
 STORIES_READ = 500  # simulated stories a task, whose words the tokenizer must know
 MIN_SENTENCE_TOKENS = 4  # shorter sentences of the background are left out
@@ -120,7 +121,7 @@ def vocab_multiple(config: DataConfig) -> int:
 
 def load_tokenizer(config: Config, workdir: str | Path) -> Tokenizer:
     """Loads the workdir's tokenizer; makes the configured one there if there is none."""
-    path = Path(workdir) / "tokenizer.json"
+    path = paths.of(workdir) / "tokenizer.json"
     if not path.exists():
         make_tokenizer(config.data, config.seed).save(path)
     return tokenizer.load(path)

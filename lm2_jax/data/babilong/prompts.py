@@ -7,6 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 PARTS = ("instruction", "examples", "post_prompt")
 # BABILong's order and tags.
@@ -58,7 +59,7 @@ def load(path: str | Path) -> dict[str, TaskPrompt]:
       UserFileNotFoundError: there is no such file.
       UserError: the file has the wrong form; the message names the task.
     """
-    path = Path(path)
+    path = paths.of(path)
     if not path.is_file():
         raise UserFileNotFoundError(f"no prompt file {path} (eval.prompts)")
     return _load(path)

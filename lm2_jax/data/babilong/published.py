@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lm2_jax.data.text import json_file, parquet
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 COLUMNS = ("input", "question", "target")
 NAMES = ("task", "length")  # that a sample may have as well
@@ -29,7 +30,7 @@ def read(folder: str | Path, task: str, length: str) -> Iterator[tuple[str, dict
     Raises:
       FileNotFoundError, ValueError: there is no such cell, or a file cannot be read.
     """
-    for path in _files(Path(folder), task, length):
+    for path in _files(paths.of(folder), task, length):
         for where, sample in rows(path):
             missing = [name for name in COLUMNS if name not in sample] \
                 if isinstance(sample, dict) else COLUMNS
@@ -46,7 +47,7 @@ def rows(path: Path) -> Iterator[tuple[str, object]]:
     Raises:
       ValueError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(f"{path} is a pointer of Git LFS, not the file itself; fetch it with "
                              "git lfs pull")

@@ -20,6 +20,7 @@ from lm2_jax.data.text import pieces as texts
 from lm2_jax.data.text.background import TokenizedBackground
 from lm2_jax.data.text.pieces import Spool, Text
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 ATTEMPTS = 1000
 KEYS = ("task", "length", "input", "question", "target")
@@ -123,7 +124,7 @@ def read_file(path: str | Path, prompting: Prompting) -> list[Prompt]:
     Raises:
       UserFileNotFoundError, UserError: in one line, with the file and the sample.
     """
-    path, spool = Path(path), Spool()
+    path, spool = paths.of(path), Spool()
     if not path.is_file():
         raise UserFileNotFoundError(f"no sample file or folder {path} (eval.samples)")
     named = dict(zip(KEYS, published.cell_of(path) or (), strict=False))

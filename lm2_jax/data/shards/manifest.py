@@ -127,5 +127,5 @@ def read(folder: Path) -> Manifest:
 
 def digest_of(path: Path) -> str:
     """SHA-256 (hex) of a file."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

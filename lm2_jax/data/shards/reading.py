@@ -14,6 +14,7 @@ from lm2_jax.data.shards.manifest import INDEX, Manifest, Shard, digest_of
 from lm2_jax.data.shards.writing import HEADER, LENGTHS, RECORDS
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import files, paths
 
 OPEN_SHARDS = 256  # files of a process that are open at once
 SAMPLED = 8  # records of a shard that are compared with the index when a corpus is opened
@@ -21,7 +22,8 @@ SAMPLED = 8  # records of a shard that are compared with the index when a corpus
 
 @dataclass(frozen=True)
 class Documents:
-    """A split of a tokenized corpus; it can be pickled, and opens its files when they are read.
+    """A split of a tokenized corpus; it can be pickled, and opens its files when they are read,
+    those of a bucket as copies on a local disk (`files.cached`).
 
     Attributes:
       folder: of the shards.
@@ -60,9 +62,10 @@ class Documents:
 
     def read(self, shard: int, number: int) -> tuple[np.ndarray, int]:
         """The same for a document of a shard, both by number."""
-        path = self.folder / (self.shards[shard].name + RECORDS)
+        expected = self.shards[shard]
+        path = self.folder / (expected.name + RECORDS)
         try:
-            content = _reader(path).read([number])[0]
+            content = _reader(path, expected.sha256).read([number])[0]
         except (RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}, record {number}, is damaged: {reason}") from None
@@ -74,7 +77,8 @@ class Documents:
 
     def index(self, shard: int) -> np.ndarray:
         """The index of a shard, `manifest.INDEX` [documents]; mapped into memory."""
-        return _index(self.folder / (self.shards[shard].name + LENGTHS))
+        expected = self.shards[shard]
+        return _index(self.folder / (expected.name + LENGTHS), expected.index_sha256)
 
     def check(self) -> None:
         """Raises a UserError if a file is not that of the manifest.
@@ -107,7 +111,7 @@ def open_split(folder: str | Path, split: str, tokenizer: Tokenizer) -> Document
       UserError: it was made with another tokenizer, the split is empty, or a shard is not that of
         the manifest.
     """
-    folder = Path(folder)
+    folder = paths.of(folder)
     documents = Documents(folder, manifests.read(folder), split)
     made_with = documents.manifest.job.tokenizer
     if made_with != tokenizer.digest:
@@ -122,15 +126,15 @@ def open_split(folder: str | Path, split: str, tokenizer: Tokenizer) -> Document
 
 
 @functools.lru_cache(OPEN_SHARDS)
-def _reader(path: Path) -> array_record_module.ArrayRecordReader:
+def _reader(path: Path, version: str) -> array_record_module.ArrayRecordReader:
     # These options are those of the library for random access.
-    return array_record_module.ArrayRecordReader(str(path),
+    return array_record_module.ArrayRecordReader(str(files.cached(path, version)),
                                                  "readahead_buffer_size:0,max_parallelism:0")
 
 
 @functools.lru_cache(OPEN_SHARDS)
-def _index(path: Path) -> np.ndarray:
-    entries = np.load(path, mmap_mode="r")
+def _index(path: Path, version: str) -> np.ndarray:
+    entries = np.load(files.cached(path, version), mmap_mode="r")
     if entries.dtype != INDEX:
         raise UserError(f"{path} is no index of this version")
     return entries

@@ -34,6 +34,7 @@ from lm2_jax.data.text import documents as texts
 from lm2_jax.data.text.documents import Document
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import RunError, UserError
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import replacing
 
 CHUNK = 2**20  # characters that a worker tokenizes at a time
@@ -148,7 +149,7 @@ class _Position:
         begun = 0
         for source in self._sources:
             characters = 0
-            for document in texts.read(Path(source["name"])):
+            for document in texts.read(paths.of(source["name"])):
                 characters += len(document.text)
                 self.read = begun + min(characters, source["bytes"])
                 yield document

@@ -1,6 +1,5 @@
 """Writes shards: a record for each document, and an index of their lengths."""
 
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from array_record.python import array_record_module
 from lm2_jax.data.shards.manifest import INDEX, Shard, digest_of
 from lm2_jax.data.text.documents import Document
 from lm2_jax.data.tokenizer import Tokenizer
+from lm2_jax.runtime import files
 
 # A record is read by itself; tokens are hardly smaller when compressed.
 OPTIONS = "group_size:1,uncompressed"
@@ -70,7 +70,8 @@ class ShardWriter:
     def __init__(self, folder: Path, name: str):
         self._name = name
         self._final = [folder / f"{name}{suffix}" for suffix in (RECORDS, LENGTHS)]
-        self._partial = [path.with_name(f".{path.name}.partial") for path in self._final]
+        scratch = files.scratch(folder)
+        self._partial = [scratch / f".{path.name}.partial" for path in self._final]
         self._writer = array_record_module.ArrayRecordWriter(str(self._partial[0]), OPTIONS)
         self._entries: list[tuple[int, int, int, int]] = []
 
@@ -85,11 +86,11 @@ class ShardWriter:
             self._partial[0].unlink()
             return None
         entries = np.array(self._entries, INDEX)
-        with open(self._partial[1], "wb") as file:
+        with self._partial[1].open("wb") as file:
             np.save(file, entries)
         records, index = self._partial
         shard = Shard(self._name, len(entries), int(entries["tokens"].sum(dtype=np.int64)),
-                      os.path.getsize(records), digest_of(records), digest_of(index))
+                      records.stat().st_size, digest_of(records), digest_of(index))
         for partial, final in zip(self._partial, self._final, strict=True):
-            os.replace(partial, final)
+            files.move(partial, final)
         return shard

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[dict]:
@@ -22,10 +23,12 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[dict]:
     except ImportError:
         raise UserError(f"reading {path} needs pyarrow: pip install 'lm2_jax[parquet]'") from None
     try:
-        with pyarrow.memory_map(str(path)) as file:
+        with (pyarrow.PythonFile(path.open("rb")) if paths.in_bucket(path)
+              else pyarrow.memory_map(str(path))) as file:
             try:
                 batches = iter(ipc.open_stream(file))
             except pyarrow.ArrowInvalid:
+                file.seek(0)
                 whole = ipc.open_file(file)
                 batches = map(whole.get_batch, range(whole.num_record_batches))
             for batch in batches:

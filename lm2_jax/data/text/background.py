@@ -15,6 +15,7 @@ from lm2_jax.data.prose import generator
 from lm2_jax.data.text import json_file, parquet
 from lm2_jax.data.text.pieces import parse
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 GENERATED = "generated"
 _SENTENCES_PER_DOCUMENT = 100
@@ -133,7 +134,7 @@ def load(
         sentences = generator.sentences(seed, num_sentences)
         step = _SENTENCES_PER_DOCUMENT
         return [sentences[i : i + step] for i in range(0, num_sentences, step)]
-    texts = itertools.chain.from_iterable(map(_texts, _files(Path(source))))
+    texts = itertools.chain.from_iterable(map(_texts, _files(paths.of(source))))
     documents = [document for document in map(split_sentences, texts) if document]
     if not documents:
         raise UserError(f"the background {source} holds no text")

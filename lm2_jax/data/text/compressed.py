@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 
 SUFFIXES = (".gz", ".zst")
 
@@ -34,16 +35,18 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 def _open(path: Path) -> io.BufferedReader:
     if path.suffix == ".gz":
-        return cast(io.BufferedReader, gzip.open(path, "rb"))
+        return cast(io.BufferedReader,
+                    gzip.open(path.open("rb") if paths.in_bucket(path) else path, "rb"))
     if path.suffix == ".zst":
         try:
             import pyarrow
         except ImportError:
             raise UserError(f"reading {path} needs pyarrow: pip install 'lm2_jax[parquet]'"
                             ) from None
-        stream = pyarrow.input_stream(str(path), compression="zstd")
+        source = path.open("rb") if paths.in_bucket(path) else str(path)
+        stream = pyarrow.input_stream(source, compression="zstd")
         return io.BufferedReader(cast(io.RawIOBase, cast(BinaryIO, stream)))
-    return open(path, "rb")
+    return path.open("rb")
 
 
 def without_suffix(path: Path) -> Path:

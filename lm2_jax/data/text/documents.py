@@ -1,6 +1,5 @@
 """Documents of text files, JSON, parquet and Arrow files, one in memory at a time."""
 
-import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lm2_jax.data.text import arrow, compressed, json_file, parquet
 from lm2_jax.errors import UserError, UserFileNotFoundError
+from lm2_jax.runtime import paths
 
 COLUMNS = ("text", "prompt", "completion")
 _KINDS = (".txt", ".jsonl", ".json", ".parquet", ".arrow")
@@ -40,11 +40,8 @@ def find(sources: Sequence[str | os.PathLike]) -> list[Path]:
     """
     found = []
     for source in sources:
-        if os.path.exists(source):
-            paths = [Path(source)]
-        else:
-            paths = [Path(path) for path in sorted(glob.glob(os.fspath(source), recursive=True))]
-        files = [file for path in paths for file in _files(path, alone=len(paths) == 1)]
+        there = paths.matching(source)
+        files = [file for path in there for file in _files(path, alone=len(there) == 1)]
         if not files:
             raise UserFileNotFoundError(f"no texts at {source}: expected files of "
                                         f"{', '.join(_KINDS)} (text and JSON also .gz or .zst)")

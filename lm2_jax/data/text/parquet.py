@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 
 _BUFFER = 2**20  # bytes of a column read at a time
 
@@ -26,7 +27,8 @@ def rows(path: Path, columns: Sequence[str], batch_rows: int, *, optional: Seque
     except ImportError:
         raise UserError(f"reading {path} needs pyarrow: pip install 'lm2_jax[parquet]'") from None
     try:
-        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        source = path.open("rb") if paths.in_bucket(path) else path
+        with parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as file:
             schema = file.schema_arrow
             strings = (pyarrow.string(), pyarrow.large_string())
             for name in columns:

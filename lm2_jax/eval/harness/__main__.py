@@ -7,7 +7,7 @@ import jax
 
 from lm2_jax.errors import RunError, UserError
 from lm2_jax.eval.harness import running
-from lm2_jax.runtime import compilation_cache, processes
+from lm2_jax.runtime import clusters, compilation_cache, processes
 from lm2_jax.runtime.console import print_error
 
 COMMAND = "lm2_jax.eval.harness"
@@ -17,8 +17,8 @@ def main() -> int:
     try:
         running.require()
         compilation_cache.enable()
-        processes.initialize(processes.find_process_info(), command=COMMAND,
-                             **processes.timeouts())
+        processes.initialize(clusters.find_process_info(), command=COMMAND,
+                             **clusters.timeouts())
         # The harness writes and prints results where this is 0.
         os.environ["LOCAL_RANK"] = str(jax.process_index())
         from lm_eval.__main__ import cli_evaluate

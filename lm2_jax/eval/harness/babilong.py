@@ -55,7 +55,7 @@ def _samples(task: str, path: str) -> Iterator[Mapping[str, str]]:
     """The samples of a task in a file, or in the files of a folder."""
     if not path:
         raise UserError(f"lm2_babilong needs samples; give {HOW}")
-    root = paths.local(path)
+    root = paths.of(path)
     if not root.exists():
         raise UserFileNotFoundError(f"no sample file or folder {path} ({HOW})")
     for file in sorted(root.rglob("*")) if root.is_dir() else [root]:

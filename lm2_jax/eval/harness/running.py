@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import paths
 
 TASKS = Path(__file__).parent / "tasks"  # of this package
 
@@ -46,7 +47,7 @@ def find(tasks: Sequence[str], include: Sequence[str | Path] = (),
     if not tasks:
         raise UserError("no task of the harness is named; lm_eval ls tasks lists them")
     for folder in include:
-        if not Path(folder).is_dir():
+        if not paths.of(folder).is_dir():
             raise UserError(f"{folder} is no folder of task files")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     for manager in _managers([TASKS, *map(Path, include)], dict(metadata or {})):

@@ -7,6 +7,7 @@ affinities of tokens and slots, the read with a softmax over slots, the write wi
 tokens.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 
 from lm2_jax.config import ModelConfig
 from lm2_jax.config.model import ROUTED_WRITES
-from lm2_jax.model.kernels import MASKED
-from lm2_jax.model.linear import Linear, RMSNorm, einsum_float32, partitioned
+from lm2_jax.model import kernels
+from lm2_jax.model.kernels import MASKED, Mask
+from lm2_jax.model.linear import Linear, RMSNorm, partitioned
 from lm2_jax.model.memory.base import BlockMemory
 from lm2_jax.partition import constrain
 
@@ -27,8 +29,10 @@ SLOT_KEY_STD = 1.0  # of the learnt keys' entries; those of n W_k are about KEY_
 class LM2Memory(BlockMemory):
     """A bank of M slots, [B, M, D], read through an output gate, written through two gates.
 
-    The bank, S and the input and forget gates are float32 in every compute dtype: in bfloat16 a
-    forget gate above 0.998 rounds to 1, so that the slot never forgets.
+    The update of the bank, S and the input and forget gates are float32 in every compute dtype: in
+    bfloat16 a forget gate above 0.998 rounds to 1, so that the slot never forgets. Between segments
+    the bank has the dtype `memory.bank_dtype`; its channels are split over the devices that split
+    heads, as S is, and are gathered where they are read, in the compute dtype.
     """
 
     def setup(self):
@@ -69,7 +73,7 @@ class LM2Memory(BlockMemory):
 
     def prepare(self, bank_BMD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns n W_k and n W_v of `read`, [B, M, N, H] each."""
-        n_BMD = self.slot_norm(bank_BMD)
+        n_BMD = self._normalised(bank_BMD)
         if self.is_initializing():
             self.q_proj(n_BMD)  # W_k is initialised from W_q, which must be there first
         return self.k_proj(n_BMD), self.v_proj(n_BMD)
@@ -84,22 +88,29 @@ class LM2Memory(BlockMemory):
             g = sigmoid(E W_out + b_out)
 
         With slot_keys, n W_k + w takes the place of n W_k, here and in the write; w is learnt for
-        each slot and head.
+        each slot and head. With top_k no kernel is used: all affinities are held at once, as by
+        model.attention_implementation=xla.
         """
-        k_BMNH, v_BMNH = prepared
-        affinity_BNTM = self._affinity(self.q_proj(a_BTD), k_BMNH)
-        if self.config.memory.top_k:
-            threshold = jax.lax.top_k(affinity_BNTM, self.config.memory.top_k)[0][..., -1:]
+        c, (k_BMNH, v_BMNH) = self.config, prepared
+        q_BTNH, k_BMNH = self.q_proj(a_BTD), self._keys(k_BMNH)
+        if c.memory.top_k:
+            affinity_BNTM = kernels.affinities(q_BTNH, k_BMNH, Mask())
+            threshold = jax.lax.top_k(affinity_BNTM, c.memory.top_k)[0][..., -1:]
             affinity_BNTM = jnp.where(affinity_BNTM >= threshold, affinity_BNTM, MASKED)
-        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=-1).astype(self.config.dtype)
-        self.sow("intermediates", "read_attention", A_BNTM)
-        E_BTD = self.o_proj(jnp.einsum("BNTM,BMNH->BTNH", A_BNTM, v_BMNH))
+            out_BTNH = kernels.weighted(affinity_BNTM, v_BMNH, q_BTNH.dtype, c.dtype)
+            self._sow_attention("read_attention", lambda: jax.nn.softmax(affinity_BNTM, axis=-1))
+        else:
+            out_BTNH = kernels.attention(q_BTNH, k_BMNH, v_BMNH, Mask(),
+                                         c.attention_implementation)
+            self._sow_attention("read_attention",
+                                lambda: kernels.weights(q_BTNH, k_BMNH, Mask()))
+        E_BTD = self.o_proj(out_BTNH)
         g_BTD = nn.sigmoid(self.output_gate(E_BTD))
         self.sow("intermediates", "output", g_BTD)
         return (g_BTD * E_BTD.astype(jnp.float32)).astype(E_BTD.dtype)
 
     def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-        """Returns the next bank, float32 [B, M, D].
+        """Returns the next bank, [B, M, D] in its dtype, computed in float32.
 
             paper, open     i * tanh(S) + f * bank
             null, routed    u * (i * tanh(S) + f * bank) + (1 - u) * bank
@@ -116,25 +127,32 @@ class LM2Memory(BlockMemory):
         valid token is returned unchanged.
         """
         m = self.config.memory
-        h_BTD, n_BMD = self.write_norm(x_BTD), self.slot_norm(bank_BMD)
+        h_BTD, n_BMD = self.write_norm(x_BTD), self._normalised(bank_BMD)
         q_proj, k_proj = ((self.q_proj, self.k_proj) if m.tied_addressing else
                           (self.write_q_proj, self.write_k_proj))
-        affinity_BNTM = self._affinity(q_proj(h_BTD), k_proj(n_BMD))
-        affinity_BNTM = jnp.where(valid_BT[:, None, :, None], affinity_BNTM, MASKED)
-        A_BNTM = jax.nn.softmax(affinity_BNTM, axis=2).astype(self.config.dtype)
-        self.sow("intermediates", "write_attention", A_BNTM)
-        S_BMNH = einsum_float32("BNTM,BTNH->BMNH", A_BNTM, self.write_proj(h_BTD))
-        S_BMD = S_BMNH.reshape(bank_BMD.shape)
+        # Slots take the place of queries, tokens that of keys.
+        q_BTNH, k_BMNH, mask = q_proj(h_BTD), self._keys(k_proj(n_BMD)), Mask(valid_BT)
+        S_BMNH, log_sum_BNM = kernels.attention(
+            k_BMNH, q_BTNH, self.write_proj(h_BTD), mask, self.config.attention_implementation,
+            out_dtype="float32", log_sum_exp=True)
+        self._sow_attention("write_attention", lambda: kernels.weights(
+            k_BMNH, q_BTNH, mask).swapaxes(2, 3))
+        S_BMD, dtype = S_BMNH.reshape(bank_BMD.shape), bank_BMD.dtype
+        bank_BMD = bank_BMD.astype(jnp.float32)
         f_BMD = self._gate("forget_gate", S_BMD, n_BMD)
         i_BMD = 1 - f_BMD if m.coupled_gates else self._gate("input_gate", S_BMD, n_BMD)
         self.sow("intermediates", "input", i_BMD)
         self.sow("intermediates", "forget", f_BMD)
         new_BMD = i_BMD * jnp.tanh(S_BMD) + f_BMD * bank_BMD
         if m.write in ROUTED_WRITES:
-            u_BMD = self._route(affinity_BNTM, valid_BT)
+            u_BMD = self._route(log_sum_BNM, valid_BT)
             new_BMD = u_BMD * new_BMD + (1 - u_BMD) * bank_BMD
         new_BMD = jnp.where(valid_BT.any(axis=1)[:, None, None], new_BMD, bank_BMD)
-        return constrain(new_BMD, "act_batch", "memory_slots", "act_embed")
+        return constrain(new_BMD.astype(dtype), "act_batch", "memory_slots", "act_memory")
+
+    def _normalised(self, bank_BMD: jax.Array) -> jax.Array:
+        """Returns norm(bank), [B, M, D] in the compute dtype, whole on every device of a row."""
+        return constrain(self.slot_norm(bank_BMD), "act_batch", "memory_slots", "act_embed")
 
     def _gate(self, name: str, S_BMD: jax.Array, n_BMD: jax.Array) -> jax.Array:
         """Returns a gate of each slot and dimension, float32 [B, M, D]."""
@@ -143,10 +161,11 @@ class LM2Memory(BlockMemory):
             logit_BMD += getattr(self, f"{name}_of_slot")(n_BMD)
         return nn.sigmoid(logit_BMD)
 
-    def _route(self, affinity_BNTM: jax.Array, valid_BT: jax.Array) -> jax.Array:
+    def _route(self, log_sum_BNM: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Returns u, how far each slot is open to the segment, float32 [B, M, D] in [0, 1].
 
-        For each slot and head (u is the same for all dimensions of a head),
+        `log_sum_BNM` is the log-sum-exp of the affinities over the valid tokens. For each slot and
+        head (u is the same for all dimensions of a head),
 
             rho = logmeanexp of the affinity over the valid tokens - b
             u   = sigmoid(rho)                               null
@@ -160,8 +179,7 @@ class LM2Memory(BlockMemory):
         """
         m = self.config.memory
         num_valid_B = jnp.maximum(jnp.sum(valid_BT, axis=1), 1).astype(jnp.float32)
-        log_mean_BNM = (jax.nn.logsumexp(affinity_BNTM, axis=2)
-                        - jnp.log(num_valid_B)[:, None, None])
+        log_mean_BNM = log_sum_BNM - jnp.log(num_valid_B)[:, None, None]
         rho_BNM = log_mean_BNM - self.route_bias_N[None, :, None]
         u_BNM = nn.sigmoid(rho_BNM)
         if m.write == "routed":
@@ -180,12 +198,16 @@ class LM2Memory(BlockMemory):
         kernel = nn.unbox(getattr(self, queries).get_variable("params", "kernel"))
         return KEY_INIT_SCALE * kernel
 
-    def _affinity(self, q_BTNH, k_BMNH):
-        """Returns q k^T / sqrt(H), float32 [B, N, T, M], with the slot keys added to k."""
+    def _keys(self, k_BMNH: jax.Array) -> jax.Array:
+        """Returns the keys of the slots, with the learnt ones added to those of their content."""
         if self.config.memory.slot_keys:
             k_BMNH = k_BMNH + self.slot_keys_MNH.astype(k_BMNH.dtype)[None]
-        affinity = einsum_float32("BTNH,BMNH->BNTM", q_BTNH, k_BMNH)
-        return affinity * q_BTNH.shape[-1] ** -0.5
+        return k_BMNH
+
+    def _sow_attention(self, name: str, weights: Callable[[], jax.Array]) -> None:
+        """Sows attention weights [B, N, T, M], computed only where the caller asks for them."""
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            self.sow("attention", name, weights())
 
 
 def identity_bank(num_slots: int, embed_dim: int) -> jax.Array:
@@ -194,8 +216,9 @@ def identity_bank(num_slots: int, embed_dim: int) -> jax.Array:
 
 
 def init_state(config: ModelConfig, batch_size: int) -> jax.Array:
-    """Returns the initial banks of P blocks, float32 [P, B, M, D]."""
-    bank_MD = identity_bank(config.memory.num_slots, config.embed_dim)
+    """Returns the initial banks of P blocks, [P, B, M, D] in the dtype `memory.bank_dtype`."""
+    m = config.memory
+    bank_MD = identity_bank(m.num_slots, config.embed_dim).astype(m.bank_dtype)
     return jnp.broadcast_to(bank_MD, (config.memory.num_layers, batch_size, *bank_MD.shape))
 
 

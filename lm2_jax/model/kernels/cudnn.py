@@ -1,0 +1,50 @@
+"""Attention by cuDNN's flash kernel on NVIDIA GPUs, which takes no mask but a length of each row.
+
+A row's valid keys are therefore moved to its front. For a causal mask the queries are moved with
+them, those of the carried keys being zeros, since the kernel aligns queries and keys at the first.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lm2_jax.model.kernels.mask import Mask
+
+DTYPES = ("bfloat16", "float16")
+HEAD_DIM, HEAD_DIM_OF_HOPPER = 128, 256  # the largest
+
+
+def takes(q_BTNH: jax.Array) -> bool:
+    """Whether the kernel takes such queries on the GPU of this process."""
+    H = q_BTNH.shape[-1]
+    if q_BTNH.dtype not in DTYPES or H % 8 or jax.default_backend() != "gpu":
+        return False
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", "0"))
+    return H <= (HEAD_DIM if float(capability) < 9 else HEAD_DIM_OF_HOPPER)
+
+
+def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> jax.Array:
+    """Returns softmax(q k^T / sqrt(H)) v, [B, T, N, H] in the dtype of q."""
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    call = functools.partial(jax.nn.dot_product_attention, is_causal=mask.causal,
+                             implementation="cudnn")
+    if mask.valid_BS is None and (not mask.causal or S == T):
+        return call(q_BTNH, k_BSKH, v_BSKH)
+    valid_BS = jnp.ones((len(q_BTNH), S), bool) if mask.valid_BS is None else mask.valid_BS
+    # Zeros in the place of what is masked, so that it has no gradient, whatever the kernel leaves.
+    k_BSKH, v_BSKH = (jnp.where(valid_BS[..., None, None], x, 0) for x in (k_BSKH, v_BSKH))
+    order_BS = jnp.argsort(~valid_BS, axis=1, stable=True)
+    k_BSKH, v_BSKH = (_take(x, order_BS) for x in (k_BSKH, v_BSKH))
+    if mask.causal:
+        q_BTNH = _take(jnp.pad(q_BTNH, ((0, 0), (S - T, 0), (0, 0), (0, 0))), order_BS)
+    # A row without a key would be undefined.
+    lengths_B = jnp.maximum(jnp.sum(valid_BS, axis=1, dtype=jnp.int32), 1)
+    out_BTNH = call(q_BTNH, k_BSKH, v_BSKH, key_value_seq_lengths=lengths_B)
+    if mask.causal:
+        out_BTNH = _take(out_BTNH, jnp.argsort(order_BS, axis=1)[:, S - T:])
+    return out_BTNH
+
+
+def _take(x_BSKH: jax.Array, index_BS: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_BSKH, index_BS[..., None, None], axis=1)

@@ -1,0 +1,50 @@
+"""What depends on the devices that a program is traced for."""
+
+import jax
+
+CPU_UNROLL = 8
+CPU_COPY = 2**22
+GPU_FILLING = 2**22
+
+
+def platform() -> str:
+    """Returns the platform of the devices that a program is traced for; "" if it is unknown.
+
+    The devices of the current mesh decide, if there is one, so that a program can be traced on a
+    CPU for other devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend()
+    device = getattr(mesh, "abstract_device", None)  # None if its kind is unknown
+    return device.platform if device is not None else ""
+
+
+def unroll(length: int, copied: int = 0) -> int:
+    """Returns the `unroll` argument for a `lax.scan` of `length` blocks or segments.
+
+    Args:
+      length: of the scan.
+      copied: bytes of one iteration's parameters, which XLA copies from those of all iterations
+        where the loop is unrolled; 0 where that does not matter.
+
+    On a single CPU device it is min(length, CPU_UNROLL), because loops hinder XLA's CPU
+    compiler; but 1 if an iteration would copy more than CPU_COPY bytes, which takes longer. It is 1
+    on accelerators, and on meshes of several CPU devices, which are used to test the programs of
+    accelerators.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    on_cpu = platform() == "cpu" and (mesh.empty or mesh.size == 1)
+    return min(CPU_UNROLL, length) if on_cpu and copied <= CPU_COPY else 1
+
+
+def filling_tokens(width: int) -> int:
+    """Returns the number of tokens at which one block of this embed_dim fills a device.
+
+    With fewer tokens several blocks at once take hardly more time than one. On GPUs the number is
+    GPU_FILLING / width: tiles of a matrix product are shared out over the multiprocessors. It
+    follows from 1.8 times the rate of the sequential schedule, published (arXiv 2506.05229) for 16
+    blocks of width 2048 at once, each with 1,152 tokens, on an A100. On CPUs, and on TPUs, which
+    compute one product after the other, it is 0.
+    """
+    return GPU_FILLING // width if platform() in ("gpu", "cuda", "rocm") else 0
