@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lm2_jax.bench import roofline
+from lm2_jax.bench import compiling, roofline
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
@@ -156,6 +156,9 @@ def make_table(name: str) -> str:
         return least_times(folder)
     if name == "buckets":
         return operations(folder / "operations.json")
+    if name == "compile_time":
+        steps = json.loads((folder / "compile.json").read_text("utf-8"))["steps"]
+        return compiling.table([compiling.Size(**step) for step in steps]).markdown()
     return kills(folder / "200_kills.json")
 
 
