@@ -91,7 +91,7 @@ def _measured(use: str, length: int, implementations: Sequence[str], shape: tupl
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, shape, jnp.float32).astype(dtype) for key in keys]
     programs = {name: _programs(use, name, arrays) for name in implementations}
-    times: dict[str, tuple[list[float], ...]] = {name: ([], []) for name in implementations}
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in implementations}
     for number in range(repeats + 1):
         for name, compiled in programs.items():
             for program, seconds in zip(compiled, times[name], strict=True):
@@ -99,9 +99,14 @@ def _measured(use: str, length: int, implementations: Sequence[str], shape: tupl
                 jax.block_until_ready(program(*arrays))
                 if number:  # the first is to warm up
                     seconds.append(time.perf_counter() - begun)
-    return [Row(use, length, name, *times[name],
-                programs[name][1].memory_analysis().temp_size_in_bytes)
-            for name in implementations]
+    return [Row(use, length, name, forward, both, _temporaries(programs[name][1]))
+            for name, (forward, both) in times.items()]
+
+
+def _temporaries(program: jax.stages.Compiled) -> int:
+    analysis = program.memory_analysis()
+    assert analysis is not None  # XLA has it on every platform
+    return analysis.temp_size_in_bytes
 
 
 def _programs(use: str, implementation: str, arrays: Sequence[jax.Array]
