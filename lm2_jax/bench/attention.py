@@ -18,6 +18,7 @@ from lm2_jax.model import kernels
 from lm2_jax.model.kernels import Mask
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -61,7 +62,7 @@ def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head
     Raises:
       UserError: if an argument is not usable.
     """
-    console, out = console or Console(), Path(out)
+    console, out = console or Console(), paths.of(out)
     unknown = set(implementations) - set(ATTENTION_IMPLEMENTATIONS)
     if unknown or not lengths or min(*lengths, heads, head_dim, rows, repeats) < 1:
         raise UserError(f"--implementations must be of {', '.join(ATTENTION_IMPLEMENTATIONS)}, and "
