@@ -22,7 +22,7 @@ def test_kernels_are_compared_with_the_first_of_their_length(tmp_path, capsys):
 
 @pytest.mark.parametrize("option,said", [
     ("--implementations=flash", "must be of auto, xla, chunked"), ("--rows=0", "1 at least"),
-    ("--lengths=8,x", "must be numbers"), ("--config.seed=1", "takes no --config")])
+    ("--lengths=8,x", "must be numbers")])
 def test_a_mistake_is_one_line(capsys, option, said):
     assert cli.main(["bench", "attention", option]) == 2
     assert said in capsys.readouterr().err

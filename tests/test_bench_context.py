@@ -80,6 +80,7 @@ def test_bad_arguments_are_refused_in_one_line(changes, wanted, tmp_path):
 def test_every_model_reads_a_context(compiled_quickly):
     for name in (WAVEFRONT, FULL):
         work = prefill.Work(context.variant(MODEL, name, 23), 23, 0, 2, 0)
+        assert prefill.Work.from_json(work.to_json()) == work
         found = prefill.measure(work)
         assert len(found["seconds"]) == 2 and min(found["seconds"]) > 0
         assert found["peak"] > 10**7
@@ -116,5 +117,7 @@ def test_a_child_measures_or_says_why_not(tmp_path):
     assert context._in_child(dataclasses.replace(
         work, model=context.variant(MODEL, SEQUENTIAL, 10**6), tokens=10**6), 0.001
     ) == "over 0.001 min"
-    with pytest.raises(RunError, match="reading 8 tokens failed: "):
-        context._in_child(prefill.Work("not a model", 8, 0, 1, 0), 1.0)
+    with pytest.raises(RunError, match="reading 8 tokens failed: ") as caught:
+        context._in_child(dataclasses.replace(work, model=dataclasses.replace(
+            MODEL, vocab_size=0), tokens=8), 1.0)
+    assert "\n" not in str(caught.value)

@@ -20,7 +20,7 @@ from lm2_jax.training.loss import loss_sums
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-FEW = ("window and memory", "associations in one block", "recurrence in one block")
+FEW = ("window beyond a segment", "associations in one block", "recurrence in one block")
 WAVES = {name: config for name, config in CASES.items() if config.memory.kind != "rmt"}
 
 

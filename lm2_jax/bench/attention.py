@@ -18,6 +18,7 @@ from lm2_jax.model import kernels
 from lm2_jax.model.kernels import Mask
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -61,7 +62,7 @@ def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head
     Raises:
       UserError: if an argument is not usable.
     """
-    console, out = console or Console(), Path(out)
+    console, out = console or Console(), paths.of(out)
     unknown = set(implementations) - set(ATTENTION_IMPLEMENTATIONS)
     if unknown or not lengths or min(*lengths, heads, head_dim, rows, repeats) < 1:
         raise UserError(f"--implementations must be of {', '.join(ATTENTION_IMPLEMENTATIONS)}, and "
@@ -90,7 +91,7 @@ def _measured(use: str, length: int, implementations: Sequence[str], shape: tupl
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, shape, jnp.float32).astype(dtype) for key in keys]
     programs = {name: _programs(use, name, arrays) for name in implementations}
-    times: dict[str, tuple[list[float], ...]] = {name: ([], []) for name in implementations}
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in implementations}
     for number in range(repeats + 1):
         for name, compiled in programs.items():
             for program, seconds in zip(compiled, times[name], strict=True):
@@ -98,9 +99,14 @@ def _measured(use: str, length: int, implementations: Sequence[str], shape: tupl
                 jax.block_until_ready(program(*arrays))
                 if number:  # the first is to warm up
                     seconds.append(time.perf_counter() - begun)
-    return [Row(use, length, name, *times[name],
-                programs[name][1].memory_analysis().temp_size_in_bytes)
-            for name in implementations]
+    return [Row(use, length, name, forward, both, _temporaries(programs[name][1]))
+            for name, (forward, both) in times.items()]
+
+
+def _temporaries(program: jax.stages.Compiled) -> int:
+    analysis = program.memory_analysis()
+    assert analysis is not None  # XLA has it on every platform
+    return analysis.temp_size_in_bytes
 
 
 def _programs(use: str, implementation: str, arrays: Sequence[jax.Array]

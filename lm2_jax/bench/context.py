@@ -4,10 +4,7 @@ import dataclasses
 import datetime
 import json
 import os
-import pickle
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from lm2_jax.model.params import abstract_params
 from lm2_jax.model.schedule import wavefront_groups
 from lm2_jax.report import context as report
 from lm2_jax.report.context import Contexts, Point
-from lm2_jax.runtime import paths
+from lm2_jax.runtime import children, paths
 from lm2_jax.runtime.console import Console
 
 SEQUENTIAL, WAVEFRONT, RMT, ARMT, WINDOW, FULL = (
@@ -154,31 +151,18 @@ def _point(config: Config, name: str, length: str, tokens: int, repeats: int, mi
 
 def _in_child(work: Work, minutes: float) -> dict | str:
     """Returns what `prefill.measure` does in a child process; or why it could not."""
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen([sys.executable, "-m", prefill.__name__], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, stderr=errors)
-        assert child.stdin and child.stdout
-        try:
-            child.stdin.write(pickle.dumps(work))
-            child.stdin.close()
-            begun = child.stdout.readline().decode().strip() == prefill.BEGUN
-            child.stdin = None
-            rest = (work.repeats - 1) * prefill.ENOUGH  # all but the first are shorter
-            output, _ = child.communicate(timeout=60 * minutes + rest if begun else None)
-        except subprocess.TimeoutExpired:
-            return f"over {minutes:g} min"
-        finally:
-            child.kill()
-            child.wait()
-        errors.seek(0)
-        said = errors.read()
-    if child.returncode == 0:
+    rest = (work.repeats - 1) * prefill.ENOUGH  # all but the first are shorter
+    status, output, said = children.ask(prefill.__name__, work.to_json(), prefill.BEGUN,
+                                        60 * minutes + rest)
+    if status is None:
+        return f"over {minutes:g} min"
+    if status == 0:
         return json.loads(output)
-    if child.returncode in (-6, -9) or any(words in said for words in (
+    if status in (-6, -9) or any(words in said for words in (
             "RESOURCE_EXHAUSTED", "Out of memory", "MemoryError", "bad_alloc",
             "Cannot allocate memory")):
         return "out of memory"
-    reason = (said.strip() or f"status {child.returncode}").splitlines()[-1]
+    reason = (said.strip() or f"status {status}").splitlines()[-1]
     raise RunError(f"reading {work.tokens:,} tokens failed: {reason}")
 
 

@@ -1,11 +1,11 @@
 """The time and the peak memory of reading one context, in a process of its own.
 
-`python -m lm2_jax.bench.prefill` takes a pickled `Work` on stdin. It writes the line BEGUN when
+`python -m lm2_jax.bench.prefill` takes a `Work` as JSON on stdin. It writes the line BEGUN when
 everything is compiled, and then the result as JSON.
 """
 
+import dataclasses
 import json
-import pickle
 import re
 import resource
 import sys
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm2_jax.config import ModelConfig
+from lm2_jax.config import Config, ModelConfig, files
 from lm2_jax.generation import reading
 from lm2_jax.model.lm import LanguageModel, init_state
 from lm2_jax.model.params import init
@@ -45,6 +45,17 @@ class Work:
     seed: int
     repeats: int
     memory: int
+
+    def to_json(self) -> str:
+        """The work in one line."""
+        facts = dataclasses.asdict(dataclasses.replace(self, model=ModelConfig()))
+        return json.dumps({**facts, "model": files.to_dict(Config(model=self.model))})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Work":
+        """What `to_json` has written."""
+        facts = json.loads(text)
+        return cls(**{**facts, "model": files.from_dict(facts["model"]).model})
 
 
 def measure(work: Work) -> dict:
@@ -103,7 +114,7 @@ def _peak() -> int:
 
 
 def main() -> None:
-    work: Work = pickle.load(sys.stdin.buffer)
+    work = Work.from_json(sys.stdin.read())
     if work.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (work.memory, work.memory))
     compilation_cache.enable()

@@ -91,7 +91,7 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
     full_B = [(len(prompt) - 1) // T for prompt in prompts]
     most = max(n + m for n, m in zip(before, full_B, strict=True))
     state = with_places(c, B, state, places_for(most, 0, T) if places is None else places)
-    groups = wavefront_groups(c, max(full_B), B)
+    groups = wavefront_groups(c, max(full_B), B) if max(full_B) else ()
     carried: State | Pipe = fill(c, state, B, groups) if groups else state
     reset_B = np.full(B, wipe)
     s, running = 0, _Progress(progress)

@@ -63,6 +63,38 @@ def start(command: Sequence[str], log: TextIO, cores: Sequence[int] = ()) -> sub
                                 start_new_session=True)
 
 
+def ask(module: str, request: str, begun: str, seconds: float) -> tuple[int | None, str, str]:
+    """Runs a module of this package as a process, which reads a request on stdin.
+
+    Args:
+      begun: the line on stdout with which the process says that it is ready.
+      seconds: that it may take from then on; after that it is killed.
+
+    Returns:
+      (its status; None if it was killed, what it wrote to stdout after the line, and to stderr).
+    """
+    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors, text=True) as child:
+        assert child.stdin and child.stdout
+        output, status = "", None
+        try:
+            child.stdin.write(request)
+            child.stdin.close()
+            child.stdin = None
+            ready = child.stdout.readline().strip() == begun
+            output, _ = child.communicate(timeout=seconds if ready else None)
+            status = child.returncode
+        except BrokenPipeError:
+            status = child.wait()
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            child.kill()
+        errors.seek(0)
+        return status, output, errors.read()
+
+
 def _free_core(cores: Sequence[int]) -> tuple[int, TextIO | None]:
     """A core that no child has, and the lock on it; (-1, None) if there is none."""
     folder = Path(tempfile.gettempdir()) / f"lm2_cores_{os.getuid()}"

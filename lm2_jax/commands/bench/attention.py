@@ -23,8 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    if overrides:
-        raise UserError("lm2 bench attention takes no --config")
     if not all(name.isdecimal() for name in arguments.names(args.lengths)):
         raise UserError(f"--lengths is {args.lengths!r}; it must be numbers, as 256,1024")
     attention.run(list(map(int, arguments.names(args.lengths))),

@@ -11,7 +11,7 @@ EPILOG = arguments.CONFIG_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="long_context",
+    parser.add_argument("--config", default="backbone_10m:lm2",
                         help="a Python file with get_config(), or the name of a shipped config "
                              "(%(default)s)")
     parser.add_argument("--lengths", metavar="A,B", default="4k,16k,64k,128k,1M",
