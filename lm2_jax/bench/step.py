@@ -173,20 +173,21 @@ def _torch(python: str, config: Config, rows: int, segments: int, compiled: bool
             env=allocator.environment_of_the_user())
     except OSError as error:
         raise UserError(f"--torch-python={python}: {error.strerror}") from error
-    assert process.stdin and process.stdout and process.stderr
+    asked, answers, errors = process.stdin, process.stdout, process.stderr
+    assert asked and answers and errors  # which are pipes
     with process:
-        line = process.stdout.readline()
+        line = answers.readline()
         if not line:
-            last = process.stderr.read().strip().splitlines()[-1:]
+            last = errors.read().strip().splitlines()[-1:]
             raise UserError(f"--torch-python={python}: {' '.join(last) or 'it ended at once'}")
 
         def step() -> float:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
+            asked.write("\n")
+            asked.flush()
+            return float(answers.readline())
 
         yield json.loads(line)["parameters"], step
-        process.stdin.close()
+        asked.close()
 
 
 def table(steps: Sequence[Step]) -> Table:

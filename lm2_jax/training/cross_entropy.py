@@ -48,7 +48,8 @@ def cross_entropy(hidden_SBTD: jax.Array, matrix_VD: jax.Array, targets_SBT: jax
 def _summed(hidden_CBXD, targets_CBX, weight_CBX, matrix_VD):
     """Returns (the sum, row_CB, right_CBX) over C chunks of X tokens of each row."""
     def chunk(_, xs):
-        return None, _of_chunk(*xs, matrix_VD)[:2]
+        x_BXD, targets_BX, weight_BX = xs
+        return None, _of_chunk(x_BXD, targets_BX, weight_BX, matrix_VD)[:2]
 
     row_CB, right_CBX = _scan(chunk, None, (hidden_CBXD, targets_CBX, weight_CBX))[1]
     return jnp.sum(row_CB), row_CB, right_CBX
@@ -57,7 +58,7 @@ def _summed(hidden_CBXD, targets_CBX, weight_CBX, matrix_VD):
 def _forward(hidden_CBXD, targets_CBX, weight_CBX, matrix_VD):
     def chunk(total_DV, xs):
         x_BXD, targets_BX, weight_BX = xs
-        row_B, right_BX, p_BXV = _of_chunk(*xs, matrix_VD)
+        row_B, right_BX, p_BXV = _of_chunk(x_BXD, targets_BX, weight_BX, matrix_VD)
         is_target_BXV = targets_BX[..., None] == jax.lax.broadcasted_iota(
             targets_BX.dtype, p_BXV.shape, 2)
         gradient_BXV = jnp.where(weight_BX[..., None] > 0,
