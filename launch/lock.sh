@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for extra in tpu cuda; do
-  uv pip compile --quiet setup.py "--extra=$extra" --python-version=3.12 \
-    --python-platform=x86_64-manylinux_2_31 --generate-hashes --no-annotate \
+  uv pip compile --quiet setup.py "--extra=$extra" --extra=gcs --extra=s3 \
+    --python-version=3.12 --python-platform=x86_64-manylinux_2_31 --generate-hashes --no-annotate \
     --custom-compile-command=launch/lock.sh "--output-file=launch/requirements-$extra.txt" "$@"
 done

@@ -30,8 +30,8 @@ Environment:
   UNTIL    drop the request if it is not served within this time, as 6h
   VERSION  runtime version of the hosts: v2-alpha-tpuv5-lite (v5e), v2-alpha-tpuv5 (v5p),
            v2-alpha-tpuv6e (v6e), tpu-ubuntu2204-base (v4)
-  SHARE    HOST:/PATH of an NFS share (Filestore) that setup mounts at /mnt/lm2. The workdir must
-           be on a file system that all hosts mount; without SHARE, mount one yourself.
+  SHARE    HOST:/PATH of an NFS share (Filestore) that setup mounts at /mnt/lm2, for a workdir
+           there. A workdir in a bucket (gs://BUCKET/run) needs none.
   POLL     seconds between two checks while waiting (30)
 HELP
 }
@@ -115,7 +115,7 @@ setup() {
   on_hosts all "mkdir -p lm2_jax && tar -xzf lm2_jax.tar.gz -C lm2_jax &&\
  python3 -m pip install --quiet --user uv &&\
  python3 -m uv venv --quiet --allow-existing --python=3.12 lm2_jax/.venv &&\
- python3 -m uv pip install --quiet --python=lm2_jax/.venv/bin/python -e './lm2_jax[tpu]'"
+ python3 -m uv pip install --quiet --python=lm2_jax/.venv/bin/python -e './lm2_jax[tpu,gcs]'"
 }
 
 start() {

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lm2_jax.errors import RunError, UserError
+from lm2_jax.runtime import allocator
 
 DESCRIPTION = "Memory-augmented language models in JAX."
 # The module of a command is imported only when it runs: `lm2 help` need not load JAX.
@@ -33,6 +34,7 @@ COMMANDS = {
     "configs": "List the configs that come with the package.",
     "compile": "Compile a config's steps for devices that need not be there: memory, FLOPs, "
                "collectives.",
+    "bench attention": "Measure attention kernels over the length of a segment.",
     "bench bptt": "Compute how many segments backpropagation through time can take in.",
     "bench compile": "Measure compile time and program size over blocks and segments.",
     "bench context": "Measure time and memory of reading long contexts, beside rivals.",
@@ -42,6 +44,7 @@ COMMANDS = {
     "bench device": "Measure how near a large model comes to an accelerator's limits, in minutes.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
     "bench roofline": "Compare variants of a training step by their least times on a TPU.",
+    "bench step": "Measure the training step: time, FLOPs, memory, and other ways to take it.",
 }
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {
@@ -65,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cannot go on. Any other exception is a programming error and keeps its traceback; set
     LM2_TRACEBACK=1 to see the traceback of every error.
     """
+    in_own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(_help(COMMANDS))
@@ -81,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
+    if in_own_process:
+        allocator.keep_freed_memory()
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, others = make_parser(name, command).parse_known_args(rest)
     try:

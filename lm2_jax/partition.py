@@ -186,7 +186,7 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | int | None 
     else:
         placed = mesh_utils.create_hybrid_device_mesh(
             sizes, ways, list(devices), allow_split_physical_axes=True,
-            process_is_granule=not hasattr(devices[0], "slice_index"))
+            process_is_granule=_slice_indices(devices) is None)
     return Mesh(placed, axes, axis_types=types)
 
 
@@ -204,14 +204,10 @@ def across_slices(shape: dict[str, int], devices: Sequence[jax.Device] | int) ->
     data, fsdp = shape.get("dcn_data", -1), shape.get("dcn_fsdp", 1)
     if isinstance(devices, int):
         return {"dcn_data": max(data, 1), "dcn_fsdp": fsdp}
-    known = [getattr(device, "slice_index", None) for device in devices]
-    if hasattr(devices[0], "coords"):
-        sizes = Counter(index or 0 for index in known)
-    elif data * fsdp in (-1, 1):
+    if data * fsdp in (-1, 1) and not hasattr(devices[0], "coords"):
         sizes = Counter({0: len(devices)})
     else:
-        sizes = Counter(device.process_index if index is None else index
-                        for device, index in zip(devices, known, strict=True))
+        sizes = Counter(_slice_indices(devices) or [device.process_index for device in devices])
     wanted = f"mesh.dcn_data={data} x mesh.dcn_fsdp={fsdp}"
     data = max(1, len(sizes) // fsdp) if data == -1 else data
     if data * fsdp != len(sizes):
@@ -221,6 +217,13 @@ def across_slices(shape: dict[str, int], devices: Sequence[jax.Device] | int) ->
         raise UserError(f"the slices have {', '.join(map(str, sizes.values()))} devices; all must "
                         "have the same number")
     return {"dcn_data": data, "dcn_fsdp": fsdp}
+
+
+def _slice_indices(devices: Sequence[jax.Device]) -> list[int] | None:
+    """The slice of each device; None if they are no chips of a torus and do not know several:
+    then each process is taken for one."""
+    known = [getattr(device, "slice_index", None) or 0 for device in devices]
+    return known if hasattr(devices[0], "coords") or len(set(known)) > 1 else None
 
 
 def slices(mesh: AnyMesh) -> list[int]:

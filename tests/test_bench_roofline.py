@@ -125,7 +125,8 @@ def test_variants_are_a_table_that_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(roofline.CHIPS, "CPU", roofline.Chip(1e10))
     monkeypatch.setitem(roofline.clock.PEAK_FLOPS, "CPU", 1e12)
     cpus = topologies.find("cpu:4")
-    monkeypatch.setattr(topologies, "find", lambda name: dataclasses.replace(cpus, memory=2**30))
+    monkeypatch.setattr(topologies, "find", lambda name, slices=1: dataclasses.replace(
+        cpus, name=name, memory=2**30))
     variants = tmp_path / "variants.json"
     variants.write_text(json.dumps([
         {"name": "own"}, {"name": "full", "config": {"model.remat": "full"},

@@ -311,7 +311,7 @@ def test_status_and_checkpoints_of_a_run_in_a_bucket(folder, capsys):
     assert (found["step"], found["loss"], found["saved_step"]) == (6, 2.5, 6)
     assert "lm2 train on " in found["used_by"] and "in use by lm2 train" in err
     assert main(["checkpoints", str(folder), "--delete=4", "--verify"]) == 0
-    assert Checkpointer(folder).all_steps() == [6]
+    assert Checkpointer(folder).all_steps() == [2, 6]
     assert not list((folder / "checkpoints" / "4").rglob("*"))
 
 

@@ -74,7 +74,8 @@ def test_reports_beside_each_other_are_one_table(tmp_path):
 @pytest.mark.parametrize("memory,status", [(1000, 1), (2**40, 0)])
 def test_what_does_not_fit_is_an_error(monkeypatch, memory, status, capsys):
     cpus = topologies.find("cpu:2")
-    monkeypatch.setattr(topologies, "find", lambda name: dataclasses.replace(cpus, memory=memory))
+    monkeypatch.setattr(topologies, "find", lambda name, slices=1: dataclasses.replace(
+        cpus, memory=memory))
     assert cli.main([*SMALL, "--topology=cpu:2", "--step=eval"]) == status
     assert ("NO" in capsys.readouterr().out) == bool(status)
 

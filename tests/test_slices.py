@@ -88,6 +88,19 @@ def test_devices_without_a_torus_are_in_one_slice_unless_more_are_asked_for():
         partition.make_mesh({"dcn_data": 2})  # all devices are of one process
 
 
+def test_processes_of_one_machine_are_slices_if_these_are_asked_for():
+    """JAX takes them for one slice, as they share the machine."""
+    class InProcess(InSlice):
+        def __init__(self, device, process_index):
+            super().__init__(device, 0)
+            self.process_index = process_index
+
+    given = [InProcess(device, i // 4) for i, device in enumerate(jax.devices())]
+    assert partition.across_slices({"dcn_data": 2}, given) == {"dcn_data": 2, "dcn_fsdp": 1}
+    mesh = partition.make_mesh({"data": 1, "fsdp": 4, "dcn_data": 2}, given[::-1])
+    assert [device.process_index for device in mesh.devices.flat] == [0] * 4 + [1] * 4
+
+
 def test_an_abstract_mesh_of_slices():
     mesh = partition.make_mesh({"data": 1, "fsdp": -1, "dcn_data": 2}, 16)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 8, "tensor": 1}

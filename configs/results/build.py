@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lm2_jax.bench import roofline
+from lm2_jax.bench import compiling, roofline
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
@@ -154,6 +154,11 @@ def make_table(name: str) -> str:
         return compiled(folder)
     if name == "lm2_1b7_roofline":
         return least_times(folder)
+    if name == "buckets":
+        return operations(folder / "operations.json")
+    if name == "compile_time":
+        steps = json.loads((folder / "compile.json").read_text("utf-8"))["steps"]
+        return compiling.table([compiling.Size(**step) for step in steps]).markdown()
     return kills(folder / "200_kills.json")
 
 
@@ -219,6 +224,15 @@ def least_times(folder: Path) -> str:
              row.step.roofline.limit, f"{100 * row.mfu:.1f}"] for row in best]
     return Table(["topology", "variant", "data x fsdp x tensor", "arithmetic ms", "memory ms",
                   "interconnect ms", "limit", "MFU at most, %"], [rows], text_columns=3).markdown()
+
+
+def operations(path: Path) -> str:
+    """What a save, a resume and the like cost in a bucket: kinds of operations across."""
+    counts = json.loads(path.read_text("utf-8"))["counts"]
+    kinds = list(counts[0]["operations"])
+    return Table(["what", "store", *kinds], [
+        [[one["what"], one["store"], *(str(one["operations"][kind]) for kind in kinds)]
+         for one in counts if one["store"] == store] for store in ("gs", "s3")]).markdown()
 
 
 def kills(path: Path) -> str:

@@ -21,8 +21,8 @@ class MeshConfig:
     tensor: int = 1
     """Devices that split attention heads and hidden features."""
     dcn_data: int = -1
-    """Slices that split the rows of a batch, each with a copy of the parameters, so that only sums
-    of gradients cross the network; -1 takes the slices that there are."""
+    """Slices that split the rows of a batch, each with a copy of the parameters, so that only
+    gradients cross the network; -1 takes the slices that there are."""
     dcn_fsdp: int = 1
     """Slices that split the rows and the parameters, so that parameters cross the network too."""
     stage: int = 1

@@ -56,6 +56,7 @@ USES = (
     ("Attention that holds no array of affinities, on every backend",
      "model.attention_implementation=chunked"),
     ("Banks of half the size between segments", "model.memory.bank_dtype=bfloat16"),
+    ("Moments of the optimizer of half the size", "train.moments_dtype=bfloat16"),
     ("All blocks at once, each on a segment of its own", "model.schedule=wavefront"),
     ("A pipeline over four groups of devices, through which the segments of a row go",
      "model.schedule=wavefront mesh.stage=4 model.num_layers=4 model.memory.num_layers=4"),

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from lm2_jax.config.checks import at_least, require
+from lm2_jax.config.checks import at_least, one_of, require
+from lm2_jax.config.model import DTYPES
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class TrainConfig:
     """AdamW's decay rate of the first moment."""
     beta2: float = 0.98
     """AdamW's decay rate of the second moment."""
+    moments_dtype: str = "float32"
+    """Dtype in which AdamW's moments are kept: float32, or bfloat16, which takes half the memory;
+    they are computed in float32."""
     clip_norm: float = 1.0
     """Gradients are clipped to this global norm."""
     trainable: tuple[str, ...] = ()
@@ -86,6 +90,7 @@ class TrainConfig:
                 self.accumulate_steps, "1 where train.rows_per_device is set")
         for name in ("learning_rate", "clip_norm", "gate_learning_rate_factor"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+        one_of(self, "train", "moments_dtype", DTYPES)
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name),
                     "in [0, 1)")

@@ -81,7 +81,7 @@ def expected_gain(config: ModelConfig, num_segments: int, rows: int, groups: tup
     tokens = max(rows // partition.row_ways(), 1) * config.segment_length
     of_tick = sum(count / g * max(filling, g * tokens) / max(filling, tokens)
                   for count, g in zip(config.stacks, groups, strict=True))
-    ticks = num_segments + wavefront.ramp(groups)
+    ticks = max(num_segments + wavefront.ramp(groups), 1)
     return num_segments * config.num_layers / (ticks * of_tick)
 
 

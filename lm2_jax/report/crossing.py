@@ -50,7 +50,7 @@ def find(hlo: str, slices: Sequence[int]) -> list[Crossing]:
                       _adds(hlo, each.line))
              for each in collectives.each(hlo)
              if any(len({slices[i] for i in group}) > 1
-                    for group in groups.of(each.line) or [range(len(slices))])]
+                    for group in groups.of(each.line) or [tuple(range(len(slices)))])]
     for each in collectives.each(hlo, _SENT):
         if kind := _TRANSFER.search(each.line):
             sent = each._replace(shapes=each.shapes[:1])  # the others are of the transfer itself

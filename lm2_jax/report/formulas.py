@@ -1,8 +1,8 @@
 """What a training step costs a device at least, by formula, to compare a compiled step with.
 
 Letters: B rows of a device and micro-batch, A micro-batches, S segments, T tokens of a segment,
-L blocks, P of them with a memory, D, F, V and M as in `lm2_jax/types.py`; n devices of the batch
-axis that splits the parameters, t devices that split heads; c bytes of the compute dtype.
+L blocks of a device, P of them with a memory, D, F, V and M as in `lm2_jax/types.py`; n devices of
+the batch axis that splits the parameters, t devices that split heads.
 """
 
 import math
@@ -50,16 +50,19 @@ def training_step(config: Config, mesh: partition.AnyMesh, rows: int, segments: 
     width = 2 if c.dtype == "bfloat16" else 4
     n, t = partition.ways(mesh, "embed"), partition.ways(mesh, "heads")
     B = rows // (partition.rows_per_step(mesh) * A)
-    T, D, F, L, V = c.segment_length, c.embed_dim, c.mlp_dim, c.num_layers, c.vocab_size
-    P, M = c.memory.num_layers, c.memory.num_slots if c.memory.num_layers else 0
+    T, D, F, V = c.segment_length, c.embed_dim, c.mlp_dim, c.vocab_size
+    M = c.memory.num_slots if c.memory.num_layers else 0
+    stages = dict(mesh.shape).get(partition.STAGE, 1)
+    L, P = c.num_layers / stages, c.memory.num_layers / stages
     params = abstract_params(LanguageModel(c), mesh)
     total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     tables = V * D * (1 if c.tie_embeddings else 2)
-    blocks = (total - tables) * width / t  # bytes of all blocks' weights for a pass
+    blocks = (total - tables) * width / t / stages  # bytes of its blocks' weights for a pass
     passes = S * A
     again = 1 if c.remat == "full" or config.train.remat_segments else 0
 
-    attention = 2 * T * c.num_heads * c.head_dim * L  # the half that `flops_per_token` leaves out
+    # The half of attention that `flops_per_token` leaves out.
+    attention = 2 * T * c.num_heads * c.head_dim * c.num_layers
     tokens = rows * S * T / mesh.size
     flops = tokens * (flops_per_token(c) + 3 * attention)
 
@@ -71,7 +74,7 @@ def training_step(config: Config, mesh: partition.AnyMesh, rows: int, segments: 
     logits = B * T * V / t * (MASTER + width)
     states = P * B * M * D * MASTER
 
-    split = n * t
+    split = n * t * stages
     optimizer = MASTER * total / split
     chunk = config.train.loss_chunk_tokens or T
     # What a block keeps for its backward pass, beside its input.
@@ -84,11 +87,13 @@ def training_step(config: Config, mesh: partition.AnyMesh, rows: int, segments: 
     moved = (passes * ((2 + again) * 2 * blocks + (3 + again) * activations + 4 * logits
                        + 2 * MASTER * total / split) + 8 * optimizer)
     gathered = passes * 3 * blocks + A * 3 * width * tables / t
-    exchanged = 0.0
+    exchanged, handed = 0.0, 0.0
     if t > 1:  # two sums of activations a block and pass, two more with a memory, and the bank
         exchanged = passes * (2 + again) * 2 * B * ((2 * L + 2 * P) * T * D * width
                                                     + P * M * D * MASTER / 2)
-    received = gathered * (n - 1) / n + exchanged * (t - 1) / t
+    if stages > 1:  # what one stage hands to the next, and its gradient back
+        handed = passes * 2 * B * T * D * width
+    received = gathered * (n - 1) / n + exchanged * (t - 1) / t + handed
     copies = partition.rows_per_step(mesh) // n  # of the parameters, whose gradients are summed
     received += A * 2 * MASTER * total / split * (copies - 1) / copies
     return Costs(flops, peak, moved, received)

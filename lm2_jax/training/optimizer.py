@@ -122,9 +122,13 @@ def make(config: TrainConfig) -> optax.GradientTransformation:
         optax.adamw(learning_rate(config), b1=config.beta1, b2=config.beta2,
                     weight_decay=config.weight_decay, mask=mask))
 
+    def init(params):
+        return _stored(adamw.init(split(params, config.trainable)[0]), config.moments_dtype)
+
     def update(grads, state, params=None):
         warmup = second_warmup(config, state)
-        updates, state = adamw.update(grads, state, params)
+        updates, state = adamw.update(grads, _stored(state, "float32"), params)
+        state = _stored(state, config.moments_dtype)
 
         def scaled(update, is_gate):
             return update * (warmup * config.gate_learning_rate_factor if is_gate else warmup)
@@ -132,5 +136,37 @@ def make(config: TrainConfig) -> optax.GradientTransformation:
         return jax.tree.map(scaled, updates, gate_mask(updates)), state
 
     # The state is that of AdamW for every factor, so that a run can be resumed with another one.
-    return optax.GradientTransformation(
-        lambda params: adamw.init(split(params, config.trainable)[0]), update)
+    return optax.GradientTransformation(init, update)
+
+
+def _stored(opt_state: optax.OptState, dtype: str) -> optax.OptState:
+    """Returns the optimizer state with its moments in a dtype.
+
+    To bfloat16 they are rounded up or down at random, so that they are right on average: an update
+    of the second moment is often smaller than half the distance to the next number, and would be
+    lost where it is rounded to the nearest one.
+    """
+    def stored(part):
+        if not isinstance(part, optax.ScaleByAdamState):
+            return part
+        mu, nu = (jax.tree.map(lambda leaf: leaf.astype(dtype) if dtype == "float32" else
+                               _rounded(leaf, part.count), moments)
+                  for moments in (part.mu, part.nu))
+        return part._replace(mu=mu, nu=nu)
+
+    return jax.tree.map(stored, opt_state,
+                        is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))
+
+
+def _rounded(x: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns float32 numbers as bfloat16, each the one below or above, with x as their mean.
+
+    What is random is a hash of the number and the step (the last part of MurmurHash3), which every
+    device computes for its own part and in the same pass.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    hashed = bits ^ (jnp.uint32(0x9E3779B1) * step.astype(jnp.uint32))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        hashed = (hashed ^ (hashed >> shift)) * jnp.uint32(factor)
+    noise = hashed >> 16
+    return jax.lax.bitcast_convert_type(((bits + noise) >> 16).astype(jnp.uint16), jnp.bfloat16)

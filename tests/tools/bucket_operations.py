@@ -1,9 +1,10 @@
-"""Counts the operations that a save, a start, a resume and an evaluation cost in a bucket.
+"""Counts the operations that a start, a save and a resume cost in a bucket.
 
     python tests/tools/bucket_operations.py --out configs/results/buckets
 
-The run is that of configs/tiny.py, in a bucket of an emulator; the proxy in front of it counts.
-Written are operations.json and operations.md.
+The bucket is that of an emulator; the proxy in front of it counts. The state is that of
+tests/states.py, a few arrays over eight devices of one process. It writes operations.json, of which
+configs/results/build.py makes a table.
 """
 
 import argparse
@@ -11,20 +12,23 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
+from lm2_jax.checkpoint.checkpointer import Checkpointer
+from lm2_jax.config import CheckpointConfig
 from lm2_jax.report import provenance
-from lm2_jax.report.table import Table
+from lm2_jax.runtime import locks, paths
+from lm2_jax.training.writers import JsonLines
 
+jax.config.update("jax_num_cpu_devices", 8)
 sys.path.append(str(Path(__file__).parents[1]))
 import emulators  # noqa: E402
-import runs  # noqa: E402
+from states import MESHES, abstract, random_bits  # noqa: E402
 
 KINDS = ("write", "list", "copy", "read", "stat", "delete")  # the first three are the dearer class
-SHORT = ("--config.train.eval_every_steps=0", "--config.eval.lengths=96",
-         "--config.eval.memory=carried", "--config.checkpoint.keep=2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,35 +47,45 @@ class Counts:
 
 
 def measure(scheme: str, folder: Path) -> list[Counts]:
-    """Runs tiny.py in a bucket: what differs between two runs is counted by their difference."""
-    found: dict[str, dict[str, int]] = {}
+    """Does one thing after the other in a bucket."""
+    found: list[Counts] = []
     with emulators.started(scheme, folder) as store:
+        workdir = paths.of(store.path("run"))
 
-        def run(command: str, name: str, *overrides: str) -> dict[str, int]:
+        def count(what: str, action: Callable[[], object]) -> None:
             store.control("counts")
-            ended = runs.lm2(command, store.path(name), *SHORT, *overrides)
-            if ended.returncode:
-                raise RuntimeError(ended.stderr)
-            return store.control("counts")
+            action()
+            counts = store.control("counts")
+            found.append(Counts(what, scheme, {kind: counts.get(kind, 0) for kind in KINDS}))
 
-        def train(name: str, steps: int, every: int) -> dict[str, int]:
-            return run("train", name, f"--config.train.num_steps={steps}",
-                       f"--config.checkpoint.every_steps={every}")
+        def start() -> None:
+            locks.require_writable(workdir)
+            with locks.locked(workdir, "lm2 train"):
+                locks.check_shared(workdir)
 
-        one, two, three, five = (train(str(saves), 12 * saves, 12) for saves in (1, 2, 3, 5))
-        found["a run of 12 steps with 1 save and an evaluation"] = one
-        found["12 more steps and a save"] = difference(two, one)
-        found["12 more steps, a save and the deletion of an old one"] = {
-            kind: round((five.get(kind, 0) - three.get(kind, 0)) / 2) for kind in KINDS}
-        found["36 more steps"] = difference(train("steps", 48, 48), one)
-        found["a resume with nothing left to train, and its evaluation"] = train("5", 60, 12)
-        found["an evaluation of a finished run"] = run("eval", "5")
-    return [Counts(what, scheme, {kind: max(0, counts.get(kind, 0)) for kind in KINDS})
-            for what, counts in found.items()]
+        def save(step: int) -> None:
+            checkpointer.save(step, *random_bits(step, MESHES[0]), {"next_step": step})
+            checkpointer.wait()
 
+        def write_lines() -> None:
+            for step in range(1, 101):
+                lines.write({"step": step, "loss": 1.0})
+            lines.flush()
 
-def difference(more: dict[str, int], less: dict[str, int]) -> dict[str, int]:
-    return {kind: more.get(kind, 0) - less.get(kind, 0) for kind in KINDS}
+        count("a start: rights, lease, whether all hosts share it", start)
+        checkpointer = Checkpointer(workdir, CheckpointConfig(keep=2))
+        count("the first save", lambda: save(1))
+        count("a save", lambda: save(2))
+        count("a save, and the deletion of an old one", lambda: save(3))
+        checkpointer.close()
+        reading = Checkpointer(workdir)
+        count("a resume: find and verify the newest save", reading.newest_valid_step)
+        count("a resume: read it", lambda: reading.restore(
+            3, *abstract(random_bits(0, MESHES[0]))))
+        lines = JsonLines(workdir / "metrics.jsonl", 0)
+        count("metrics of 100 steps, at most each 10 s and at a save", write_lines)
+        count("metrics at the end of a run", lines.close)
+    return found
 
 
 def main() -> None:
@@ -84,15 +98,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             found += measure(scheme, Path(temporary))
     about = {"command": f"python tests/tools/bucket_operations.py --out {args.out}",
-             "config": "tiny, one process", "commit": provenance.commit(), "jax": jax.__version__}
+             "commit": provenance.commit(), "jax": jax.__version__}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "operations.json").write_text(json.dumps(
         about | {"counts": [dataclasses.asdict(counts) for counts in found]}, indent=1) + "\n")
-    table = Table(["what", "store", *KINDS], [
-        [[counts.what, counts.store, *(str(counts.operations[kind]) for kind in KINDS)]
-         for counts in found if counts.store == scheme] for scheme in ("gs", "s3")])
-    (args.out / "operations.md").write_text(table.markdown())
-    print(table.markdown())
 
 
 if __name__ == "__main__":

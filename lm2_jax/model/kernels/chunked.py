@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from lm2_jax.model.kernels.mask import Mask
+from lm2_jax.model.kernels.platform import platform
 from lm2_jax.model.kernels.whole import MASKED
 
-QUERIES, KEYS = 512, 512  # the most of a chunk
+CHUNK, CPU_CHUNK = 1024, 128  # the most queries or keys of a chunk; a CPU holds one in its cache
 
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, out_dtype
@@ -20,7 +21,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities [B, N, T])."""
     (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
     valid_BS = jnp.ones((B, S), bool) if mask.valid_BS is None else mask.valid_BS
-    rows, columns = _size(T, QUERIES), _size(S, KEYS)
+    rows, columns = _size(T), _size(S)
     q_BKGTH = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3)
     out_BKGTH, lse_BKGT = _attention(
         _padded(q_BKGTH, rows, axis=3), *(_padded(x.swapaxes(1, 2), columns, axis=2)
@@ -63,8 +64,7 @@ def _attention(q_BKGTH, k_BKSH, v_BKSH, valid_BS, sizes) -> tuple[jax.Array, jax
         shape = q_BKGRH.shape[:-1]
         first = (jnp.zeros((*shape, v_BKSH.shape[-1]), jnp.float32),
                  jnp.zeros(shape, jnp.float32), jnp.full(shape, MASKED, jnp.float32))
-        out, total, largest = jax.lax.fori_loop(
-            0, _chunks(k_BKSH.shape[2], number, sizes), keys, first)
+        out, total, largest = _loop(keys, first, k_BKSH, number, sizes)
         return None, (out / total[..., None], largest + jnp.log(total))
 
     _, (out, lse) = jax.lax.scan(queries, None, _numbered(q_BKGTH, rows))
@@ -97,8 +97,8 @@ def _backward(sizes, residuals, gradients):
                     _add(dk, j * columns, _product("BKGRC,BKGRH->BKCH", ds, q_BKGRH)),
                     _add(dv, j * columns, _product("BKGRC,BKGRH->BKCH", p, do_BKGRH)))
 
-        dq, *carry = jax.lax.fori_loop(0, _chunks(k_BKSH.shape[2], number, sizes), keys,
-                                       (jnp.zeros(q_BKGRH.shape, jnp.float32), *carry))
+        first = jnp.zeros(q_BKGRH.shape, jnp.float32), *carry
+        dq, *carry = _loop(keys, first, k_BKSH, number, sizes)
         return tuple(carry), dq
 
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k_BKSH, v_BKSH))
@@ -127,12 +127,18 @@ def _chunk(k_BKSH, v_BKSH, valid_BS, i, j, sizes):
     return k_BKCH, v_BKCH, seen
 
 
-def _chunks(num_keys: int, i, sizes):
-    """How many chunks of keys chunk i of the queries sees any of."""
+def _loop(keys, first, k_BKSH, i, sizes):
+    """Carries `first` through keys(j, carry) for all chunks j of keys that chunk i of the queries
+    sees any of."""
     offset, rows, columns = sizes
-    if offset is None:
-        return num_keys // columns
-    return jnp.clip(((i + 1) * rows - 1 + offset) // columns + 1, 1, num_keys // columns)
+
+    def step(j, carry):
+        if offset is None:
+            return keys(j, carry)
+        last = (i + 1) * rows - 1 + offset
+        return jax.lax.cond(j * columns <= last, lambda: keys(j, carry), lambda: carry)
+
+    return jax.lax.fori_loop(0, k_BKSH.shape[2] // columns, step, first)
 
 
 def _numbered(x: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
@@ -152,9 +158,9 @@ def _add(x_BKSH: jax.Array, start, part_BKCH: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(x_BKSH, old + part_BKCH, start, axis=2)
 
 
-def _size(length: int, most: int) -> int:
-    """The size of a chunk, so that chunks of at most `most` need the least padding."""
-    return -(-length // -(-length // most))
+def _size(length: int) -> int:
+    """The size of a chunk, so that so many need the least padding."""
+    return -(-length // -(-length // (CPU_CHUNK if platform() == "cpu" else CHUNK)))
 
 
 def _padded(x: jax.Array, size: int, axis: int) -> jax.Array:

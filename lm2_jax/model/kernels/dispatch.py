@@ -10,7 +10,9 @@ from lm2_jax.model.kernels import chunked, cudnn, whole
 from lm2_jax.model.kernels.mask import Mask
 from lm2_jax.model.kernels.platform import platform
 
-WHOLE_BYTES = 2**26  # of the affinities of a row, the most that "auto" holds at once
+# The most affinities of a head that "auto" holds at once. On a CPU chunks of them stay in its cache
+# and are faster from there on.
+WHOLE, CPU_WHOLE = 2**21, 2**15
 SPLASH_LENGTH = 128  # fewer queries or keys are no work for the kernel, which pads to it
 
 
@@ -40,7 +42,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
       implementation: "xla", which holds all affinities [B, N, T, S] at once, or "chunked", which
         does not, for every backend; "splash" for TPUs; "cudnn" for NVIDIA GPUs, in bfloat16 or
         float16. "auto" takes the kernel of the platform where it takes the arguments, else "xla"
-        if the affinities of a row are small, else "chunked".
+        if there are few affinities, else "chunked".
       out_dtype: of the output; None for that of q.
       log_sum_exp: whether to return the log-sum-exp of the affinities too.
 
@@ -80,13 +82,13 @@ def _run(chosen: str, dtype, log_sum_exp: bool, causal: bool, q_BTNH, k_BSKH, v_
 
 def _choose(implementation: str, q_BTNH: jax.Array, k_BSKH: jax.Array) -> str:
     """Returns the name of an implementation other than "auto"."""
-    (T, N), S, found = q_BTNH.shape[1:3], k_BSKH.shape[1], platform()
+    T, S, found = q_BTNH.shape[1], k_BSKH.shape[1], platform()
     if implementation == "auto":
         if found == "tpu" and min(T, S) >= SPLASH_LENGTH:
             return "splash"
         if found == "gpu" and cudnn.takes(q_BTNH):
             return "cudnn"
-        return "xla" if 4 * N * T * S <= WHOLE_BYTES else "chunked"
+        return "xla" if T * S <= (CPU_WHOLE if found == "cpu" else WHOLE) else "chunked"
     if implementation == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(f"model.attention_implementation is 'cudnn' on {jax.default_backend()}; "
                          "it needs an NVIDIA GPU, use 'auto' here")

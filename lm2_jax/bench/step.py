@@ -1,0 +1,209 @@
+"""`lm2 bench step`: time, FLOPs and memory of the training step, for each way of taking it."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+
+from lm2_jax.bench import torch_llama
+from lm2_jax.bench.costs import Model
+from lm2_jax.config import Config, MeshConfig, with_vocab_size
+from lm2_jax.config.model import REMAT_POLICIES
+from lm2_jax.data.babilong import corpus
+from lm2_jax.errors import UserError
+from lm2_jax.report.table import Table
+from lm2_jax.runtime import allocator
+from lm2_jax.runtime.console import Console
+from lm2_jax.runtime.files import replacing
+from lm2_jax.training.clock import flops_per_token
+
+MB = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One way of taking the step.
+
+    Attributes:
+      name: of the way, as "remat dots".
+      parameters: of the model.
+      flops: of the step by the model's own count, recomputation left out.
+      memory: peak bytes of the compiled program, by XLA's plan; None of another library.
+      compiling: seconds that compilation took; None of another library.
+      seconds: of each repetition. All ways took turns.
+    """
+
+    name: str
+    parameters: int
+    flops: float
+    memory: int | None
+    compiling: float | None
+    seconds: Sequence[float]
+
+
+def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: int,
+        out: str | Path, console: Console | None = None) -> list[Step]:
+    """Measures untrained models on random tokens on one device; prints and writes the table.
+
+    The step is that of the last stage of the curriculum, all rows full. It is compared with that of
+    the model without its memory, and by the options with others. All ways take turns, after two
+    steps of each.
+
+    Args:
+      name: of the config, for the heading.
+      remat: also measure every `model.remat`, with and without `train.remat_segments`.
+      torch_python: path of a Python that has torch and transformers: also measure a Llama of the
+        backbone's shape there, eager and compiled; "" = none.
+      repeats: measurements of each way.
+      out: folder of step.json and step.md.
+
+    Raises:
+      UserError: if an argument cannot be used or the other Python fails.
+    """
+    console = console or Console()
+    if repeats < 1:
+        raise UserError(f"--repeats is {repeats}; it must be 1 at least")
+    if not config.model.vocab_size:
+        words = corpus.make_tokenizer(config.data, config.seed)
+        config = with_vocab_size(config, words.vocab_size, corpus.vocab_multiple(config.data))
+    config = dataclasses.replace(config, mesh=MeshConfig())
+    segments, rows = config.data.curriculum[-1][1], config.batch_sizes()[-1]
+    tokens = rows * segments * config.model.segment_length
+    measured: list[tuple[Step, Callable[[], float], list[float]]] = []
+    with contextlib.ExitStack() as running:
+        for title, way in _ways(config, remat):
+            model, begun = Model(way), time.perf_counter()
+            work, memory = model.training(segments, rows)
+            compiling = time.perf_counter() - begun
+            step = Step(title, model.parameters, tokens * flops_per_token(way.model), memory,
+                        compiling, ())
+            measured.append((step, _timed(work), []))
+            for _ in range(2):
+                work()
+            console.print(f"{title}: compiled in {compiling:.1f} s")
+        for compiled in (False, True) if torch_python else ():
+            backbone = _without_memory(config)
+            parameters, work = running.enter_context(
+                _torch(torch_python, backbone, rows, segments, compiled))
+            title = f"torch, {'compiled' if compiled else 'eager'}"
+            measured.append((Step(title, parameters, tokens * flops_per_token(backbone.model),
+                                  None, None, ()), work, []))
+            console.print(f"{title}: ready")
+        for repeat in range(repeats):
+            for _, work, seconds in measured if repeat % 2 == 0 else reversed(measured):
+                seconds.append(work())
+    steps = [dataclasses.replace(step, seconds=seconds) for step, _, seconds in measured]
+    heading = (f"{name} on one {jax.devices()[0].device_kind}, {_cores()} cores: {rows} "
+               f"rows of {segments} segments of {config.model.segment_length} tokens, "
+               f"{config.model.dtype}, jax {jax.__version__}")
+    console.print(heading)
+    console.print(table(steps).terminal())
+    facts = {"config": name, "device": jax.devices()[0].device_kind,
+             "cores": _cores(), "rows": rows, "segments": segments, "versions": {
+                 package: importlib.metadata.version(package) for package in ("jax", "flax")},
+             "model": dataclasses.asdict(config.model),
+             "steps": [dataclasses.asdict(step) for step in steps]}
+    with replacing(Path(out) / "step.json") as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    with replacing(Path(out) / "step.md") as partial:
+        partial.write_text(f"{heading}\n\n{table(steps).markdown()}", "utf-8")
+    for file in ("step.json", "step.md"):
+        console.print(str(Path(out) / file))
+    return steps
+
+
+def _ways(config: Config, remat: bool) -> Iterator[tuple[str, Config]]:
+    """The config as it is, without its memory, and with each way to rematerialise."""
+    yield "as configured", config
+    if config.model.memory.num_layers:
+        yield "without the memory", _without_memory(config)
+    for policy in REMAT_POLICIES if remat else ():
+        for segments in (False, True):
+            model = dataclasses.replace(config.model, remat=policy)
+            train = dataclasses.replace(config.train, remat_segments=segments)
+            title = f"remat {policy}" + (" and segments" if segments else "")
+            yield title, dataclasses.replace(config, model=model, train=train)
+
+
+def _without_memory(config: Config) -> Config:
+    memory = dataclasses.replace(config.model.memory, num_layers=0)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, memory=memory))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _timed(work: Callable[[], object]) -> Callable[[], float]:
+    def timed() -> float:
+        begun = time.perf_counter()
+        work()
+        return time.perf_counter() - begun
+
+    return timed
+
+
+@contextlib.contextmanager
+def _torch(python: str, config: Config, rows: int, segments: int, compiled: bool
+           ) -> Iterator[tuple[int, Callable[[], float]]]:
+    """Runs `torch_llama` with another Python; yields the number of parameters and what takes a
+    step and returns its seconds. Rows of several segments are rows of their own there, since its
+    attention sees all tokens of a row."""
+    c = config.model
+    options: dict[str, Any] = dict(
+        vocab_size=c.vocab_size, hidden_size=c.embed_dim, num_hidden_layers=c.num_layers,
+        num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads, head_dim=c.head_dim,
+        intermediate_size=c.mlp_dim, rms_norm_eps=c.norm_eps,
+        tie_word_embeddings=c.tie_embeddings, rows=rows * segments, tokens=c.segment_length,
+        threads=_cores(), compiled=compiled)
+    try:
+        process = subprocess.Popen(
+            [python, torch_llama.__file__, json.dumps(options)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=allocator.environment_of_the_user())
+    except OSError as error:
+        raise UserError(f"--torch-python={python}: {error.strerror}") from error
+    assert process.stdin and process.stdout and process.stderr
+    with process:
+        line = process.stdout.readline()
+        if not line:
+            last = process.stderr.read().strip().splitlines()[-1:]
+            raise UserError(f"--torch-python={python}: {' '.join(last) or 'it ended at once'}")
+
+        def step() -> float:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return float(process.stdout.readline())
+
+        yield json.loads(line)["parameters"], step
+        process.stdin.close()
+
+
+def table(steps: Sequence[Step]) -> Table:
+    """A row for each way. Ratios are over the first row and belong together by repetition."""
+    first, rows = steps[0], []
+    for step in steps:
+        ratios = [a / b for a, b in zip(step.seconds, first.seconds, strict=True)]
+        rows.append([
+            step.name, f"{step.parameters:,}", f"{step.flops / 1e9:,.1f}",
+            f"{step.flops / first.flops:.2f}",
+            *(f"{1e3 * pick(step.seconds):,.1f}" for pick in (min, median, max)),
+            f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+            f"{step.flops / min(step.seconds) / 1e9:,.1f}",
+            "-" if step.memory is None else f"{step.memory / MB:,.1f}",
+            "-" if step.compiling is None else f"{step.compiling:.1f}"])
+    return Table(["step", "parameters", "GFLOP", "ratio", "ms, least", "median", "most",
+                  "ratio\n(lowest-highest)", "GFLOP/s", "peak MB", "s to\ncompile"], [rows],
+                 note="Ratios are over the first row. FLOPs are the model's own count, without "
+                 "recomputation, and the rate is that of the fastest step. Peak memory is that of "
+                 "the compiled program, by XLA's plan: arguments, results and temporaries.")

@@ -1,0 +1,38 @@
+"""`lm2 bench step`.
+
+The step of a Llama of ten million parameters, four rows of 256 tokens, beside torch's:
+
+    lm2 bench step --config=long_context "--config.data.curriculum=((0,1,4),)" \\
+        --config.train.remat_segments=false --config.model.memory.num_layers=0 \\
+        --config.model.vocab_size=8192 --torch-python=VENV/bin/python
+
+Without `num_layers` it measures LM2, and the Llama as its backbone.
+"""
+
+import argparse
+
+from lm2_jax.bench import step
+from lm2_jax.commands import arguments
+from lm2_jax.config import files
+from lm2_jax.runtime import compilation_cache
+
+EPILOG = arguments.CONFIG_HELP
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_config(parser)
+    parser.add_argument("--remat", action="store_true",
+                        help="also measure every way to rematerialise")
+    parser.add_argument("--torch-python", default="", metavar="PATH",
+                        help="a Python with torch and transformers, whose Llama is measured too")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N",
+                        help="measurements of each way (%(default)s)")
+    parser.add_argument("--out", metavar="FOLDER", default="step",
+                        help="folder of the table and its numbers (%(default)s)")
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    compilation_cache.enable()
+    step.run(files.load_config(args.config, overrides), args.config, remat=args.remat,
+             torch_python=args.torch_python, repeats=args.repeats, out=args.out)
+    return 0
