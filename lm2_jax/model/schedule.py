@@ -161,6 +161,8 @@ def _as_wavefront(model: LanguageModel, variables: Params, state: State, segment
         body, last = (jax.checkpoint(f, prevent_cse=False) for f in (body, last))
     pipe, (x_XBSD, opened_X) = jax.lax.scan(
         body, wavefront.begin(model.config, state, B, groups), (jnp.arange(S + late), padded))
+    # Otherwise the partitioner leaves the outputs of all ticks whole on every device.
+    x_XBSD = partition.constrain(x_XBSD, "act_segment", "act_batch", "act_len", "act_embed")
     _, ys = jax.lax.scan(last, None, (x_XBSD[late:], segments.valid_SBT, xs))
     return constrain_state(wavefront.end(model.config, pipe)), ys, opened_X.sum()
 

@@ -183,7 +183,8 @@ def tick(model: LanguageModel, variables: Params, pipe: Pipe, tokens_BT: Array, 
         stack = _with_axes(partition.constrain, Stack(signal.replace(x_BSD=x_GBSD), state))
         entering, opened = jax.tree.map(lambda a: a[-1], stack.signal), opened + opened_G.sum()
         stacks.append(stack)
-    return tuple(stacks), entering.x_BSD, opened
+    leaving_BSD = partition.constrain(entering.x_BSD, "act_batch", "act_len", "act_embed")
+    return tuple(stacks), leaving_BSD, opened
 
 
 def _read(c: ModelConfig, has_memory: bool, deterministic: bool, opens: bool, params: Params,
