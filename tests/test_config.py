@@ -30,8 +30,10 @@ def test_every_config_loads_and_says_what_it_does_and_its_command(path):
     assert from_dict(to_dict(config)) == config
     summary, empty, *_ = shipped.docstring(path).splitlines()
     assert summary.endswith(".") and empty == ""
-    assert shipped.command(path).startswith(f"lm2 train --config={path.stem}")
-    assert " --workdir=runs/" in shipped.command(path)
+    command = shipped.command(path)
+    assert command.startswith((f"lm2 train --config={path.stem}",
+                               f"lm2 bench step --config={path.stem}"))
+    assert " --workdir=runs/" in command or command.startswith("lm2 bench ")
 
 
 def test_keys_that_a_file_does_not_set_have_their_defaults(tmp_path):

@@ -136,7 +136,9 @@ def test_only_sums_of_gradients_cross_slices():
     mesh, slices = two_slices(data=1, fsdp=2, tensor=2, dcn_data=2)
     found = crossing.find(compiled(mesh), slices)
     large = [each for each in found if not small(each)]
-    assert large and all(each.sums and each.origin.startswith("backward ") for each in large)
+    # The gradient of the unembedding is computed with the loss.
+    assert large and all(each.sums and each.origin.startswith(("backward ", "BXD,BXV->DV/"))
+                         for each in large)
     assert sum(each.bytes for each in large) > 100 * sum(
         each.bytes for each in found if small(each)) / len(found)
     mesh, slices = two_slices(data=2, fsdp=1, tensor=2, dcn_data=1, dcn_fsdp=2)

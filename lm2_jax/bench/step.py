@@ -21,7 +21,7 @@ from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import allocator
+from lm2_jax.runtime import allocator, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 from lm2_jax.training.clock import flops_per_token
@@ -112,12 +112,12 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
                  package: importlib.metadata.version(package) for package in ("jax", "flax")},
              "model": dataclasses.asdict(config.model),
              "steps": [dataclasses.asdict(step) for step in steps]}
-    with replacing(Path(out) / "step.json") as partial:
+    with replacing(paths.of(out) / "step.json") as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    with replacing(Path(out) / "step.md") as partial:
+    with replacing(paths.of(out) / "step.md") as partial:
         partial.write_text(f"{heading}\n\n{table(steps).markdown()}", "utf-8")
     for file in ("step.json", "step.md"):
-        console.print(str(Path(out) / file))
+        console.print(str(paths.of(out) / file))
     return steps
 
 

@@ -2,11 +2,9 @@
 
 The step of a Llama of ten million parameters, four rows of 256 tokens, beside torch's:
 
-    lm2 bench step --config=long_context "--config.data.curriculum=((0,1,4),)" \\
-        --config.train.remat_segments=false --config.model.memory.num_layers=0 \\
-        --config.model.vocab_size=8192 --torch-python=VENV/bin/python
+    lm2 bench step --config=backbone_10m --torch-python=VENV/bin/python
 
-Without `num_layers` it measures LM2, and the Llama as its backbone.
+With `backbone_10m:lm2` it measures LM2, and the Llama as its backbone.
 """
 
 import argparse

@@ -51,13 +51,14 @@ class LM2(TemplateLM):
       memory: "carried", or "reset" to reset the memory at each segment, as a control.
       dtype: the compute dtype, float32 or bfloat16; "" for that of the run.
       max_gen_toks: most tokens of an answer, where a task does not say.
-      data, fsdp, tensor: sizes of the mesh axes; -1 infers one from the number of devices.
+      data, fsdp, tensor, dcn_data, dcn_fsdp, stage: sizes of the mesh axes, as in `MeshConfig`.
       max_batch_size, device: the harness passes them to every model; they have no effect.
     """
 
     def __init__(self, workdir: str | Path | Run, step: int | None = None,
                  batch_size: int | str = "auto", memory: str = "carried", dtype: str = "",
                  max_gen_toks: int = 256, data: int = -1, fsdp: int = 1, tensor: int = 1,
+                 dcn_data: int = -1, dcn_fsdp: int = 1, stage: int = 1,
                  max_batch_size: int | None = None, device: str | None = None):
         super().__init__()
         self.batch_size = _rounded_up(batch_size)
@@ -66,7 +67,8 @@ class LM2(TemplateLM):
             self.run, self.mesh = workdir, _mesh_of(workdir)
         else:
             stored = dataclasses.replace(
-                workdirs.stored_config(workdir), mesh=MeshConfig(data, fsdp, tensor),
+                workdirs.stored_config(workdir),
+                mesh=MeshConfig(data, fsdp, tensor, dcn_data, dcn_fsdp, stage),
                 eval=EvalConfig(batch_size=self.batch_size))
             self.mesh = meshes.for_evaluation(stored)
             self.run = workdirs.load(workdir, step, self.mesh)
