@@ -106,6 +106,7 @@ def test_what_the_table_says_follows_from_the_times():
     assert row[:2] == [WAVEFRONT, "16k"] and row[4:6] == ["32,768", "2.00"]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_child_measures_or_says_why_not(tmp_path):
     work = prefill.Work(context.variant(MODEL, SEQUENTIAL, 300), 300, 0, 2, 0)

@@ -35,6 +35,7 @@ def measure(out, **options):
                     **dict(remat=False, torch_python="", repeats=2) | options)
 
 
+@pytest.mark.slow
 def test_model_and_backbone_and_another_library_take_turns(tmp_path, monkeypatch,
                                                            compiled_quickly):
     rival = tmp_path / "python"

@@ -24,7 +24,7 @@ SHORT = ["--config.train.num_steps=8", "--config.train.eval_every_steps=0",
          "--config.eval.lengths=96", "--config.eval.memory=carried"]
 
 
-@pytest.fixture(scope="module", params=["gs", "s3"])
+@pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request, tmp_path_factory):
     for cached in (buckets.store, buckets.configure):
         cached.cache_clear()
@@ -85,6 +85,7 @@ def test_a_run_is_trained_evaluated_and_reported(trained, store):
     assert list((out / "gates").glob("*.png"))
 
 
+@pytest.mark.slow
 def test_a_run_is_packed_continued_and_copied(trained, store, tmp_path):
     file, workdir = store.path("packed/run.lm2"), store.path("runs/unpacked")
     done(["pack", f"--workdir={trained}", f"--out={file}"])
@@ -95,6 +96,7 @@ def test_a_run_is_packed_continued_and_copied(trained, store, tmp_path):
     done(["generate", f"--workdir={workdir}", "--prompt=John", "--max-new-tokens=2"], 2)
 
 
+@pytest.mark.slow
 def test_what_was_read_is_kept(trained, store):
     book, state = store.path("books/é.txt"), store.path("states/é.safetensors")
     paths.of(book).write_text("John went to the kitchen. " * 20)
@@ -116,6 +118,7 @@ def test_shards_are_made_in_a_bucket_and_trained_on(trained, store):
                  "--config.train.eval_every_steps=0", "--config.eval.lengths="])
 
 
+@pytest.mark.slow
 def test_models_of_transformers_come_and_go(store, tmp_path):
     hf_folders.write(tmp_path / "hf", config_of("grouped"))
     there = paths.of(store.path("hf/llama"))
@@ -127,6 +130,7 @@ def test_models_of_transformers_come_and_go(store, tmp_path):
         assert same_bytes(tensors_of(tmp_path / "hf"), tensors_of(local))
 
 
+@pytest.mark.slow
 def test_a_sweep_works_in_a_bucket(store):
     out = store.path("sweep")
     done(["sweep", "--config=ablations", f"--out={out}", "--list"])

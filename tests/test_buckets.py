@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
     reason="the libraries of buckets are not installed")
 
 
-@pytest.fixture(scope="module", params=["gs", "s3"])
+@pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request, tmp_path_factory):
     for cached in (buckets.store, buckets.configure):
         cached.cache_clear()

@@ -119,7 +119,8 @@ def test_the_embeddings_gradient_is_summed_in_float32(skewed):
     np.testing.assert_allclose(vjp(gradient_BTD)[0], wanted_VD, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)],
+                         ids=["tied", "untied"])
 def test_many_equal_rows_have_the_gradient_of_one_times_their_number(tied):
     config = dataclasses.replace(make_config("lm2"), tie_embeddings=tied)
     own = reference.params(config)

@@ -188,7 +188,8 @@ def test_computing_in_bfloat16_stays_close():
         np.testing.assert_allclose(out.state.memory[0, row], after.banks[0], atol=0.03)
 
 
-@pytest.mark.parametrize("P", [0, 1, 6, 12, 16])
+@pytest.mark.parametrize("P", [0, 1, pytest.param(6, marks=pytest.mark.slow),
+                               pytest.param(12, marks=pytest.mark.slow), 16])
 def test_memory_in_some_of_16_blocks(P):
     config = make_config(layers=P, num_layers=16)
     D, F, K, H, V, B = 16, 24, 2, 4, 23, 2

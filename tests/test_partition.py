@@ -97,7 +97,9 @@ OTHER_MESHES = [
     ("data",), ("batch", "model"), ("data", "model"), ("stage", "data", "fsdp", "tensor")]
 
 
-@pytest.mark.parametrize("axes", OTHER_MESHES, ids=" ".join)
+@pytest.mark.parametrize("axes", [
+    pytest.param(axes, marks=() if len(axes) > 2 else pytest.mark.slow, id=" ".join(axes))
+    for axes in OTHER_MESHES])
 def test_the_model_runs_on_a_mesh_with_other_axes(axes, forward):
     wanted, run = forward
     for types in (AxisType.Auto, AxisType.Explicit):

@@ -166,7 +166,7 @@ def test_recomputing_and_unrolling_give_the_same_gradient(remat_segments, remat,
 
 # The step.
 
-@pytest.mark.parametrize("accumulate_steps", [2, 4])
+@pytest.mark.parametrize("accumulate_steps", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_micro_batches_give_the_same_step(accumulate_steps):
     run, wanted = train(dataclasses.replace(CONFIG, accumulate_steps=accumulate_steps)), plain()
     difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), run.after, wanted.after)
@@ -205,8 +205,10 @@ def test_dropout_differs_between_segments():
 
 @pytest.mark.parametrize("memory", [
     MemoryConfig(num_slots=3, num_heads=2, num_layers=1),
-    MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
-    MemoryConfig(kind="delta", num_heads=2, num_layers=1, key_dim=4)], ids=lambda m: m.kind)
+    pytest.param(MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
+                 marks=pytest.mark.slow),
+    pytest.param(MemoryConfig(kind="delta", num_heads=2, num_layers=1, key_dim=4),
+                 marks=pytest.mark.slow)], ids=lambda m: m.kind)
 def test_a_cost_closes_the_memory_from_its_first_step_on(memory):
     model = dataclasses.replace(MODEL, memory=memory)
     config = dataclasses.replace(CONFIG, weight_decay=0.0, learning_rate=0.03)

@@ -42,7 +42,9 @@ def by_block(tree, memory_layers):
 
 @pytest.mark.parametrize("old,new", [
     ((0, "lm2"), (LAYERS, "lm2")), ((LAYERS, "lm2"), (0, "lm2")), ((1, "lm2"), (3, "lm2")),
-    ((2, "lm2"), (2, "lm2")), ((0, "lm2"), (LAYERS, "rmt")), ((LAYERS, "rmt"), (2, "armt"))])
+    pytest.param((2, "lm2"), (2, "lm2"), marks=pytest.mark.slow),
+    pytest.param((0, "lm2"), (LAYERS, "rmt"), marks=pytest.mark.slow),
+    ((LAYERS, "rmt"), (2, "armt"))])
 def test_every_block_keeps_what_both_models_have(old, new):
     (_, there), (_, here) = variables(0, *old), variables(1, *new)
     result = jax.jit(transplant.transplant)(there, here)
