@@ -274,6 +274,7 @@ def test_attention_is_lowered_for_gpus_on_a_cpu(monkeypatch):
 # Banks between segments.
 
 @pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.slow
 def test_a_bank_in_bfloat16_is_near_that_in_float32_and_stays_where_nothing_is_written():
     low = dataclasses.replace(LM2, memory=dataclasses.replace(LM2.memory, bank_dtype="bfloat16"))
     exact_logits, (logits, state) = read(LM2, "xla")[1][0], read(low, "xla")[1]

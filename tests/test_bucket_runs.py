@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.skipif(
         for name in ("gcsfs", "s3fs", "moto", "gcp_storage_emulator")),
     reason="the libraries of buckets are not installed")]
 
+KILLS = 3
 SHORT = ["--config.train.num_steps=8", "--config.train.eval_every_steps=0",
          "--config.eval.lengths=96", "--config.eval.memory=carried"]
 
@@ -45,11 +46,11 @@ def done(arguments, status=0):
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(store, tmp_path, tmp_path_factory):
     alone = None
-    if kill_train.num_steps(3) == 40:
+    if kill_train.num_steps(KILLS) == 40:
         alone = runs.finished(tmp_path_factory.getbasetemp())
-    report = kill_train.run(tmp_path, 3, seed=2, alone=alone,
+    report = kill_train.run(tmp_path, KILLS, seed=2, alone=alone,
                             killed=paths.of(store.path("killed")))
-    assert report.good and len(report.kills) == 3
+    assert report.good and len(report.kills) == KILLS
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def trained(store):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_evaluated_and_reported(trained, store):
     out = paths.of(store.path("out"))
     said = done(["train", runs.CONFIG, f"--workdir={trained}", *runs.SMALL, *SHORT,
@@ -105,6 +107,7 @@ def test_what_was_read_is_kept(trained, store):
                  "--question=Where is John?"])
 
 
+@pytest.mark.slow
 def test_shards_are_made_in_a_bucket_and_trained_on(trained, store):
     source, shards = store.path("texts"), store.path("shards")
     for number in range(3):

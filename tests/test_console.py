@@ -113,6 +113,7 @@ def test_streams_that_are_no_files(monkeypatch):
     assert not SafeStream("stdout").isatty()
 
 
+@pytest.mark.slow
 def test_the_reader_of_a_run_exits(tmp_path):
     """lm2 train ... | head -2"""
     workdir = tmp_path / "run lr=5e-3"

@@ -16,6 +16,7 @@ TINY = {"model.vocab_size": 256, "model.embed_dim": 16, "model.num_layers": 1, "
         "data.curriculum": "((0,1),(5,2,3))"}
 
 
+@pytest.mark.slow
 def test_both_models_do_the_same_work_in_turns(tmp_path, monkeypatch, compiled_quickly):
     asked, pair = [], costs._pair
 

@@ -206,6 +206,7 @@ def test_lm2_eval_writes_the_results(workdir, tasks, tmp_path, capsys):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(workdir, tasks, tmp_path):
     command.evaluate(workdir, ["mmlu_here"], out=tmp_path / "one", include=[tasks],
                      console=Console(file=io.StringIO()))

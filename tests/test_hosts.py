@@ -286,6 +286,7 @@ def test_who_does_not_come_is_named(tmp_path):
     assert line.startswith("lm2 train: processes 1, 2 of 3 did not connect to ")
 
 
+@pytest.mark.slow
 def test_a_slice_that_is_lost_is_done_without(alone, tmp_path):
     """Two slices, a process each, which save by time; one is killed: the run goes on with the
     other one, from the last save, with the same numbers."""

@@ -209,6 +209,7 @@ def test_memory_in_some_of_16_blocks(P):
         assert out.state.memory is None
 
 
+@pytest.mark.slow
 def test_keys_begin_as_a_multiple_of_the_queries():
     """In every block, each with queries of its own, of standard deviation 1 / sqrt(D)."""
     memory = MemoryConfig(num_slots=4, num_heads=4, num_layers=2)

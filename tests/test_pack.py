@@ -27,6 +27,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_the_next_piece_goes_on_where_the_run_was(finished, tmp_path):
     file, workdir = tmp_path / "run.npz", tmp_path / "elsewhere"
     assert main(["pack", f"--workdir={finished}", f"--step={STEP}", f"--out={file}"]) == 0

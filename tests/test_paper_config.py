@@ -50,6 +50,7 @@ def test_segment_runs_abstractly(config):
     assert jax.tree.leaves(variables)[0].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_training_step_computes_the_forward_pass_twice(config):
     """Once for the loss and once more for the gradient, which is a third of 3 + 1 passes.
 

@@ -114,6 +114,7 @@ def test_the_model_runs_on_a_mesh_with_other_axes(axes, forward):
             check_close(run(), wanted)
 
 
+@pytest.mark.slow
 def test_the_model_runs_inside_shard_map_pmap_and_vmap(mesh, forward):
     wanted, run = forward
     P = PartitionSpec

@@ -74,6 +74,7 @@ def test_a_config_without_its_vocabulary_is_refused():
         lm2.create_train_state(lm2.load_config(TINY))
 
 
+@pytest.mark.slow
 def test_training_evaluating_and_loading_a_workdir_in_a_thread(tmp_path, monkeypatch):
     """As a notebook or a web server does; signals are heard in the main thread alone."""
     config = lm2.load_config(TINY, {

@@ -158,6 +158,7 @@ def test_a_run_whose_tokenizer_was_replaced_is_refused(copy, capsys):
     assert contents(copy) == before
 
 
+@pytest.mark.slow
 def test_changes_are_accepted_with_a_flag_and_their_cost_is_printed(finished, copy):
     first = kill_train.num_steps(KILLS)
     changed = (f"--config.train.num_steps={first + 2}", "--config.seed=3",

@@ -22,6 +22,7 @@ def test_a_story_depends_only_on_its_arguments(task):
     assert len({simulate(task, 0, index) for index in range(200)}) >= 180  # short stories repeat
 
 
+@pytest.mark.slow
 def test_stories_stay_the_same():
     options = ({}, {"points": 3, "per_point": 4}, {"persons": 2}, {"points": 4, "turns": True})
     digests = []

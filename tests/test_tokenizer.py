@@ -199,6 +199,7 @@ def test_load_says_in_a_line_what_is_wrong(tmp_path):
 
 
 @pytest.mark.skipif(not DATA, reason="LM2_TEST_DATA is unset")
+@pytest.mark.slow
 def test_all_of_babi_comes_back_exactly(texts):
     lines = [
         line.split(" ", 1)[1].split("\t")

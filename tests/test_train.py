@@ -222,6 +222,7 @@ def test_a_cost_closes_the_memory_from_its_first_step_on(memory):
     assert sums_only(nn.unbox(first_state(model).params), nothing, model=model).writes == 0
 
 
+@pytest.mark.slow
 def test_the_window_is_hidden_in_short_rows():
     """Then the loss is that of a model without one."""
     model = dataclasses.replace(MODEL, attention_window=T)
