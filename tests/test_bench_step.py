@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lm2_jax.bench import step
+from lm2_jax.bench import step, torch_process
 from lm2_jax.bench.step import Step, table
 from lm2_jax.config import files
 from lm2_jax.errors import UserError
@@ -20,9 +20,8 @@ TINY = {"model.vocab_size": 64, "model.embed_dim": 16, "model.num_layers": 1, "m
 RIVAL = """#!{python}
 import json, sys
 options = json.loads(sys.argv[2])
-assert options["rows"] == 3 and options["tokens"] == 8 and options["hidden_size"] == 16
-if options["compiled"]:
-    sys.exit("no compiler")
+assert options["work"] == "train" and options["hidden_size"] == 16
+assert options["options"]["rows"] == 3 and options["options"]["tokens"] == 8
 print(json.dumps(dict(parameters=7)), flush=True)
 for line in sys.stdin:
     print(0.25, flush=True)
@@ -39,8 +38,7 @@ def measure(out, **options):
 def test_model_and_backbone_and_another_library_take_turns(tmp_path, monkeypatch,
                                                            compiled_quickly):
     rival = tmp_path / "python"
-    rival.write_text(RIVAL.format(python=sys.executable).replace(
-        'if options["compiled"]:\n    sys.exit("no compiler")\n', ""))
+    rival.write_text(RIVAL.format(python=sys.executable))
     rival.chmod(0o755)
     steps = measure(tmp_path / "out", torch_python=str(rival))
     assert [one.name for one in steps] == ["as configured", "without the memory", "torch, eager",
@@ -71,10 +69,11 @@ def test_the_table_has_ratios_with_their_spread():
 def test_what_cannot_be_measured_is_refused(tmp_path, compiled_quickly):
     with pytest.raises(UserError, match="--repeats is 0"):
         measure(tmp_path, repeats=0)
-    config, name = files.load_config("tiny", TINY), str(tmp_path / "nothing")
-    with pytest.raises(UserError, match="nothing: No such file"), step._torch(name, config, 3, 1,
-                                                                              False):
-        pass
-    with pytest.raises(UserError, match="ended at once|No module named"), step._torch(
-            sys.executable, config, 3, 1, False):
-        pass
+
+
+def test_another_python_that_fails_is_named(tmp_path):
+    model = files.load_config("tiny", TINY).model
+    for python, error in ((str(tmp_path / "nothing"), "nothing: No such file"),
+                          (sys.executable, "ended at once|No module named")):
+        with pytest.raises(UserError, match=error), torch_process.llama(python, model, "tune"):
+            pass

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / ".github" / "SECURITY.md").read_text("utf-8")
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch", "subprocess"}
 MAY = {("data/workers.py", "cloudpickle"),  # between processes of one run
-       ("bench/rival.py", "subprocess"), ("bench/step.py", "subprocess"),
+       ("bench/rival.py", "subprocess"), ("bench/torch_process.py", "subprocess"),
        ("bench/torch_llama.py", "torch"),  # in the Python that the user names
        ("report/provenance.py", "subprocess"), ("runtime/children.py", "subprocess")}
 

@@ -1,9 +1,10 @@
 """`lm2 bench decode`: rates of reading a prompt and of generating after it."""
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from lm2_jax.bench import torch_process
 from lm2_jax.checkpoint import workdir as runs
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.data.babilong import corpus
@@ -24,12 +26,15 @@ from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 from lm2_jax.training import state as train_state
 
+OURS, THEIRS = "lm2_jax", "transformers"
+
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """The measurement of one batch size.
 
     Attributes:
+      by: what was measured: OURS or THEIRS.
       batch: number of rows.
       prompt: tokens of each row's prompt.
       new: tokens generated in each row.
@@ -37,6 +42,7 @@ class Rate:
       rest: seconds from the first token to the last, of each repetition.
     """
 
+    by: str
     batch: int
     prompt: int
     new: int
@@ -55,10 +61,12 @@ class Rate:
 
 
 def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int], prompt: int,
-        new: int, repeats: int, out: str | Path, console: Console | None = None) -> list[Rate]:
+        new: int, repeats: int, out: str | Path, torch_python: str = "",
+        console: Console | None = None) -> list[Rate]:
     """Measures greedy generation after random tokens on one device; prints and writes the table.
 
     Every batch size is run once before it is measured, so that everything is compiled.
+    Measurements of the two libraries alternate.
 
     Args:
       config: of an untrained model; None measures the model of `workdir`.
@@ -67,6 +75,8 @@ def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int
       new: tokens to generate in each row, 2 at least.
       repeats: measurements of each batch size.
       out: folder of decode.json and decode.md.
+      torch_python: path of a Python that has torch and transformers: also measure an untrained
+        Llama of the backbone's shape there; "" = none.
 
     Raises:
       UserError: if an argument cannot be used.
@@ -79,19 +89,29 @@ def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int
     engine, rates = Engine(model, params, pad_id=0), []
     drawn = np.random.default_rng(0).integers(model.config.vocab_size, size=(max(batches), prompt),
                                               dtype=np.int32)
-    with jax.set_mesh(mesh):
+    facts: dict = {}
+    with contextlib.ExitStack() as running, jax.set_mesh(mesh):
+        measured: dict[str, Callable[[int], tuple[float, float]]] = {
+            OURS: lambda rows: generate(engine, list(drawn[:rows]), new)}
+        if torch_python:
+            facts, measured[THEIRS] = running.enter_context(torch_process.llama(
+                torch_python, model.config, "generate", prompt=prompt, new=new))
         for batch in batches:
-            times = [generate(engine, list(drawn[:batch]), new) for _ in range(repeats + 1)][1:]
-            first, rest = zip(*times, strict=True)
-            rates.append(Rate(batch, prompt, new, first, rest))
+            times = [[measure(batch) for measure in measured.values()]
+                     for _ in range(repeats + 1)][1:]
+            for by, seconds in zip(measured, zip(*times, strict=True), strict=True):
+                first, rest = zip(*seconds, strict=True)
+                rates.append(Rate(by, batch, prompt, new, first, rest))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     heading = (f"{name} on one {jax.devices()[0].device_kind}: {size:,} parameters, segments of "
-               f"{model.config.segment_length} tokens")
+               f"{model.config.segment_length} tokens, {model.config.dtype}, "
+               f"{torch_process.cores()} cores; jax {jax.__version__}" + "".join(
+                   f", {name} {facts[name]}" for name in ("torch", "transformers") if facts))
     console.print(heading)
     console.print(table(rates).terminal())
     with replacing(paths.of(out) / "decode.json") as partial:
         partial.write_text(json.dumps({"model": name, "device": jax.devices()[0].device_kind,
-                                       "parameters": size, "rates": [
+                                       "parameters": size, "other": facts, "rates": [
                                            dataclasses.asdict(rate) for rate in rates]},
                                       indent=2) + "\n", "utf-8")
     with replacing(paths.of(out) / "decode.md") as partial:
@@ -128,11 +148,26 @@ def generate(engine: Engine, prompts: Sequence[np.ndarray], new: int) -> tuple[f
 
 
 def table(rates: Sequence[Rate]) -> Table:
-    """A row for each batch size, from the medians of its repetitions."""
-    rows = [[f"{rate.batch}", f"{rate.prompt:,}", f"{rate.new:,}",
-             f"{1e3 * median(rate.first):,.1f}", f"{rate.reading:,.1f}",
-             f"{1e3 * median(rate.rest) / (rate.new - 1):,.2f}", f"{rate.decoding:,.1f}"]
-            for rate in rates]
-    return Table(["rows", "prompt\ntokens", "new\ntokens", "ms to the\nfirst token",
-                  "prompt\ntokens/s", "ms a step", "new\ntokens/s"], [rows],
-                 note="Medians of the repetitions. A step computes a token in each row.")
+    """A row for each batch size and library, from the medians of its repetitions."""
+    def ratio(rate: Rate, rival: Rate | None, part: Callable[[Rate], Sequence[float]]) -> str:
+        if rival is None:
+            return "-"
+        ratios = [b / a for a, b in zip(part(rate), part(rival), strict=True)]
+        return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+    rivals = {rate.batch: rate for rate in rates if rate.by == THEIRS}
+    rows = []
+    for rate in rates:
+        rival = rivals.get(rate.batch)
+        rows.append([
+            rate.by, f"{rate.batch}", f"{rate.prompt:,}", f"{rate.new:,}",
+            f"{1e3 * median(rate.first):,.1f}", f"{rate.reading:,.1f}",
+            ratio(rate, rival, lambda rate: rate.first),
+            f"{1e3 * median(rate.rest) / (rate.new - 1):,.2f}", f"{rate.decoding:,.1f}",
+            ratio(rate, rival, lambda rate: rate.rest)])
+    return Table(["library", "rows", "prompt\ntokens", "new\ntokens", "ms to the\nfirst token",
+                  "prompt\ntokens/s", "rate over\ntransformers'", "ms a step", "new\ntokens/s",
+                  "rate over\ntransformers'"], [rows],
+                 note="Medians of the repetitions; the ratios are those of repetitions that "
+                      "followed each other, with the lowest and the highest. A step computes a "
+                      "token in each row.")

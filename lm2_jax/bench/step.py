@@ -2,26 +2,25 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import jax
 
-from lm2_jax.bench import torch_llama
+from lm2_jax.bench import torch_process
 from lm2_jax.bench.costs import Model
+from lm2_jax.bench.torch_process import cores
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import allocator, paths
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 from lm2_jax.training.clock import flops_per_token
@@ -92,23 +91,27 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
             console.print(f"{title}: compiled in {compiling:.1f} s")
         for compiled in (False, True) if torch_python else ():
             backbone = _without_memory(config)
-            parameters, work = running.enter_context(
-                _torch(torch_python, backbone, rows, segments, compiled))
+            # Rows of several segments are rows of their own there, since its attention sees all
+            # tokens of a row.
+            facts, ask = running.enter_context(torch_process.llama(
+                torch_python, backbone.model, "train", rows=rows * segments,
+                tokens=config.model.segment_length, compiled=compiled))
             title = f"torch, {'compiled' if compiled else 'eager'}"
-            measured.append((Step(title, parameters, tokens * flops_per_token(backbone.model),
-                                  None, None, ()), work, []))
+            measured.append((Step(title, facts["parameters"],
+                                  tokens * flops_per_token(backbone.model), None, None, ()),
+                             functools.partial(ask, None), []))
             console.print(f"{title}: ready")
         for repeat in range(repeats):
             for _, work, seconds in measured if repeat % 2 == 0 else reversed(measured):
                 seconds.append(work())
     steps = [dataclasses.replace(step, seconds=seconds) for step, _, seconds in measured]
-    heading = (f"{name} on one {jax.devices()[0].device_kind}, {_cores()} cores: {rows} "
+    heading = (f"{name} on one {jax.devices()[0].device_kind}, {cores()} cores: {rows} "
                f"rows of {segments} segments of {config.model.segment_length} tokens, "
                f"{config.model.dtype}, jax {jax.__version__}")
     console.print(heading)
     console.print(table(steps).terminal())
     facts = {"config": name, "device": jax.devices()[0].device_kind,
-             "cores": _cores(), "rows": rows, "segments": segments, "versions": {
+             "cores": cores(), "rows": rows, "segments": segments, "versions": {
                  package: importlib.metadata.version(package) for package in ("jax", "flax")},
              "model": dataclasses.asdict(config.model),
              "steps": [dataclasses.asdict(step) for step in steps]}
@@ -139,11 +142,6 @@ def _without_memory(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, memory=memory))
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _timed(work: Callable[[], object]) -> Callable[[], float]:
     def timed() -> float:
         begun = time.perf_counter()
@@ -151,43 +149,6 @@ def _timed(work: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - begun
 
     return timed
-
-
-@contextlib.contextmanager
-def _torch(python: str, config: Config, rows: int, segments: int, compiled: bool
-           ) -> Iterator[tuple[int, Callable[[], float]]]:
-    """Runs `torch_llama` with another Python; yields the number of parameters and what takes a
-    step and returns its seconds. Rows of several segments are rows of their own there, since its
-    attention sees all tokens of a row."""
-    c = config.model
-    options: dict[str, Any] = dict(
-        vocab_size=c.vocab_size, hidden_size=c.embed_dim, num_hidden_layers=c.num_layers,
-        num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads, head_dim=c.head_dim,
-        intermediate_size=c.mlp_dim, rms_norm_eps=c.norm_eps,
-        tie_word_embeddings=c.tie_embeddings, rows=rows * segments, tokens=c.segment_length,
-        threads=_cores(), compiled=compiled)
-    try:
-        process = subprocess.Popen(
-            [python, torch_llama.__file__, json.dumps(options)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=allocator.environment_of_the_user())
-    except OSError as error:
-        raise UserError(f"--torch-python={python}: {error.strerror}") from error
-    asked, answers, errors = process.stdin, process.stdout, process.stderr
-    assert asked and answers and errors  # which are pipes
-    with process:
-        line = answers.readline()
-        if not line:
-            last = errors.read().strip().splitlines()[-1:]
-            raise UserError(f"--torch-python={python}: {' '.join(last) or 'it ended at once'}")
-
-        def step() -> float:
-            asked.write("\n")
-            asked.flush()
-            return float(answers.readline())
-
-        yield json.loads(line)["parameters"], step
-        asked.close()
 
 
 def table(steps: Sequence[Step]) -> Table:

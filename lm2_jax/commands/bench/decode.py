@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tokens of a prompt (%(default)s)")
     parser.add_argument("--new", type=int, default=64, metavar="N",
                         help="tokens to generate after each (%(default)s)")
+    parser.add_argument("--torch-python", metavar="PATH", default="",
+                        help="a Python with torch and transformers, whose Llama is measured too")
     parser.add_argument("--out", metavar="FOLDER", default="decode",
                         help="folder of the table and its numbers (%(default)s)")
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         raise UserError("lm2 bench decode needs --config or --workdir")
     config = files.load_config(args.config, overrides) if args.config else None
     decode.run(config, args.workdir, _counts(args.batches), args.prompt, args.new, args.repeats,
-               args.out)
+               args.out, args.torch_python)
     return 0
 
 
