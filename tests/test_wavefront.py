@@ -13,9 +13,10 @@ from model_cases import CASES, B, V, make_config, variables
 from lm2_jax.config import MemoryConfig
 from lm2_jax.generation import reading
 from lm2_jax.model import schedule
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init
 from lm2_jax.model.schedule import apply_segments, wavefront_groups
+from lm2_jax.model.state import init_state
 from lm2_jax.training.loss import loss_sums
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

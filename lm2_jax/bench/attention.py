@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,11 +15,11 @@ from lm2_jax.config.model import ATTENTION_IMPLEMENTATIONS
 from lm2_jax.errors import UserError
 from lm2_jax.model import kernels
 from lm2_jax.model.kernels import Mask
+from lm2_jax.report import records
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 
 USES = {"attention": True, "write": False}  # whether the mask is causal
 
@@ -76,13 +75,9 @@ def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head
     heading = (f"{rows} rows, {heads} heads of {head_dim}, {dtype}, on one {device}; jax "
                f"{jax.__version__}; {datetime.now(UTC).strftime('%Y-%m-%d')}")
     console.print(table(found).terminal(heading))
-    with replacing(out / "attention.json") as partial:
-        partial.write_text(json.dumps({"heading": heading, "rows": [
-            dataclasses.asdict(row) for row in found]}, indent=1) + "\n", "utf-8")
-    with replacing(out / "attention.md") as partial:
-        partial.write_text(f"{heading}\n\n{table(found).markdown()}", "utf-8")
-    for name in ("attention.json", "attention.md"):
-        console.print(str(out / name))
+    facts = {"heading": heading, "rows": [dataclasses.asdict(row) for row in found]}
+    for path in records.write(out, "attention", facts, heading, table(found)):
+        console.print(str(path))
     return found
 
 

@@ -11,12 +11,11 @@ import jax
 from lm2_jax import partition
 from lm2_jax.config import Config, files
 from lm2_jax.errors import UserError
-from lm2_jax.report import compilation, programs
+from lm2_jax.report import compilation, programs, records
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 
 VARIANTS = {"banks in float32": {}, "banks in bfloat16": {"model.memory.bank_dtype": "bfloat16"}}
 
@@ -92,12 +91,8 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
         rows.append(_row(config, path, name, topology, segments, memory, console))
     known = {(row.variant, row.topology, *row.mesh.values(), row.memory): row
              for row in (*_read(out / "bptt.json"), *rows)}
-    with replacing(out / "bptt.json") as partial:
-        partial.write_text(json.dumps([dataclasses.asdict(row) for row in known.values()], indent=1)
-                           + "\n", "utf-8")
-    with replacing(out / "bptt.md") as partial:
-        partial.write_text(f"{path}, training step, compiled and not run\n\n"
-                           f"{table(list(known.values())).markdown()}", "utf-8")
+    records.write(out, "bptt", [dataclasses.asdict(row) for row in known.values()],
+                  f"{path}, training step, compiled and not run", table(list(known.values())))
     console.print(table(rows).terminal(path))
     return rows
 

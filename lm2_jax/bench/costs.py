@@ -16,8 +16,9 @@ from lm2_jax.config import Config, MeshConfig, parse_length, with_vocab_size
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
 from lm2_jax.generation.reading import CHUNK, places_for
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import Segments, read_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.report import compilation
 from lm2_jax.report import costs as report
 from lm2_jax.report.costs import Costs, Pair

@@ -17,10 +17,11 @@ from pathlib import Path
 from lm2_jax.bench import pieces
 from lm2_jax.bench.measures import DONE, FAILED, NOT_RUN, Result
 from lm2_jax.bench.pieces import Piece
+from lm2_jax.report import records
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing, scratch
+from lm2_jax.runtime.files import scratch
 
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # share of a GPU's memory that JAX takes at once
 START = 15.0  # seconds in which a process is ready to measure
@@ -56,10 +57,10 @@ def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out
             known.update(result.values)
             console.print(line(result))
             write(out, work, minutes, facts, results)
-    write(out, work, minutes, facts, results)
+    written = write(out, work, minutes, facts, results)
     console.print(table(results).terminal(heading(work, minutes, facts)))
-    for name in ("device.json", "device.md"):
-        console.print(str(out / name))
+    for file in written:
+        console.print(str(file))
     return results
 
 
@@ -109,18 +110,13 @@ def _new(log: Path, seen: list[str], facts: dict[str, str]) -> Iterator[Result]:
 
 
 def write(out: Path, work: pieces.Work, minutes: float, facts: Mapping[str, str],
-          results: Sequence[Result]) -> None:
-    """Writes device.json and device.md."""
+          results: Sequence[Result]) -> list[Path]:
+    """Writes device.json and device.md; returns their paths."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-    with replacing(out / "device.json") as partial:
-        partial.write_text(json.dumps({
-            **facts, "versions": versions, "config": work.path, "overrides": dict(work.overrides),
-            "scale": work.scale, "minutes": minutes,
-            "pieces": [dataclasses.asdict(result) for result in results]}, indent=1) + "\n",
-            "utf-8")
-    with replacing(out / "device.md") as partial:
-        partial.write_text(f"{heading(work, minutes, facts)}\n\n{table(results).markdown()}",
-                           "utf-8")
+    everything = {**facts, "versions": versions, "config": work.path,
+                  "overrides": dict(work.overrides), "scale": work.scale, "minutes": minutes,
+                  "pieces": [dataclasses.asdict(result) for result in results]}
+    return records.write(out, "device", everything, heading(work, minutes, facts), table(results))
 
 
 def heading(work: pieces.Work, minutes: float, facts: Mapping[str, str]) -> str:

@@ -18,8 +18,9 @@ from lm2_jax.bench.measures import Measure, Scale, times
 from lm2_jax.config import Config, MeshConfig, ModelConfig
 from lm2_jax.generation.engine import Engine
 from lm2_jax.generation.reading import CHUNK
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.report import roofline
 from lm2_jax.report.table import percent
 from lm2_jax.runtime import meshes

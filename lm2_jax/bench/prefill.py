@@ -19,8 +19,9 @@ import numpy as np
 
 from lm2_jax.config import Config, ModelConfig, files
 from lm2_jax.generation import reading
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init
+from lm2_jax.model.state import init_state
 from lm2_jax.runtime import compilation_cache
 
 BEGUN = "begun"

@@ -20,10 +20,10 @@ from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
+from lm2_jax.report import records
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import allocator, paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 from lm2_jax.training.clock import flops_per_token
 
 MB = 1e6
@@ -112,12 +112,8 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
                  package: importlib.metadata.version(package) for package in ("jax", "flax")},
              "model": dataclasses.asdict(config.model),
              "steps": [dataclasses.asdict(step) for step in steps]}
-    with replacing(paths.of(out) / "step.json") as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    with replacing(paths.of(out) / "step.md") as partial:
-        partial.write_text(f"{heading}\n\n{table(steps).markdown()}", "utf-8")
-    for file in ("step.json", "step.md"):
-        console.print(str(paths.of(out) / file))
+    for path in records.write(paths.of(out), "step", facts, heading, table(steps), indent=2):
+        console.print(str(path))
     return steps
 
 

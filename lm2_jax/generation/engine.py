@@ -14,13 +14,10 @@ from lm2_jax.generation import reading as readings
 from lm2_jax.generation.decoding import Decoding
 from lm2_jax.generation.reading import Reading, places_for
 from lm2_jax.generation.sampling import Sampling
-from lm2_jax.model.lm import (
-    LanguageModel,
-    init_state,
-    with_axes,
-)
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.running import running_with_axes
 from lm2_jax.model.schedule import wavefront_groups
+from lm2_jax.model.state import init_state, with_axes
 from lm2_jax.model.wavefront import begin, pipe_with_axes
 from lm2_jax.types import Params, Tokens
 

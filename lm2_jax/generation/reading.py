@@ -12,15 +12,9 @@ import numpy as np
 from lm2_jax.config import ModelConfig
 from lm2_jax.data.babilong.mixing import Joined
 from lm2_jax.model import wavefront
-from lm2_jax.model.lm import (
-    LanguageModel,
-    constrain_state,
-    init_state,
-    resize_window,
-    take_rows,
-    window_size,
-)
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import scan_segments, wavefront_groups
+from lm2_jax.model.state import constrain_state, init_state, resize_window, take_rows, window_size
 from lm2_jax.model.wavefront import Pipe
 from lm2_jax.types import Output, Params, State, Tokens
 

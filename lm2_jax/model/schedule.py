@@ -13,7 +13,8 @@ from lm2_jax.config import ModelConfig
 from lm2_jax.config.model import SCHEDULES
 from lm2_jax.model import kernels, wavefront
 from lm2_jax.model.block import BLOCK_INPUT
-from lm2_jax.model.lm import LanguageModel, constrain_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import constrain_state
 from lm2_jax.types import Array, Output, Params, State
 
 WORTHWHILE = 1.1  # expected gain from which "auto" takes the wavefront

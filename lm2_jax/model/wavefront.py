@@ -27,8 +27,9 @@ from lm2_jax.model import kernels, segments
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import unshard
-from lm2_jax.model.lm import LanguageModel, init_state, select_rows, with_axes
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init_params
+from lm2_jax.model.state import init_state, select_rows, with_axes
 from lm2_jax.types import Array, Params, State, Window
 
 

@@ -11,9 +11,8 @@ from statistics import median
 import numpy as np
 from matplotlib.figure import Figure
 
-from lm2_jax.report import style
+from lm2_jax.report import records, style
 from lm2_jax.report.table import Table
-from lm2_jax.runtime.files import replacing
 
 LINEAR_FROM = 2**14  # tokens from which the exponent of time and the spread of memory are taken
 MB = 1e6
@@ -146,11 +145,9 @@ def table(found: Contexts) -> Table:
 
 def write(folder: Path, found: Contexts) -> list[Path]:
     """Writes context.json, context.md and context.png; returns their paths."""
-    with replacing(folder / "context.json") as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", "utf-8")
-    with replacing(folder / "context.md") as partial:
-        partial.write_text(f"{heading(found)}\n\n{table(found).markdown()}", "utf-8")
-    return [folder / "context.json", folder / "context.md", plot(found, folder / "context.png")]
+    written = records.write(folder, "context", dataclasses.asdict(found), heading(found),
+                            table(found))
+    return [*written, plot(found, folder / "context.png")]
 
 
 def read(path: Path) -> Contexts:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import print_error
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 START, COMPILE, DATA, STEP, SAVE, EVAL, RESTART, DOWN = PHASES = (
     "start", "compile", "data", "step", "save", "eval", "restart", "down")
@@ -124,9 +124,9 @@ def of_line(line: Mapping) -> dict[str, float]:
 
 def write(path: str | Path, step: int, phases: Phases) -> None:
     """Writes the seconds by phase so far, including saves and evaluations after the step."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps({"step": step, TIME: round(time.time(), 3), "seconds": {
-            name: round(value, 3) for name, value in phases.seconds().items()}}) + "\n", "utf-8")
+    seconds = {name: round(value, 3) for name, value in phases.seconds().items()}
+    write_text(path, json.dumps({"step": step, TIME: round(time.time(), 3), "seconds": seconds})
+               + "\n")
 
 
 def read(path: str | Path) -> dict | None:

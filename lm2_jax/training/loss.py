@@ -8,8 +8,9 @@ from flax import struct
 
 from lm2_jax.model import kernels
 from lm2_jax.model.embedding import unembedding
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import Segments, read_segments, split_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.training.cross_entropy import cross_entropy
 from lm2_jax.types import Batch, Params
 

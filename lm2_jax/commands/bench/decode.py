@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tokens of a prompt (%(default)s)")
     parser.add_argument("--new", type=int, default=64, metavar="N",
                         help="tokens to generate after each (%(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", default="decode",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "decode")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
