@@ -176,5 +176,5 @@ def test_auto_takes_the_wavefront_where_a_block_does_not_fill_the_device(monkeyp
     assert wavefront_groups(config, 1, 1, "auto") == ()
     monkeypatch.setattr(schedule.kernels, "filling_tokens", lambda width: 1024)
     assert wavefront_groups(config, 1000, 1, "auto") == (16,)
-    assert wavefront_groups(config, 4, 4, "auto") == (4,)  # which also have a shorter ramp
+    assert wavefront_groups(config, 4, 4, "auto") == (4,)  # which also take fewer ticks to fill
     assert schedule.expected_gain(config, 4, 4, (4,)) == pytest.approx(64 / (7 * 4))

@@ -29,11 +29,12 @@ class Row:
     """The measurement of one kernel.
 
     Attributes:
-      use: attention of a segment, causal, or a memory's write, with its log-sum-exp.
-      length: tokens, and slots.
+      use: a key of USES: the causal attention of a segment, or the write of a memory, which
+        returns the log-sum-exp too.
+      length: number of tokens, and of slots.
       implementation: as in `model.attention_implementation`.
       forward: seconds of each repetition.
-      both: seconds of forward and backward pass, of each repetition.
+      both: seconds of the forward and the backward pass together, of each repetition.
       temporaries: bytes of both passes, by XLA's analysis.
     """
 
@@ -48,14 +49,16 @@ class Row:
 def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head_dim: int,
         rows: int, dtype: str, repeats: int, out: str | Path, console: Console | None = None
         ) -> list[Row]:
-    """Measures every kernel in turns, so that all meet the same load; prints and writes the table.
+    """Measures the kernels on one device; prints and writes the table.
+
+    Their repetitions alternate, so that another load on the machine affects all kernels alike.
 
     Args:
-      lengths: tokens and slots.
+      lengths: numbers of tokens, and of slots.
       implementations: as in `model.attention_implementation`.
       rows: of the batch.
       dtype: of queries, keys and values.
-      repeats: measurements of each.
+      repeats: measurements of each kernel.
       out: folder of attention.json and attention.md.
 
     Raises:

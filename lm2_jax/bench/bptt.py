@@ -1,4 +1,4 @@
-"""`lm2 bench bptt`: the most segments that backpropagation through time takes in on a device."""
+"""`lm2 bench bptt`: how many segments of backpropagation through time fit into a device."""
 
 import dataclasses
 import json
@@ -22,7 +22,8 @@ VARIANTS = {"banks in float32": {}, "banks in bfloat16": {"model.memory.bank_dty
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant of a config on a topology, a row of the batch for each way in which rows are split.
+    """A variant of a config on a topology, with as few rows as the mesh allows: one for each part
+    of the batch.
 
     Attributes:
       variant: its name.
@@ -72,8 +73,8 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
       segments: two numbers, or more, which are compiled too, to check the line through the first
         two.
       out: folder of bptt.json and bptt.md, to which rows of other topologies and meshes are added.
-      memory: GB (10^9 bytes) of a device; None for that of the topology. So another device is
-        estimated by the programs of this one.
+      memory: GB (10^9 bytes) of a device; None for that of the topology. Another number estimates
+        a device of that size by the programs of this topology.
       quick: whether to compile with the least effort.
 
     Raises:

@@ -40,7 +40,7 @@ def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
         console: Console | None = None) -> list[Size]:
     """Compiles steps with few and with many blocks and segments; prints and writes the table.
 
-    Every block has a memory if the config has one. The steps are compiled in turns.
+    Every block has a memory if the config has one. The compilations of the steps alternate.
 
     Args:
       name: of the config, for the heading.

@@ -2,7 +2,7 @@
 
 Pieces are measured one after the other, in the order of `pieces.PIECES`, until the time is over.
 Pieces that share a model share a process; each process ends before the next begins, so that the
-device's memory is free again. What a piece has found is written at once.
+device's memory is free again. The results of a piece are written when it ends.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import scratch
 
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # share of a GPU's memory that JAX takes at once
-START = 15.0  # seconds in which a process is ready to measure
-PAUSE = 0.2  # seconds between two looks at what a process has written
+START = 15.0  # seconds until a process is ready to measure
+PAUSE = 0.2  # seconds between two reads of the results of a process
 
 
 def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out: str | Path,
@@ -98,7 +98,7 @@ def _too_long(piece: Piece, scale: str, seconds: float) -> str:
 
 
 def _new(log: Path, seen: list[str], facts: dict[str, str]) -> Iterator[Result]:
-    """Yields the results that a process has written since the last look."""
+    """Yields the results that a process has written since the last call; adds lines to `seen`."""
     complete = log.read_text("utf-8").rpartition("\n")[0].splitlines()
     for text in complete[len(seen):]:
         seen.append(text)
@@ -126,7 +126,7 @@ def heading(work: pieces.Work, minutes: float, facts: Mapping[str, str]) -> str:
 
 
 def line(result: Result) -> str:
-    """What a piece has come to, for the terminal while the others run."""
+    """The status of a piece in one line, for the terminal."""
     if result.status == DONE:
         return f"{result.name}: measured in {result.seconds:.0f} s"
     return f"{result.name}: {result.status}, {result.reason}"

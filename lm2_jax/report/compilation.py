@@ -194,7 +194,7 @@ def read_all(folder: Path) -> list[Report]:
 
 
 def from_dict(values: dict) -> Report:
-    """The report that `dataclasses.asdict` has made this of."""
+    """Returns the report from which `dataclasses.asdict` made these values."""
     return Report(**values | {"steps": [Step(**step) for step in values["steps"]]})
 
 

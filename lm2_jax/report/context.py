@@ -27,7 +27,7 @@ class Point:
       length: as "16k".
       tokens: of the context.
       seconds: of each repetition; none where it could not be read.
-      peak: bytes of memory at most, while the context was read.
+      peak: the most bytes of memory while the context was read.
       failure: why it could not be read, as "over 10 min"; "" if it was.
     """
 
@@ -47,7 +47,7 @@ class Contexts:
       facts: the device, versions and limits, for the heading; and the config.
       lm2: names of LM2 by the two schedules, the sequential one first.
       full: name of the model that reads in one call.
-      points: models in the order of the table, each with its lengths in order.
+      points: in the order of the table: by model, and by length.
     """
 
     facts: dict
@@ -151,7 +151,7 @@ def write(folder: Path, found: Contexts) -> list[Path]:
 
 
 def read(path: Path) -> Contexts:
-    """Returns what an earlier call has written."""
+    """Reads a context.json."""
     values = json.loads(path.read_text("utf-8"))
     return Contexts(values["facts"], tuple(values["lm2"]), values["full"],
                     [Point(**{**point, "seconds": tuple(point["seconds"])})
