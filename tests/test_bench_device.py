@@ -47,9 +47,9 @@ def test_everything_is_measured_in_processes_of_its_own(tmp_path, capsys):
     found = json.loads((tmp_path / "device.json").read_text("utf-8"))
     status = {piece["name"]: piece["status"] for piece in found["pieces"]}
     assert list(status) == ALL and found["device"] == "cpu" and found["scale"] == "tiny"
-    absent = [name for name in ALL if name not in status or status[name] == NOT_RUN]
-    assert set(absent) <= {"prefill wavefront", "train transformers' Llama"}
-    assert FAILED not in status.values()
+    # The last one needs PyTorch.
+    assert [status[name] for name in ALL[:-1]] == [DONE] * (len(ALL) - 1)
+    assert status[ALL[-1]] in (DONE, NOT_RUN)
     lm2 = next(piece for piece in found["pieces"] if piece["name"] == "train LM2")
     ratio = lm2["measures"][-1]
     assert "over llama" in ratio["what"] and "FLOPs 1.71 x" in ratio["against"]
