@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lm2_jax.generation.saved import read_state as read_state
     from lm2_jax.generation.states import ReadState as ReadState
     from lm2_jax.model.lm import LanguageModel as LanguageModel
-    from lm2_jax.model.lm import init_state as init_state
     from lm2_jax.model.params import init as init
     from lm2_jax.model.schedule import apply_segments as apply_segments
+    from lm2_jax.model.state import init_state as init_state
     from lm2_jax.training.functional import create_train_state as create_train_state
     from lm2_jax.training.functional import loss as loss
     from lm2_jax.training.functional import make_train_step as make_train_step
@@ -41,10 +41,10 @@ _MODULES = {
     "analyze": "commands.analyze", "apply_segments": "model.schedule", "batches": "data.sources",
     "create_train_state": "training.functional", "evaluate": "commands.evaluate",
     "gates": "commands.gates", "generate": "generation.api", "init": "model.params",
-    "init_state": "model.lm", "load": "checkpoint.workdir", "load_checkpoint": "checkpoint.workdir",
-    "load_config": "config.files", "loss": "training.functional",
-    "make_train_step": "training.functional", "read": "generation.api",
-    "read_state": "generation.saved", "train": "commands.train",
+    "init_state": "model.state", "load": "checkpoint.workdir",
+    "load_checkpoint": "checkpoint.workdir", "load_config": "config.files",
+    "loss": "training.functional", "make_train_step": "training.functional",
+    "read": "generation.api", "read_state": "generation.saved", "train": "commands.train",
 }
 _DEFINED_AS = {"analyze": "show", "gates": "show"}
 __all__ = ["eval", *_MODULES]  # noqa: F822 (they are resolved by __getattr__)

@@ -26,9 +26,10 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION
 from lm2_jax.data.babilong.prompting import FineTuned
 from lm2_jax.errors import UserError
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

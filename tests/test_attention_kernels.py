@@ -13,8 +13,9 @@ from jax.extend.core import jaxprs_in_params
 from lm2_jax import partition
 from lm2_jax.model import kernels
 from lm2_jax.model.kernels import Mask, chunked, cudnn, dispatch
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 B, N, K, H = 2, 4, 2, 8
 

@@ -77,7 +77,7 @@ def test_bad_arguments_are_refused_in_one_line(changes, wanted, tmp_path):
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_every_model_reads_a_context(compiled_quickly):
+def test_a_context_is_read_as_a_stream_and_in_one_call(compiled_quickly):
     for name in (WAVEFRONT, FULL):
         work = prefill.Work(context.variant(MODEL, name, 23), 23, 0, 2, 0)
         assert prefill.Work.from_json(work.to_json()) == work

@@ -47,9 +47,9 @@ def test_everything_is_measured_in_processes_of_its_own(tmp_path, capsys):
     found = json.loads((tmp_path / "device.json").read_text("utf-8"))
     status = {piece["name"]: piece["status"] for piece in found["pieces"]}
     assert list(status) == ALL and found["device"] == "cpu" and found["scale"] == "tiny"
-    absent = [name for name in ALL if name not in status or status[name] == NOT_RUN]
-    assert set(absent) <= {"prefill wavefront", "train transformers' Llama"}
-    assert FAILED not in status.values()
+    # The last one needs PyTorch.
+    assert [status[name] for name in ALL[:-1]] == [DONE] * (len(ALL) - 1)
+    assert status[ALL[-1]] in (DONE, NOT_RUN)
     lm2 = next(piece for piece in found["pieces"] if piece["name"] == "train LM2")
     ratio = lm2["measures"][-1]
     assert "over llama" in ratio["what"] and "FLOPs 1.71 x" in ratio["against"]
@@ -79,8 +79,7 @@ def crashing(bench):
 def test_what_does_not_fit_is_not_run_and_what_takes_too_long_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "PIECES", (
         pieces.Piece("quick", "a", 0.1, quick), pieces.Piece("failing", "a", 0.1, failing),
-        pieces.Piece("again", "a", 0.1, quick), pieces.Piece("long", "b", 1e4, quick),
-        pieces.Piece("later", "b", 0.1, quick, needs="no such schedule")))
+        pieces.Piece("again", "a", 0.1, quick), pieces.Piece("long", "b", 1e4, quick)))
     monkeypatch.setattr(device, "START", 0.0)
     work = pieces.plan("lm2_1b7", {}, "full")
     bench = pieces.make_bench("lm2_1b7", {}, "tiny", {})
@@ -89,11 +88,9 @@ def test_what_does_not_fit_is_not_run_and_what_takes_too_long_is_ended(tmp_path,
         results.append(pieces.measured(piece, bench, "full", time.monotonic() + 100))
         bench.known.update(results[-1].values)
     assert [(one.name, one.status) for one in results] == [
-        ("quick", DONE), ("failing", FAILED), ("again", DONE), ("long", NOT_RUN),
-        ("later", NOT_RUN)]
+        ("quick", DONE), ("failing", FAILED), ("again", DONE), ("long", NOT_RUN)]
     assert results[1].reason == "ValueError: no such thing" and bench.known["seen"] == 2
     assert results[3].reason == "it takes about 10000 s, and 100 s were left"
-    assert "'no such schedule' is not there" in results[4].reason
     device.write(tmp_path, work, 6, {"device": "some chip"}, results)
     text = (tmp_path / "device.md").read_text("utf-8")
     assert "| quick | x | 2 ms | 1 to 3 |  |" in text

@@ -11,7 +11,8 @@ from config_keys import FOLDER, KEYS, LEAVES, TINY, refusal
 from lm2_jax.config import Config, ModelConfig, RopeScaling, parse_length, shipped, with_vocab_size
 from lm2_jax.config import files as config_file
 from lm2_jax.config.files import differences, from_dict, load_config, to_dict
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 
 FILES = sorted(FOLDER.glob("*.py"))
 

@@ -11,8 +11,9 @@ from lm2_jax.generation import decoding
 from lm2_jax.generation.engine import Engine
 from lm2_jax.generation.sampling import Sampling
 from lm2_jax.model import running
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -11,8 +11,8 @@ import reference_rivals
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.model.lm import init_state
 from lm2_jax.model.memory import delta
+from lm2_jax.model.state import init_state
 from lm2_jax.report.flops import of_traced
 
 B, N, K, V = 2, 2, 8, 4

@@ -13,8 +13,9 @@ from lm2_jax.generation import decoding
 from lm2_jax.generation import engine as engines
 from lm2_jax.generation import reading as readings
 from lm2_jax.generation.engine import Engine
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -21,7 +21,8 @@ from lm2_jax.cli import main
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION
 from lm2_jax.eval import gates
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 from lm2_jax.report import gates as report
 from lm2_jax.report import style
 

@@ -22,7 +22,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.generation import saved
 from lm2_jax.generation.reading import Reading
 from lm2_jax.generation.states import ReadState, Source
-from lm2_jax.model.lm import init_state
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -20,8 +20,9 @@ import training
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model import attention, kernels
 from lm2_jax.model.kernels import Mask
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.types import Window
 
 pytestmark = pytest.mark.gpu

@@ -15,7 +15,8 @@ import pytest
 import reference
 
 from lm2_jax.config import ModelConfig, RopeScaling
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 
 GOLDEN = Path(__file__).parent / "parity" / "llama_golden.npz"
 

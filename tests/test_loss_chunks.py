@@ -13,7 +13,8 @@ from training import MODEL, B, T, batch, furthest
 
 from lm2_jax.config import Config, MemoryConfig, TrainConfig
 from lm2_jax.model.embedding import unembed, unembedding
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 from lm2_jax.training import cross_entropy as cross_entropies
 from lm2_jax.training.cross_entropy import cross_entropy
 from lm2_jax.training.loss import loss_sums

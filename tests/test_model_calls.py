@@ -12,9 +12,10 @@ import reference
 
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model.embedding import unembed, unembedding
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init, init_params
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

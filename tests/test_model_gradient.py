@@ -10,8 +10,9 @@ import pytest
 import reference
 
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments, scan_segments, split_segments
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -12,7 +12,8 @@ import reference
 from lm2_jax.config import MemoryConfig, ModelConfig
 from lm2_jax.model.embedding import lookup
 from lm2_jax.model.linear import Linear
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 
 V, B, T, BIAS = 64, 2, 6, 6.0
 

@@ -9,9 +9,10 @@ import reference
 
 from lm2_jax.config import MemoryConfig, ModelConfig, RopeScaling
 from lm2_jax.model import rope
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.memory.lm2 import LM2Memory, identity_bank
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 TOLERANCE = 1e-5
 SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,

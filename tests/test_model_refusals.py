@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from model_cases import CASES, B, variables
 
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 SMALL = CASES["window and memory"]
 TOKENS = np.zeros((B, SMALL.segment_length), np.int32)

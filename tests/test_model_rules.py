@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from model_cases import CASES, B, V, variables
 
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments, split_segments
+from lm2_jax.model.state import init_state
 
 each_case = pytest.mark.parametrize("name", CASES)
 some_cases = pytest.mark.parametrize("name", [

@@ -9,8 +9,9 @@ import pytest
 
 from lm2_jax.data.shards.manifest import INDEX
 from lm2_jax.data.shards.packing import Rows
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 S = 6
 CASES = {

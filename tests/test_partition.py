@@ -13,8 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm2_jax import partition
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.training import state as train_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -9,8 +9,9 @@ import reference
 import reference_rivals
 
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 
 V = 19
 

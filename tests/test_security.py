@@ -3,10 +3,13 @@
 import ast
 import functools
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from lm2_jax.checkpoint.checkpointer import META
+from lm2_jax.checkpoint.packed import PARAM
 from lm2_jax.cli import main
 from lm2_jax.config import Config, files
 
@@ -51,14 +54,18 @@ def test_only_configs_are_executed():
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path, capsys):
-    """Where a packed run is expected."""
+    """In the place of a parameter of a packed run."""
     class Runs:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
-    np.savez(tmp_path / "run.npz", x=np.array([Runs()], object))
-    assert main(["unpack", str(tmp_path / "run.npz"), f"--workdir={tmp_path / 'w'}"]) != 0
-    assert not (tmp_path / "ran").exists() and capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "run.npz", "w") as archive:
+        archive.writestr(META, "{}")
+        with archive.open(f"{PARAM}x.npy", "w") as entry:
+            np.lib.format.write_array(entry, np.array([Runs()], object))
+    assert main(["unpack", str(tmp_path / "run.npz"), f"--workdir={tmp_path / 'w'}"]) == 2
+    assert not (tmp_path / "ran").exists()
+    assert "allow_pickle=False" in capsys.readouterr().err
 
 
 def test_credentials_of_the_environment_do_not_get_into_the_config(monkeypatch):

@@ -139,8 +139,6 @@ def test_only_sums_of_gradients_cross_slices():
     # The gradient of the unembedding is computed with the loss.
     assert large and all(each.sums and each.origin.startswith(("backward ", "BXD,BXV->DV/"))
                          for each in large)
-    assert sum(each.bytes for each in large) > 100 * sum(
-        each.bytes for each in found if small(each)) / len(found)
     mesh, slices = two_slices(data=2, fsdp=1, tensor=2, dcn_data=1, dcn_fsdp=2)
     assert any(each.kind == "all-gather" and not small(each)
                for each in crossing.find(compiled(mesh), slices))

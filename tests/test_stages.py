@@ -11,9 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lm2_jax import partition
 from lm2_jax.config import Config, MemoryConfig, MeshConfig, ModelConfig
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.model.schedule import apply_segments, wavefront_groups
+from lm2_jax.model.state import init_state
 from lm2_jax.report import collectives, pipeline
 from lm2_jax.training import optimizer
 from lm2_jax.training import state as train_state

@@ -87,6 +87,8 @@ def test_a_run_that_has_only_begun(tmp_path, capsys):
     assert "0 of 1,000 (0.0 %)" in capsys.readouterr().out
     assert main(["status", str(tmp_path / "other")]) == 2
     assert "holds no run" in capsys.readouterr().err
+    assert main(["status", str(tmp_path), "--watch=-1"]) == 2
+    assert "--watch is -1; it must be a number of seconds above 0" in capsys.readouterr().err
 
 
 def test_a_run_of_an_earlier_version(workdir):

@@ -125,6 +125,46 @@ def test_what_wandb_is_called_with(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "w1"}
 
 
+def test_what_mlflow_is_called_with(tmp_path, monkeypatch):
+    """A run that is resumed is updated, and neither created nor given its parameters again."""
+    calls = []
+
+    class Client:
+        def get_experiment_by_name(self, name):
+            return None
+
+        def create_experiment(self, name):
+            calls.append(("experiment", name))
+            return "e1"
+
+        def create_run(self, experiment, run_name):
+            calls.append(("run", experiment, run_name))
+            return types.SimpleNamespace(info=types.SimpleNamespace(run_id="m1"))
+
+        def log_batch(self, run_id, metrics=(), params=()):
+            assert len(params) <= 100  # the most that a server takes
+            calls.extend((run_id, *param) for param in params if param[0] == "train.num_steps")
+            calls.extend((run_id, key, value, step) for key, value, _, step in metrics)
+
+        def update_run(self, run_id, status):
+            calls.append((status, run_id))
+
+        def set_terminated(self, run_id):
+            calls.append(("ended", run_id))
+
+    entities = types.SimpleNamespace(Metric=lambda *values: values, Param=lambda *pair: pair)
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=Client,
+                                                                     entities=entities))
+    for step in (3, 4):
+        found = Trackers(config("mlflow"), tmp_path / "run")
+        found.write(step, VALUES)
+        found.close()
+    assert calls == [
+        ("experiment", "p"), ("run", "e1", "run"), ("m1", "train.num_steps", "1000"),
+        ("m1", "loss", 1.5, 3), ("m1", "tokens", 7.0, 3), ("ended", "m1"),
+        ("RUNNING", "m1"), ("m1", "loss", 1.5, 4), ("m1", "tokens", 7.0, 4), ("ended", "m1")]
+
+
 @pytest.mark.parametrize("name", ["wnadb", "module:", ":Name", "module:1"])
 def test_a_tracker_that_cannot_be_is_refused(name):
     with pytest.raises(ValueError, match="log.trackers is .*; it must be wandb, mlflow or MODULE"):

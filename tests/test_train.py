@@ -24,8 +24,9 @@ from training import (
 
 from lm2_jax.config import MemoryConfig, TrainConfig
 from lm2_jax.model import kernels
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.training import optimizer
 from lm2_jax.training.loss import count_answers, loss_sums
 from lm2_jax.training.step import make_loss

@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from lm2_jax.checkpoint import transplant
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

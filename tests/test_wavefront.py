@@ -13,9 +13,10 @@ from model_cases import CASES, B, V, make_config, variables
 from lm2_jax.config import MemoryConfig
 from lm2_jax.generation import reading
 from lm2_jax.model import schedule
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init
 from lm2_jax.model.schedule import apply_segments, wavefront_groups
+from lm2_jax.model.state import init_state
 from lm2_jax.training.loss import loss_sums
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -175,5 +176,5 @@ def test_auto_takes_the_wavefront_where_a_block_does_not_fill_the_device(monkeyp
     assert wavefront_groups(config, 1, 1, "auto") == ()
     monkeypatch.setattr(schedule.kernels, "filling_tokens", lambda width: 1024)
     assert wavefront_groups(config, 1000, 1, "auto") == (16,)
-    assert wavefront_groups(config, 4, 4, "auto") == (4,)  # which also have a shorter ramp
+    assert wavefront_groups(config, 4, 4, "auto") == (4,)  # which also take fewer ticks to fill
     assert schedule.expected_gain(config, 4, 4, (4,)) == pytest.approx(64 / (7 * 4))

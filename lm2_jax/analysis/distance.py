@@ -16,7 +16,8 @@ import optax
 from lm2_jax.analysis import reading
 from lm2_jax.analysis.planted import Planted
 from lm2_jax.model.embedding import unembed, unembedding
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 from lm2_jax.types import Output, Params, State
 
 

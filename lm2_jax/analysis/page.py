@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -69,8 +69,7 @@ def write(folder: Path, title: str, facts: Mapping[str, str], panels: Sequence[P
         for panel in panels}
     written = []
     for name, text in (("index.html", page), ("analysis.json", json.dumps(numbers, indent=1))):
-        with replacing(folder / name) as partial:
-            partial.write_text(text + "\n" * (not text.endswith("\n")), "utf-8")
+        write_text(folder / name, text + "\n" * (not text.endswith("\n")))
         written.append(folder / name)
     return written
 

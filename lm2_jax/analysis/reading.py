@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 from lm2_jax.types import Params, State
 
 GATES = ("output", "input", "forget", "open")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,11 +15,11 @@ from lm2_jax.config.model import ATTENTION_IMPLEMENTATIONS
 from lm2_jax.errors import UserError
 from lm2_jax.model import kernels
 from lm2_jax.model.kernels import Mask
+from lm2_jax.report import records
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 
 USES = {"attention": True, "write": False}  # whether the mask is causal
 
@@ -30,11 +29,12 @@ class Row:
     """The measurement of one kernel.
 
     Attributes:
-      use: attention of a segment, causal, or a memory's write, with its log-sum-exp.
-      length: tokens, and slots.
+      use: a key of USES: the causal attention of a segment, or the write of a memory, which
+        returns the log-sum-exp too.
+      length: number of tokens, and of slots.
       implementation: as in `model.attention_implementation`.
       forward: seconds of each repetition.
-      both: seconds of forward and backward pass, of each repetition.
+      both: seconds of the forward and the backward pass together, of each repetition.
       temporaries: bytes of both passes, by XLA's analysis.
     """
 
@@ -49,14 +49,16 @@ class Row:
 def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head_dim: int,
         rows: int, dtype: str, repeats: int, out: str | Path, console: Console | None = None
         ) -> list[Row]:
-    """Measures every kernel in turns, so that all meet the same load; prints and writes the table.
+    """Measures the kernels on one device; prints and writes the table.
+
+    Their repetitions alternate, so that another load on the machine affects all kernels alike.
 
     Args:
-      lengths: tokens and slots.
+      lengths: numbers of tokens, and of slots.
       implementations: as in `model.attention_implementation`.
       rows: of the batch.
       dtype: of queries, keys and values.
-      repeats: measurements of each.
+      repeats: measurements of each kernel.
       out: folder of attention.json and attention.md.
 
     Raises:
@@ -76,13 +78,9 @@ def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head
     heading = (f"{rows} rows, {heads} heads of {head_dim}, {dtype}, on one {device}; jax "
                f"{jax.__version__}; {datetime.now(UTC).strftime('%Y-%m-%d')}")
     console.print(table(found).terminal(heading))
-    with replacing(out / "attention.json") as partial:
-        partial.write_text(json.dumps({"heading": heading, "rows": [
-            dataclasses.asdict(row) for row in found]}, indent=1) + "\n", "utf-8")
-    with replacing(out / "attention.md") as partial:
-        partial.write_text(f"{heading}\n\n{table(found).markdown()}", "utf-8")
-    for name in ("attention.json", "attention.md"):
-        console.print(str(out / name))
+    facts = {"heading": heading, "rows": [dataclasses.asdict(row) for row in found]}
+    for path in records.write(out, "attention", facts, heading, table(found)):
+        console.print(str(path))
     return found
 
 

@@ -1,4 +1,4 @@
-"""`lm2 bench bptt`: the most segments that backpropagation through time takes in on a device."""
+"""`lm2 bench bptt`: how many segments of backpropagation through time fit into a device."""
 
 import dataclasses
 import json
@@ -11,19 +11,19 @@ import jax
 from lm2_jax import partition
 from lm2_jax.config import Config, files
 from lm2_jax.errors import UserError
-from lm2_jax.report import compilation, programs
+from lm2_jax.report import compilation, programs, records
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 
 VARIANTS = {"banks in float32": {}, "banks in bfloat16": {"model.memory.bank_dtype": "bfloat16"}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant of a config on a topology, a row of the batch for each way in which rows are split.
+    """A variant of a config on a topology, with as few rows as the mesh allows: one for each part
+    of the batch.
 
     Attributes:
       variant: its name.
@@ -73,8 +73,8 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
       segments: two numbers, or more, which are compiled too, to check the line through the first
         two.
       out: folder of bptt.json and bptt.md, to which rows of other topologies and meshes are added.
-      memory: GB (10^9 bytes) of a device; None for that of the topology. So another device is
-        estimated by the programs of this one.
+      memory: GB (10^9 bytes) of a device; None for that of the topology. Another number estimates
+        a device of that size by the programs of this topology.
       quick: whether to compile with the least effort.
 
     Raises:
@@ -92,12 +92,8 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
         rows.append(_row(config, path, name, topology, segments, memory, console))
     known = {(row.variant, row.topology, *row.mesh.values(), row.memory): row
              for row in (*_read(out / "bptt.json"), *rows)}
-    with replacing(out / "bptt.json") as partial:
-        partial.write_text(json.dumps([dataclasses.asdict(row) for row in known.values()], indent=1)
-                           + "\n", "utf-8")
-    with replacing(out / "bptt.md") as partial:
-        partial.write_text(f"{path}, training step, compiled and not run\n\n"
-                           f"{table(list(known.values())).markdown()}", "utf-8")
+    records.write(out, "bptt", [dataclasses.asdict(row) for row in known.values()],
+                  f"{path}, training step, compiled and not run", table(list(known.values())))
     console.print(table(rows).terminal(path))
     return rows
 

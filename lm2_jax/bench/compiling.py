@@ -1,7 +1,6 @@
 """`lm2 bench compile`: compile time and program size over the number of blocks and segments."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,10 @@ import jax
 from lm2_jax import partition
 from lm2_jax.config import Config
 from lm2_jax.errors import UserError
-from lm2_jax.report import hlo, programs
+from lm2_jax.report import hlo, programs, records
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import meshes, paths, topologies
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 
 BLOCKS, SEGMENTS = (4, 16), (8, 64)
 
@@ -42,7 +40,7 @@ def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
         console: Console | None = None) -> list[Size]:
     """Compiles steps with few and with many blocks and segments; prints and writes the table.
 
-    Every block has a memory if the config has one. The steps are compiled in turns.
+    Every block has a memory if the config has one. The compilations of the steps alternate.
 
     Args:
       name: of the config, for the heading.
@@ -71,14 +69,10 @@ def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
     rows = list(sizes.values())
     heading = f"{name}, training step for {topology}, jax {jax.__version__}"
     console.print(table(rows).terminal(heading))
-    with replacing(paths.of(out) / "compile.json") as partial:
-        partial.write_text(json.dumps({
-            "config": name, "topology": topology, "jax": jax.__version__,
-            "steps": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n", "utf-8")
-    with replacing(paths.of(out) / "compile.md") as partial:
-        partial.write_text(f"{heading}\n\n{table(rows).markdown()}", "utf-8")
-    for file in ("compile.json", "compile.md"):
-        console.print(str(paths.of(out) / file))
+    facts = {"config": name, "topology": topology, "jax": jax.__version__,
+             "steps": [dataclasses.asdict(row) for row in rows]}
+    for path in records.write(paths.of(out), "compile", facts, heading, table(rows)):
+        console.print(str(path))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""`lm2 bench context`: how long contexts take, and how much memory, beside rivals."""
+"""`lm2 bench context`: time and memory of reading contexts, by LM2 and by other models."""
 
 import dataclasses
 import datetime
@@ -26,7 +26,7 @@ from lm2_jax.runtime.console import Console
 SEQUENTIAL, WAVEFRONT, RMT, ARMT, WINDOW, FULL = (
     "LM2 sequential", "LM2 wavefront", "RMT", "ARMT", "sliding window", "full attention")
 MODELS = (SEQUENTIAL, WAVEFRONT, RMT, ARMT, WINDOW, FULL)
-MEMORY_TOKENS = 16  # of RMT and ARMT
+MEMORY_TOKENS = 16  # number of memory tokens of RMT and ARMT
 LEFT = 0.9  # share of the available memory that a process may allocate
 
 
@@ -40,8 +40,8 @@ def run(config: Config, lengths: Sequence[str], models: Sequence[str], repeats: 
     Args:
       config: of an LM2 with a vocabulary size; the other models have its backbone.
       models: some of MODELS.
-      repeats: of contexts that take less than a minute.
-      minutes: that reading a context may take.
+      repeats: measurements of a context that takes less than a minute; others are read once.
+      minutes: the most that reading a context may take.
 
     Raises:
       UserError: if an argument cannot be used, or `out` has measurements of something else.
@@ -134,7 +134,7 @@ def _facts(config: Config, minutes: float) -> dict:
 
 def _point(config: Config, name: str, length: str, tokens: int, repeats: int, minutes: float,
            known: dict[tuple[str, int], Point]) -> Point:
-    """Measures one model at one length; one that failed at a shorter length fails at this too."""
+    """Measures one model at one length. After a failure at a shorter length it is not tried."""
     for (other, size), point in known.items():
         if other == name and size < tokens and point.failure:
             reason = point.failure.partition(" (")[0]

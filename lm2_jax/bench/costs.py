@@ -1,4 +1,4 @@
-"""`lm2 bench costs`: what the memory costs over the same model without it."""
+"""`lm2 bench costs`: what the memory costs, compared with the same model without it."""
 
 import dataclasses
 import functools
@@ -16,8 +16,9 @@ from lm2_jax.config import Config, MeshConfig, parse_length, with_vocab_size
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
 from lm2_jax.generation.reading import CHUNK, places_for
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import Segments, read_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.report import compilation
 from lm2_jax.report import costs as report
 from lm2_jax.report.costs import Costs, Pair
@@ -30,7 +31,7 @@ from lm2_jax.training.step import make_train_step
 from lm2_jax.types import Batch, Params, State
 
 Work = tuple[Callable[[], object], int]
-"""What to measure, and the peak bytes of its program."""
+"""The function to measure, and the peak bytes of its program."""
 
 
 def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: str | Path,
@@ -38,12 +39,14 @@ def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: st
     """Measures untrained models on random tokens on one device; prints and writes the table.
 
     The work is to read a context of each length, one row, segment by segment without logits, and
-    one training step of the last stage of the curriculum. The model and its backbone take turns;
-    each is run once before that.
+    one training step of the last stage of the curriculum. The repetitions of the model and of its
+    backbone alternate, after one run of each.
 
     Args:
       name: of the config, for the heading.
+      lengths: of the contexts, as "4k".
       repeats: how often each work is measured.
+      out: folder of costs.json, costs.md and costs.png.
 
     Raises:
       UserError: the model has no memory, or an argument cannot be used.
@@ -86,7 +89,7 @@ def run(config: Config, name: str, lengths: Sequence[str], repeats: int, out: st
 
 def _pair(what: str, tokens: int, flops: Sequence[float], works: Sequence[Work], repeats: int,
           console: Console) -> Pair:
-    """Measures the work of both models in turns."""
+    """Measures the work of both models alternately."""
     seconds: tuple[list[float], list[float]] = [], []
     for work, _ in works:
         work()  # compiles

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from lm2_jax.errors import UserError
 from lm2_jax.generation.engine import Engine
 from lm2_jax.generation.sampling import Sampling
 from lm2_jax.model.lm import LanguageModel
+from lm2_jax.report import records
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import meshes, paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 from lm2_jax.training import state as train_state
 
 OURS, THEIRS = "lm2_jax", "transformers"
@@ -109,15 +108,10 @@ def run(config: Config | None, workdir: str | Path | None, batches: Sequence[int
                    f", {name} {facts[name]}" for name in ("torch", "transformers") if facts))
     console.print(heading)
     console.print(table(rates).terminal())
-    with replacing(paths.of(out) / "decode.json") as partial:
-        partial.write_text(json.dumps({"model": name, "device": jax.devices()[0].device_kind,
-                                       "parameters": size, "other": facts, "rates": [
-                                           dataclasses.asdict(rate) for rate in rates]},
-                                      indent=2) + "\n", "utf-8")
-    with replacing(paths.of(out) / "decode.md") as partial:
-        partial.write_text(f"{heading}\n\n{table(rates).markdown()}", "utf-8")
-    for file in ("decode.json", "decode.md"):
-        console.print(str(paths.of(out) / file))
+    facts = {"model": name, "device": jax.devices()[0].device_kind, "parameters": size,
+             "other": facts, "rates": [dataclasses.asdict(rate) for rate in rates]}
+    for path in records.write(paths.of(out), "decode", facts, heading, table(rates), indent=2):
+        console.print(str(path))
     return rates
 
 

@@ -2,7 +2,7 @@
 
 Pieces are measured one after the other, in the order of `pieces.PIECES`, until the time is over.
 Pieces that share a model share a process; each process ends before the next begins, so that the
-device's memory is free again. What a piece has found is written at once.
+device's memory is free again. The results of a piece are written when it ends.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ from pathlib import Path
 from lm2_jax.bench import pieces
 from lm2_jax.bench.measures import DONE, FAILED, NOT_RUN, Result
 from lm2_jax.bench.pieces import Piece
+from lm2_jax.report import records
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing, scratch
+from lm2_jax.runtime.files import scratch
 
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # share of a GPU's memory that JAX takes at once
-START = 15.0  # seconds in which a process is ready to measure
-PAUSE = 0.2  # seconds between two looks at what a process has written
+START = 15.0  # seconds until a process is ready to measure
+PAUSE = 0.2  # seconds between two reads of the results of a process
 
 
 def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out: str | Path,
@@ -56,10 +57,10 @@ def run(path: str, overrides: Mapping[str, str], scale: str, minutes: float, out
             known.update(result.values)
             console.print(line(result))
             write(out, work, minutes, facts, results)
-    write(out, work, minutes, facts, results)
+    written = write(out, work, minutes, facts, results)
     console.print(table(results).terminal(heading(work, minutes, facts)))
-    for name in ("device.json", "device.md"):
-        console.print(str(out / name))
+    for file in written:
+        console.print(str(file))
     return results
 
 
@@ -97,7 +98,7 @@ def _too_long(piece: Piece, scale: str, seconds: float) -> str:
 
 
 def _new(log: Path, seen: list[str], facts: dict[str, str]) -> Iterator[Result]:
-    """Yields the results that a process has written since the last look."""
+    """Yields the results that a process has written since the last call; adds lines to `seen`."""
     complete = log.read_text("utf-8").rpartition("\n")[0].splitlines()
     for text in complete[len(seen):]:
         seen.append(text)
@@ -109,18 +110,13 @@ def _new(log: Path, seen: list[str], facts: dict[str, str]) -> Iterator[Result]:
 
 
 def write(out: Path, work: pieces.Work, minutes: float, facts: Mapping[str, str],
-          results: Sequence[Result]) -> None:
-    """Writes device.json and device.md."""
+          results: Sequence[Result]) -> list[Path]:
+    """Writes device.json and device.md; returns their paths."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-    with replacing(out / "device.json") as partial:
-        partial.write_text(json.dumps({
-            **facts, "versions": versions, "config": work.path, "overrides": dict(work.overrides),
-            "scale": work.scale, "minutes": minutes,
-            "pieces": [dataclasses.asdict(result) for result in results]}, indent=1) + "\n",
-            "utf-8")
-    with replacing(out / "device.md") as partial:
-        partial.write_text(f"{heading(work, minutes, facts)}\n\n{table(results).markdown()}",
-                           "utf-8")
+    everything = {**facts, "versions": versions, "config": work.path,
+                  "overrides": dict(work.overrides), "scale": work.scale, "minutes": minutes,
+                  "pieces": [dataclasses.asdict(result) for result in results]}
+    return records.write(out, "device", everything, heading(work, minutes, facts), table(results))
 
 
 def heading(work: pieces.Work, minutes: float, facts: Mapping[str, str]) -> str:
@@ -130,7 +126,7 @@ def heading(work: pieces.Work, minutes: float, facts: Mapping[str, str]) -> str:
 
 
 def line(result: Result) -> str:
-    """What a piece has come to, for the terminal while the others run."""
+    """The status of a piece in one line, for the terminal."""
     if result.status == DONE:
         return f"{result.name}: measured in {result.seconds:.0f} s"
     return f"{result.name}: {result.status}, {result.reason}"

@@ -1,4 +1,4 @@
-"""What the pieces of `lm2 bench device` are given, and what they find."""
+"""The figures, the results and the sizes of `lm2 bench device`."""
 
 import dataclasses
 import time
@@ -15,9 +15,9 @@ class Measure:
     """One figure of a piece.
 
     Attributes:
-      what: it is, as "step".
-      values: of the repetitions, or one.
-      unit: as "ms"; values are in it.
+      what: name of the figure, as "step".
+      values: one for each repetition, or a single one.
+      unit: of the values, as "ms".
       against: a comparison, as "52.1 % of 989 TFLOP/s"; "" for none.
     """
 
@@ -41,12 +41,14 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What has become of a piece.
+    """The result of a piece.
 
     Attributes:
+      name: of the piece.
       status: DONE, NOT_RUN or FAILED.
       reason: why it was not measured.
-      seconds: that it took, compilation included.
+      seconds: that the piece took, compilation included.
+      measures: its figures.
       values: figures that later pieces compare with, by name.
     """
 
@@ -59,25 +61,25 @@ class Result:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Result":
-        """The result that `dataclasses.asdict` has made this of."""
+        """Returns the result from which `dataclasses.asdict` made these values."""
         return cls(**values | {"measures": [Measure(**one) for one in values["measures"]]})
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How large everything is. Only shapes differ between scales.
+    """The sizes of the model and of the inputs, which are all that differs between scales.
 
     Attributes:
-      model: changes of the config.
+      model: overrides of the config.
       matrix: rows and columns of the matrices whose product is timed.
       copied: bytes of the array that is copied.
-      segments: of a training row.
-      rows: numbers of rows that training tries, the largest that fits first.
-      lengths: segments of the contexts that are read: short, long, and the longest.
-      prompt: tokens of the prompts that are generated after.
-      new: tokens that are generated.
+      segments: number of segments of a training row.
+      rows: numbers of rows that training tries, the largest first.
+      lengths: numbers of segments of the short, the long and the longest context.
+      prompt: tokens of a prompt of the generation.
+      new: tokens that are generated after it.
       batches: numbers of rows that are generated together.
-      repeats: measurements of everything.
+      repeats: repetitions of each measurement.
     """
 
     model: Mapping[str, str]
@@ -106,7 +108,7 @@ SCALES = {
 
 
 def times(work: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each repetition of the work, which is done once before."""
+    """Returns the seconds of each repetition of the work, which is done once before."""
     jax.block_until_ready(work())
     seconds = []
     for _ in range(repeats):

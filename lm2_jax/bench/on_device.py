@@ -18,8 +18,9 @@ from lm2_jax.bench.measures import Measure, Scale, times
 from lm2_jax.config import Config, MeshConfig, ModelConfig
 from lm2_jax.generation.engine import Engine
 from lm2_jax.generation.reading import CHUNK
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.report import roofline
 from lm2_jax.report.table import percent
 from lm2_jax.runtime import meshes
@@ -28,9 +29,9 @@ from lm2_jax.training import state as train_state
 from lm2_jax.types import Params
 
 Found = tuple[list[Measure], dict[str, float]]
-PRODUCTS = 16  # matrices that are multiplied by one another between two looks at the clock
-REMAT = ((False, "dots"), (True, "full"))  # (train.remat_segments, model.remat), the fastest first
-MARGIN = 1.4  # compiled steps take more than the formula has
+PRODUCTS = 16  # matrix products, one after the other, in each timed call
+REMAT = ((False, "dots"), (True, "full"))  # (train.remat_segments, model.remat), fastest first
+MARGIN = 1.4  # bytes of a compiled step over those of the formula, at most
 MILLI, TERA, GIGA, GIB = 1e-3, 1e12, 1e9, 2**30
 
 
@@ -40,9 +41,11 @@ class NotMeasured(Exception):
 
 @dataclasses.dataclass
 class Bench:
-    """Attributes:
+    """What a piece is measured with.
+
+    Attributes:
       config: of the model with a memory.
-      scale: how large everything is.
+      scale: sizes of the model and of the inputs.
       known: values of earlier pieces by name.
     """
 
@@ -112,7 +115,7 @@ def _train(bench: Bench, config: Config, name: str) -> Found:
     tokens = rows * segments * T
     rate = clock.flops_per_token(config.model) * tokens / median(seconds)
     remat = (f"{rows} rows of {segments} segments of {T} tokens, remat {config.model.remat}"
-             + (", segments again" if config.train.remat_segments else ""))
+             + (", segments recomputed" if config.train.remat_segments else ""))
     return [
         Measure(f"step, {remat}", [s / MILLI for s in seconds], "ms", bench.utilisation(rate)),
         Measure("tokens", [tokens / s for s in seconds], "a second"),
@@ -123,8 +126,8 @@ def _train(bench: Bench, config: Config, name: str) -> Found:
 def _largest_step(bench: Bench, config: Config):
     """(config, rows, work, peak bytes) of the step with the most rows that fits.
 
-    What keeps more and computes less again is tried first. One compilation is tried for each
-    setting of rematerialisation and number of rows until one fits.
+    Settings that keep more activations and recompute less are tried first. Each setting of
+    rematerialisation and number of rows is compiled, until one fits.
     """
     limit = _limit()
     for remat_segments, remat in REMAT:
@@ -202,7 +205,7 @@ def prefill_sequential(bench: Bench) -> Found:
 
 
 def prefill_wavefront(bench: Bench) -> Found:
-    """The same along the diagonals of blocks and segments."""
+    """The same contexts by the wavefront schedule."""
     return _prefill(bench, bench.config.model, "wavefront", bench.scale.lengths[:2])
 
 
@@ -215,7 +218,8 @@ def prefill_full(bench: Bench) -> Found:
 
 def _prefill(bench: Bench, model: ModelConfig, schedule: str, lengths: Sequence[int],
              name: str = "") -> Found:
-    """Reads contexts of some segments; compares with other ways to read that are known."""
+    """Reads contexts of these numbers of segments; compares with earlier pieces that read as many
+    tokens."""
     name = name or schedule
     found, values = [], {}
     for segments in lengths:
@@ -254,7 +258,7 @@ def longest_prefill(bench: Bench) -> Found:
 
 
 def decode(bench: Bench) -> Found:
-    """New tokens a second, against the bytes that each step has to read."""
+    """New tokens a second, compared with the bandwidth for the bytes that each step has to read."""
     model, scale = bench.config.model, bench.scale
     engine = Engine(LanguageModel(model), _params(model), pad_id=0)
     peaks, found = roofline.chip(jax.devices()[0].device_kind), []

@@ -14,7 +14,6 @@ from lm2_jax.bench import on_device, rival
 from lm2_jax.bench.measures import DONE, FAILED, NOT_RUN, SCALES, Measure, Result, Scale
 from lm2_jax.config import files
 from lm2_jax.errors import UserError
-from lm2_jax.model.schedule import SCHEDULES
 from lm2_jax.runtime import compilation_cache
 
 Measuring = Callable[[on_device.Bench], tuple[list[Measure], dict[str, float]]]
@@ -22,20 +21,18 @@ Measuring = Callable[[on_device.Bench], tuple[list[Measure], dict[str, float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A measurement that is made as a whole.
+    """A measurement that is either made completely or not at all.
 
     Attributes:
-      group: pieces of the same group, one after the other, share a process.
+      group: neighbouring pieces of the same group share a process.
       estimate: seconds at full scale on an H100, compilation included.
-      measure: takes the bench; returns what it found, and values for later pieces.
-      needs: the schedule without which the piece cannot be measured; "" for none.
+      measure: takes the bench; returns the figures, and values for later pieces.
     """
 
     name: str
     group: str
     estimate: float
     measure: Measuring
-    needs: str = ""
 
     def seconds(self, scale: str) -> float:
         """The estimated time at a scale."""
@@ -47,7 +44,7 @@ PIECES = (
     Piece("train llama", "llama", 70, on_device.train_llama),
     Piece("train LM2", "LM2", 100, on_device.train_lm2),
     Piece("prefill sequential", "inference", 45, on_device.prefill_sequential),
-    Piece("prefill wavefront", "inference", 45, on_device.prefill_wavefront, needs="wavefront"),
+    Piece("prefill wavefront", "inference", 45, on_device.prefill_wavefront),
     Piece("decode", "inference", 45, on_device.decode),
     Piece("longest prefill", "long", 50, on_device.longest_prefill),
     Piece("prefill full attention", "full attention", 40, on_device.prefill_full),
@@ -86,7 +83,7 @@ def plan(path: str, overrides: Mapping[str, str], scale: str, chosen: Sequence[s
 
 def make_bench(path: str, overrides: Mapping[str, str], scale: str, known: Mapping[str, float]
                ) -> on_device.Bench:
-    """What the measuring functions take."""
+    """Returns the argument of the measuring functions."""
     shapes: Scale = SCALES[scale]
     config = files.load_config(path, {**shapes.model, **overrides})
     return on_device.Bench(config, shapes, dict(known))
@@ -117,7 +114,7 @@ def measure_group(work: Work, names: Sequence[str], end: float, log: str,
             result = measured(piece, bench, work.scale, end)
             bench.known.update(result.values)
             put(dataclasses.asdict(result))
-    # Not earlier: JAX takes most of the memory of a GPU, which a rival may need.
+    # Not earlier: JAX then takes most of the memory of a GPU, which another library may need.
     put({"facts": {"device": jax.devices()[0].device_kind,
                    "date": datetime.now(UTC).strftime("%Y-%m-%d")}})
 
@@ -125,8 +122,6 @@ def measure_group(work: Work, names: Sequence[str], end: float, log: str,
 def measured(piece: Piece, bench: on_device.Bench, scale: str, end: float) -> Result:
     """Measures one piece, if it fits into the time."""
     left = end - time.monotonic()
-    if piece.needs and piece.needs not in SCHEDULES:
-        return Result(piece.name, NOT_RUN, f"the schedule {piece.needs!r} is not there")
     if left <= 0 or piece.seconds(scale) > left:
         return Result(piece.name, NOT_RUN, f"it takes about {piece.seconds(scale):.0f} s, and "
                                            f"{max(left, 0):.0f} s were left")

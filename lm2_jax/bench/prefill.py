@@ -19,12 +19,13 @@ import numpy as np
 
 from lm2_jax.config import Config, ModelConfig, files
 from lm2_jax.generation import reading
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init
+from lm2_jax.model.state import init_state
 from lm2_jax.runtime import compilation_cache
 
 BEGUN = "begun"
-ENOUGH = 60.0  # seconds of one repetition, after which there is no other
+ENOUGH = 60.0  # seconds; after a repetition that took longer there is no other
 _PEAK = Path("/proc/self/status")
 
 
@@ -36,7 +37,7 @@ class Work:
       model: its segments hold the whole context if it is read in one call.
       tokens: of the context.
       seed: of the parameters and of the tokens.
-      repeats: of short contexts; others are read once.
+      repeats: how often the context is read, until a repetition takes longer than ENOUGH.
       memory: bytes that the process may allocate; 0 = any number.
     """
 

@@ -1,7 +1,7 @@
 """The training step of transformers' Llama, in a process of its own that imports PyTorch.
 
-PyTorch is no requirement of this package: where it or transformers cannot be imported, nothing is
-measured.
+PyTorch is not a requirement of this package. Where it or transformers cannot be imported, nothing
+is measured.
 """
 
 import json
@@ -12,7 +12,7 @@ from lm2_jax.bench.measures import Measure
 from lm2_jax.bench.on_device import MILLI, Bench, Found, NotMeasured
 from lm2_jax.training.clock import flops_per_token
 
-MOST = 8  # rows that are tried first
+MOST = 8  # rows of the first attempt
 # It gets the sizes as JSON on its command line, tries fewer rows until they fit, and prints
 # {"seconds": [..], "rows": .., "attention": .., "versions": {..}}.
 SCRIPT = """
@@ -71,7 +71,7 @@ print(json.dumps({"seconds": seconds, "rows": rows, "attention": attention, "ver
 
 
 def train(bench: Bench) -> Found:
-    """A compiled step in bfloat16 on rows of a segment, at most as many as ours has had."""
+    """Compiled steps in bfloat16 on rows of one segment, no more rows than the step of ours had."""
     model = bench.backbone.model
     asked = subprocess.run([sys.executable, "-c", "import torch, transformers"],
                            capture_output=True, text=True)

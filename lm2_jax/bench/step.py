@@ -1,4 +1,4 @@
-"""`lm2 bench step`: time, FLOPs and memory of the training step, for each way of taking it."""
+"""`lm2 bench step`: time, FLOPs and memory of the training step and of its variants."""
 
 import contextlib
 import dataclasses
@@ -19,10 +19,10 @@ from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
+from lm2_jax.report import records
 from lm2_jax.report.table import Table
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
 from lm2_jax.training.clock import flops_per_token
 
 MB = 1e6
@@ -30,15 +30,15 @@ MB = 1e6
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One way of taking the step.
+    """A variant of the training step.
 
     Attributes:
-      name: of the way, as "remat dots".
-      parameters: of the model.
-      flops: of the step by the model's own count, recomputation left out.
-      memory: peak bytes of the compiled program, by XLA's plan; None of another library.
-      compiling: seconds that compilation took; None of another library.
-      seconds: of each repetition. All ways took turns.
+      name: of the variant, as "remat dots".
+      parameters: number of parameters of the model.
+      flops: of the step by the model's own count, without recomputation.
+      memory: peak bytes of the compiled program, by XLA's plan; None for another library.
+      compiling: seconds that compilation took; None for another library.
+      seconds: of each repetition. The repetitions of the variants alternate.
     """
 
     name: str
@@ -53,16 +53,16 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
         out: str | Path, console: Console | None = None) -> list[Step]:
     """Measures untrained models on random tokens on one device; prints and writes the table.
 
-    The step is that of the last stage of the curriculum, all rows full. It is compared with that of
-    the model without its memory, and by the options with others. All ways take turns, after two
-    steps of each.
+    The step is that of the last stage of the curriculum, with full rows. It is compared with that
+    of the model without its memory, and with the variants that the arguments ask for. After two
+    steps of each, the repetitions of the variants alternate.
 
     Args:
       name: of the config, for the heading.
       remat: also measure every `model.remat`, with and without `train.remat_segments`.
       torch_python: path of a Python that has torch and transformers: also measure a Llama of the
         backbone's shape there, eager and compiled; "" = none.
-      repeats: measurements of each way.
+      repeats: measurements of each variant.
       out: folder of step.json and step.md.
 
     Raises:
@@ -115,17 +115,13 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
                  package: importlib.metadata.version(package) for package in ("jax", "flax")},
              "model": dataclasses.asdict(config.model),
              "steps": [dataclasses.asdict(step) for step in steps]}
-    with replacing(paths.of(out) / "step.json") as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    with replacing(paths.of(out) / "step.md") as partial:
-        partial.write_text(f"{heading}\n\n{table(steps).markdown()}", "utf-8")
-    for file in ("step.json", "step.md"):
-        console.print(str(paths.of(out) / file))
+    for path in records.write(paths.of(out), "step", facts, heading, table(steps), indent=2):
+        console.print(str(path))
     return steps
 
 
 def _ways(config: Config, remat: bool) -> Iterator[tuple[str, Config]]:
-    """The config as it is, without its memory, and with each way to rematerialise."""
+    """Yields the variants: as configured, without the memory, and with each remat setting."""
     yield "as configured", config
     if config.model.memory.num_layers:
         yield "without the memory", _without_memory(config)
@@ -152,7 +148,7 @@ def _timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def table(steps: Sequence[Step]) -> Table:
-    """A row for each way. Ratios are over the first row and belong together by repetition."""
+    """A row for each variant. Ratios are over the first row, of the same repetition."""
     first, rows = steps[0], []
     for step in steps:
         ratios = [a / b for a, b in zip(step.seconds, first.seconds, strict=True)]

@@ -17,7 +17,7 @@ from lm2_jax.config import ModelConfig
 from lm2_jax.errors import UserError
 from lm2_jax.model import memory as memories
 from lm2_jax.runtime import paths, processes
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 from lm2_jax.types import Params
 
 STACKS = ("memory_blocks", "blocks")  # scanned: the first axis of their parameters is the block
@@ -160,10 +160,9 @@ def begin_with(old: Params, origin: dict, workdir: Path, params: Params, shardin
     with jax.set_mesh(mesh):
         params = jax.jit(begin, out_shardings=shardings, donate_argnums=1)(old, params)
     if processes.is_primary():
-        with replacing(workdir / "init_from.json") as partial:
-            partial.write_text(json.dumps({
-                **origin, "missing": differences.missing,
-                "unused": differences.unused}, indent=2) + "\n", "utf-8")
+        write_text(workdir / "init_from.json", json.dumps({
+            **origin, "missing": differences.missing, "unused": differences.unused}, indent=2)
+            + "\n")
     step = "" if origin["step"] is None else f" at step {origin['step']}"
     return params, [f"starting from the weights of {origin['workdir']}{step}", *lines,
                     *[f"{output} is 0 where it is new, so that the memory adds nothing at first"]

@@ -21,7 +21,7 @@ from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params, weights_digest
 from lm2_jax.runtime import paths, processes
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 from lm2_jax.types import Params
 
 # Keys that may change when a run is resumed: the next batch and step do not depend on them, except
@@ -87,11 +87,8 @@ def store_config(config: Config, workdir: Path, keep_old: bool = False) -> None:
     if keep_old:
         old = workdir / OLD_CONFIG
         before = old.read_text("utf-8") if old.exists() else ""
-        with replacing(old) as partial:
-            partial.write_text(before + json.dumps(json.loads(path.read_text("utf-8"))) + "\n",
-                               "utf-8")
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(files.to_dict(config), indent=2) + "\n", "utf-8")
+        write_text(old, before + json.dumps(json.loads(path.read_text("utf-8"))) + "\n")
+    write_text(path, json.dumps(files.to_dict(config), indent=2) + "\n")
 
 
 def stored_config(workdir: str | Path) -> Config:

@@ -83,6 +83,12 @@ def joined_processes(args: argparse.Namespace, command: str) -> Iterator[None]:
     processes.shutdown()
 
 
+def add_out(parser: argparse.ArgumentParser, folder: str) -> None:
+    """--out of a measurement, which is written to `folder` by default."""
+    parser.add_argument("--out", metavar="FOLDER", default=folder,
+                        help="folder of the table and its numbers (%(default)s)")
+
+
 def names(text: str) -> list[str]:
     """The parts of "A, B", without the empty ones."""
     return [name.strip() for name in text.split(",") if name.strip()]

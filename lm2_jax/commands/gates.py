@@ -13,7 +13,7 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.report import gates as report
 from lm2_jax.runtime import compilation_cache, paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 
 def show(config: Config, workdir: str | Path, step: int | None = None, num_samples: int = 20,
@@ -43,9 +43,8 @@ def show(config: Config, workdir: str | Path, step: int | None = None, num_sampl
     # Outside the mesh: a batch of one row cannot be laid over several devices.
     found = gates.measure(LanguageModel(model), params, samples, evaluator.tokens.pad_id)
     folder = paths.of(workdir) / "eval" if out is None else paths.of(out)
-    with replacing(folder / "gates.json") as partial:
-        text = json.dumps([dataclasses.asdict(block) for block in found], indent=2)
-        partial.write_text(text + "\n", "utf-8")
+    facts = [dataclasses.asdict(block) for block in found]
+    write_text(folder / "gates.json", json.dumps(facts, indent=2) + "\n")
     longest = max(len(tokens) for tokens, _ in samples)
     what = f"{len(samples)} samples of up to {longest:,} tokens"
     report.plot_gates(found, folder / "gates.png", model.segment_length, longest,

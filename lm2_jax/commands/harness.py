@@ -19,7 +19,7 @@ from lm2_jax.report import harness as report
 from lm2_jax.report import provenance
 from lm2_jax.runtime import locks, paths, processes
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing, scratch
+from lm2_jax.runtime.files import scratch, write_text
 
 FOLDER = "harness"
 RESULTS = "results.json"
@@ -88,13 +88,11 @@ def _write(folder: Path, lm, results: dict[str, Any]) -> None:
     from lm_eval.utils import handle_non_serializable
 
     for task, samples in results.pop("samples", {}).items():
-        with replacing(folder / f"samples_{task}.jsonl") as partial:
-            partial.write_text("".join(
-                json.dumps(sample, default=handle_non_serializable, ensure_ascii=False) + "\n"
-                for sample in samples), "utf-8")
-    with replacing(folder / RESULTS) as partial:
-        partial.write_text(json.dumps(results, indent=2, default=handle_non_serializable,
-                                      ensure_ascii=False) + "\n", "utf-8")
+        write_text(folder / f"samples_{task}.jsonl", "".join(
+            json.dumps(sample, default=handle_non_serializable, ensure_ascii=False) + "\n"
+            for sample in samples))
+    write_text(folder / RESULTS, json.dumps(results, indent=2, default=handle_non_serializable,
+                                            ensure_ascii=False) + "\n")
     provenance.write(folder, lm.run.config, lm.run.step,
                      sum(leaf.size for leaf in jax.tree.leaves(lm.run.variables)))
 

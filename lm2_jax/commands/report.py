@@ -20,7 +20,7 @@ from lm2_jax.report import comparison_plots, comparison_tables, perplexity_compa
 from lm2_jax.report.comparison import METRICS, Comparison, Group, Run
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 from lm2_jax.training import held_out
 from lm2_jax.training.writers import read_lines
 
@@ -60,8 +60,7 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
     found = _perplexity(groups, out, console)
     comparison = Comparison(tuple(group for group in groups if group.runs[0].rows), metric)
     if not comparison.groups:
-        with replacing(out / "report.md") as partial:
-            partial.write_text(f"# Comparison\n\n{found}", "utf-8")
+        write_text(out / "report.md", f"# Comparison\n\n{found}")
         console.print(str(out / "report.md"))
         return comparison
     console.print(comparison_tables.terminal(comparison, paper, console.width))
@@ -73,9 +72,8 @@ def report(folders: Sequence[str | Path], out: str | Path = "report", metric: st
         _draw("capabilities.png", out, console,
               lambda path: comparison_plots.plot_radar(comparison, path))]
     figures = [name for name in drawn if name]
-    with replacing(out / "report.md") as partial:
-        page = comparison_tables.page(comparison, paper, figures)
-        partial.write_text(f"{page}\n{found}" if found else page, "utf-8")
+    page = comparison_tables.page(comparison, paper, figures)
+    write_text(out / "report.md", f"{page}\n{found}" if found else page)
     for name in ("report.md", *figures):
         console.print(str(out / name))
     return comparison

@@ -1,9 +1,11 @@
-"""`lm2 status`: how runs are, also while they train, from any machine that sees their workdirs."""
+"""`lm2 status`: the state of runs, also while they train, on any machine that sees the workdirs."""
 
 import argparse
 import json
+import math
 import time
 
+from lm2_jax.errors import UserError
 from lm2_jax.report import status
 from lm2_jax.runtime.console import Console
 
@@ -13,14 +15,16 @@ EPILOG = """Only small files of a workdir are read, none is written, and no devi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="folder of a run")
     parser.add_argument("--weeks", action="store_true",
-                        help="also show what the time of each week went to")
+                        help="also show the share of each phase in the time of each week")
     parser.add_argument("--watch", type=float, metavar="SECONDS",
-                        help="show it again every so many seconds")
+                        help="repeat until interrupted, with pauses of so many seconds")
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object for each run; times are in seconds")
 
 
 def run(args: argparse.Namespace, _: dict[str, str]) -> int:
+    if args.watch is not None and not 0 < args.watch < math.inf:
+        raise UserError(f"--watch is {args.watch:g}; it must be a number of seconds above 0")
     while True:
         show(args.workdirs, args.weeks, args.json)
         if not args.watch:

@@ -17,11 +17,11 @@ class CheckpointConfig:
     """Steps between checkpoints."""
     every_minutes: float = 0.0
     """Minutes after the last checkpoint until another one is saved, beside those of every_steps; 0
-    saves none by time."""
+    turns this off."""
     keep: int = 3
     """Number of newest checkpoints that are kept."""
     keep_every: int = 0
-    """Checkpoints of steps that are a multiple of this are kept for ever; 0 keeps none so."""
+    """Checkpoints of steps that are a multiple of this are kept for ever; 0 turns this off."""
     keep_best: int = 0
     """Number of checkpoints with the best value of best_metric that are kept beside the newest."""
     best_metric: str = "loss"

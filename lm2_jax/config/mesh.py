@@ -11,7 +11,7 @@ class MeshConfig:
 
     Where several are -1, rows are split as many ways as the batches allow, over fsdp first, and
     heads over tensor take the rest. A slice is a set of TPU chips that are wired to each other;
-    slices reach each other by the network of the data centre.
+    slices reach each other over the network of the data centre.
     """
 
     data: int = -1
@@ -26,8 +26,8 @@ class MeshConfig:
     dcn_fsdp: int = 1
     """Slices that split the rows and the parameters, so that parameters cross the network too."""
     stage: int = 1
-    """Devices that split the blocks: the stages of a pipeline, which read consecutive segments at
-    the same time (model.schedule=wavefront)."""
+    """Number of pipeline stages over which the blocks are split. The stages read consecutive
+    segments at the same time, by the wavefront schedule."""
 
     def __post_init__(self):
         for name in ("data", "fsdp", "tensor", "dcn_data"):

@@ -155,8 +155,9 @@ class ModelConfig:
     attention_implementation: str = "auto"
     """Kernel of attention and of the memory's read and write (lm2): splash (TPUs), cudnn (NVIDIA
     GPUs), xla (every backend; holds the affinities of all queries and keys at once), chunked (every
-    backend; does not), or auto, which takes the kernel of the platform where it can, else xla or,
-    if the affinities are large, chunked. A read of the top_k slots is always that of xla."""
+    backend; computes them in chunks), or auto, which takes the kernel of the platform where it can,
+    else xla or, if the affinities are large, chunked. A read of the top_k slots is always that of
+    xla."""
     schedule: str = "auto"
     """Order in which segments go through the blocks: sequential; wavefront, all blocks at once,
     each on a segment of its own, with the same results; or auto, the wavefront where it is expected

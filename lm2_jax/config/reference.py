@@ -58,7 +58,7 @@ USES = (
     ("Banks of half the size between segments", "model.memory.bank_dtype=bfloat16"),
     ("Moments of the optimizer of half the size", "train.moments_dtype=bfloat16"),
     ("All blocks at once, each on a segment of its own", "model.schedule=wavefront"),
-    ("A pipeline over four groups of devices, through which the segments of a row go",
+    ("Pipeline parallelism over four stages, with segments in the place of micro-batches",
      "model.schedule=wavefront mesh.stage=4 model.num_layers=4 model.memory.num_layers=4"),
     ("Llama weights of other shapes", "model.head_dim=128 model.norm_eps=1e-6"),
     ("A memory beside a Llama that stays as it is",

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from lm2_jax import partition
 from lm2_jax.generation.reading import CHUNK, places_for
 from lm2_jax.model.embedding import unembed, unembedding
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import Segments, read_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.types import Params, State
 
 LOGITS = 2**27  # most logits that are computed at a time

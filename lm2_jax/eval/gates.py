@@ -17,7 +17,8 @@ import numpy as np
 from lm2_jax.data.babilong.encoder import Encoder
 from lm2_jax.data.babilong.kinds import FACT, PROSE, QUESTION, kinds_of
 from lm2_jax.data.babilong.samples import Prompt
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 from lm2_jax.types import Params, State
 
 QUANTILES = (0.1, 0.5, 0.9)

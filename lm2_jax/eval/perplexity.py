@@ -21,7 +21,7 @@ import numpy as np
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime import paths
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 FILE = "perplexity.json"
 WHOLE = "all"  # in place of a range of segments
@@ -146,9 +146,7 @@ def _exp_of(interval: Interval | None) -> Interval | None:
 def write_rows(folder: Path, found: Sequence[Row]) -> Path:
     """Writes folder/perplexity.json, a list of objects with the fields of `Row`."""
     path = folder / FILE
-    with replacing(path) as partial:
-        text = json.dumps([dataclasses.asdict(row) for row in found], indent=2)
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps([dataclasses.asdict(row) for row in found], indent=2) + "\n")
     return path
 
 

@@ -19,7 +19,7 @@ from statistics import fmean
 from lm2_jax.data.babilong.prompts import PARTS, TaskPrompt
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime import paths
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import replacing, write_text
 
 MEMORY = ("carried", "reset")
 _PARTS = "_".join(f"{part}_(yes|no)" for part in PARTS)
@@ -126,9 +126,7 @@ def remove_results(folder: str | os.PathLike) -> None:
 def write_results(folder: str | os.PathLike, rows: Sequence[Row]) -> Path:
     """Writes folder/results.json, a list of objects with the fields of `Row`."""
     path = paths.of(folder) / "results.json"
-    with replacing(path) as partial:
-        text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
     return path
 
 
@@ -169,8 +167,7 @@ def write_predictions(folder: str | os.PathLike, task: str, length: str, memory:
         writer.writerows(rows)
     asked = {"prompt": dataclasses.asdict(prompt) | {"chat_template": False},
              "generate_kwargs": GREEDY | {"max_new_tokens": max_new_tokens}}
-    with replacing(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(asked, indent=4) + "\n", encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(asked, indent=4) + "\n")
     return path
 
 

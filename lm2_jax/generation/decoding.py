@@ -16,7 +16,8 @@ from lm2_jax.generation.reading import Reading, advance, padded, places_for, tak
 from lm2_jax.generation.sampling import Sampling, sample
 from lm2_jax.model import running as segments
 from lm2_jax.model.embedding import unembed, unembedding
-from lm2_jax.model.lm import LanguageModel, constrain_state, put_rows, select_rows, take_rows
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import constrain_state, put_rows, select_rows, take_rows
 from lm2_jax.types import Params, Running, State
 
 SHORTEST = 64  # tokens for which a program is compiled at least

@@ -14,14 +14,11 @@ from lm2_jax.generation import reading as readings
 from lm2_jax.generation.decoding import Decoding
 from lm2_jax.generation.reading import Reading, places_for
 from lm2_jax.generation.sampling import Sampling
-from lm2_jax.model.lm import (
-    LanguageModel,
-    init_state,
-    with_axes,
-)
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.running import running_with_axes
 from lm2_jax.model.schedule import wavefront_groups
-from lm2_jax.model.wavefront import begin, pipe_with_axes
+from lm2_jax.model.state import init_state, with_axes
+from lm2_jax.model.wavefront import begin, pipeline_with_axes
 from lm2_jax.types import Params, Tokens
 
 
@@ -136,7 +133,7 @@ def traced(model: LanguageModel, params: Params, batch_size: int, places: int,
     position = dataclasses.replace(position, running=running_with_axes(abstract, position.running),
                                    tokens_BT=of(jnp.int32, B, T), index=of(jnp.int32))
     groups = wavefront_groups(model.config, readings.CHUNK, B)
-    carried = pipe_with_axes(abstract, jax.eval_shape(
+    carried = pipeline_with_axes(abstract, jax.eval_shape(
         lambda state: begin(model.config, state, B, groups), state)) if groups else state
     return {f"read {readings.CHUNK} segments": readings.advance_in_place.trace(
                 model, params, carried, *segments(readings.CHUNK), of(bool, B)),

@@ -12,16 +12,10 @@ import numpy as np
 from lm2_jax.config import ModelConfig
 from lm2_jax.data.babilong.mixing import Joined
 from lm2_jax.model import wavefront
-from lm2_jax.model.lm import (
-    LanguageModel,
-    constrain_state,
-    init_state,
-    resize_window,
-    take_rows,
-    window_size,
-)
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import scan_segments, wavefront_groups
-from lm2_jax.model.wavefront import Pipe
+from lm2_jax.model.state import constrain_state, init_state, resize_window, take_rows, window_size
+from lm2_jax.model.wavefront import Pipeline
 from lm2_jax.types import Output, Params, State, Tokens
 
 CHUNK = 32  # segments that go to the device at once
@@ -92,7 +86,7 @@ def read(model: LanguageModel, params: Params, prompts: Sequence[Tokens],
     most = max(n + m for n, m in zip(before, full_B, strict=True))
     state = with_places(c, B, state, places_for(most, 0, T) if places is None else places)
     groups = wavefront_groups(c, max(full_B), B) if max(full_B) else ()
-    carried: State | Pipe = fill(c, state, B, groups) if groups else state
+    carried: State | Pipeline = fill(c, state, B, groups) if groups else state
     reset_B = np.full(B, wipe)
     s, running = 0, _Progress(progress)
     while s < max(full_B):
@@ -128,7 +122,7 @@ class _Progress:
         self._entry: Any = None
         self._tokens = 0
 
-    def add(self, state: State | Pipe, tokens: int) -> None:
+    def add(self, state: State | Pipeline, tokens: int) -> None:
         """Takes what is carried after a chunk; waits for the chunk before it."""
         entry = _an_entry(state)
         self.wait()
@@ -179,9 +173,9 @@ take = jax.jit(lambda state, rows_B: constrain_state(take_rows(state, rows_B)))
 _resize = jax.jit(resize_window, static_argnums=1)
 
 
-def _advance_all(model: LanguageModel, params: Params, carried: State | Pipe, tokens_CBT,
-                 valid_CBT, reset_B) -> State | Pipe:
-    """Returns what is carried after C segments: the state, or the pipe of a wavefront.
+def _advance_all(model: LanguageModel, params: Params, carried: State | Pipeline, tokens_CBT,
+                 valid_CBT, reset_B) -> State | Pipeline:
+    """Returns what is carried after C segments: the state, or the pipeline of a wavefront.
 
     It is sharded as the one that went in, so that it can take its place.
     """
@@ -204,10 +198,11 @@ fill = jax.jit(wavefront.begin, static_argnums=(0, 2, 3))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def drain(model: LanguageModel, params: Params, pipe: Pipe) -> State:
-    """Returns the state after all segments that have entered the pipe of a wavefront."""
-    c, B = model.config, pipe[0].signal.reset_B.shape[1]
-    C, T = wavefront.ramp(tuple(len(stack.signal.cut) for stack in pipe)), c.segment_length
-    last = _advance_all(model, params, pipe, jnp.zeros((C, B, T), jnp.int32),
+def drain(model: LanguageModel, params: Params, pipeline: Pipeline) -> State:
+    """Returns the state after all segments that have entered the pipeline of a wavefront."""
+    c, B = model.config, pipeline[0].signal.reset_B.shape[1]
+    groups, T = tuple(len(stack.signal.cut) for stack in pipeline), c.segment_length
+    C = wavefront.fill_ticks(groups)
+    last = _advance_all(model, params, pipeline, jnp.zeros((C, B, T), jnp.int32),
                         jnp.zeros((C, B, T), bool), jnp.zeros(B, bool))
-    return constrain_state(wavefront.end(c, cast(Pipe, last)))
+    return constrain_state(wavefront.end(c, cast(Pipeline, last)))

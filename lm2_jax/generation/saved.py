@@ -21,7 +21,7 @@ from lm2_jax.checkpoint.workdir import Run
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.generation.reading import Reading, with_places
 from lm2_jax.generation.states import ReadState, Source, describe, require_same
-from lm2_jax.model.lm import init_state
+from lm2_jax.model.state import init_state
 from lm2_jax.runtime import files, paths
 from lm2_jax.runtime.files import replacing
 from lm2_jax.types import State, Window

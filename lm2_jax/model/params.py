@@ -11,7 +11,8 @@ import numpy as np
 
 from lm2_jax import partition
 from lm2_jax.config import ModelConfig
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import init_state
 from lm2_jax.types import Params
 
 

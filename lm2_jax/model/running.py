@@ -20,7 +20,7 @@ from lm2_jax.model import rope
 from lm2_jax.model.attention import causal_mask
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import RMSNorm, unshard
-from lm2_jax.model.lm import reset_rows, window_size, with_axes
+from lm2_jax.model.state import reset_rows, window_size, with_axes
 from lm2_jax.partition import constrain
 from lm2_jax.types import Params, Running, State
 

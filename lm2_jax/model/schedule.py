@@ -13,7 +13,8 @@ from lm2_jax.config import ModelConfig
 from lm2_jax.config.model import SCHEDULES
 from lm2_jax.model import kernels, wavefront
 from lm2_jax.model.block import BLOCK_INPUT
-from lm2_jax.model.lm import LanguageModel, constrain_state
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.state import constrain_state
 from lm2_jax.types import Array, Output, Params, State
 
 WORTHWHILE = 1.1  # expected gain from which "auto" takes the wavefront
@@ -37,15 +38,16 @@ def wavefront_groups(config: ModelConfig, num_segments: int, rows: int,
                      schedule: str | None = None) -> tuple[int, ...]:
     """Returns the number of groups of each stack in the wavefront; () for the sequential schedule.
 
-    "wavefront" makes a group of every block. "auto" makes those with the largest expected gain, if
-    that is WORTHWHILE. On a mesh with stages each stage has one group of each stack.
+    "wavefront" makes a group of every block. "auto" takes the numbers of groups with the largest
+    expected gain if that is at least WORTHWHILE, and else the sequential schedule. On a mesh with
+    stages both make one group of each stack for each stage.
 
     Args:
       rows: of the batch, on all devices.
       schedule: one of SCHEDULES; None = that of the config.
 
     Raises:
-      ValueError: if there is no such schedule, or the model cannot be read so.
+      ValueError: if there is no such schedule, or the model's memory needs the sequential one.
     """
     schedule = schedule or config.schedule
     if schedule not in SCHEDULES:
@@ -71,17 +73,17 @@ def wavefront_groups(config: ModelConfig, num_segments: int, rows: int,
 
 def expected_gain(config: ModelConfig, num_segments: int, rows: int, groups: tuple[int, ...]
                   ) -> float:
-    """Returns the rate of the wavefront over that of the sequential schedule on one device.
+    """Returns the expected speed of the wavefront over that of the sequential schedule.
 
-    With f the tokens at which a block fills the device and n the tokens of a segment in all rows
-    of the device, g groups at once take max(f, g n) / max(f, n) times as long as one block. A stack
-    of N blocks takes N / g such steps a tick, and S segments take `wavefront.ramp` ticks more.
+    Let f be the tokens at which a block fills the device, and n the tokens of a segment in all rows
+    of the device. Then g groups at once take max(f, g n) / max(f, n) times as long as one block. A
+    stack of N blocks takes N / g such steps a tick, and S segments take S + `fill_ticks` ticks.
     """
     filling = kernels.filling_tokens(config.embed_dim)
     tokens = max(rows // partition.row_ways(), 1) * config.segment_length
     of_tick = sum(count / g * max(filling, g * tokens) / max(filling, tokens)
                   for count, g in zip(config.stacks, groups, strict=True))
-    ticks = max(num_segments + wavefront.ramp(groups), 1)
+    ticks = max(num_segments + wavefront.fill_ticks(groups), 1)
     return num_segments * config.num_layers / (ticks * of_tick)
 
 
@@ -89,7 +91,7 @@ def read_segments(model: LanguageModel, variables: Params, state: State, segment
                   finish: Callable[[Output, Any], Any], xs: Any = None, *,
                   schedule: str | None = None, logits: bool = False, bptt_segments: int = 0,
                   remat: bool = False, unroll: int = 1, dropout: Array | None = None,
-                  opens: bool = False) -> tuple[State, Any, Array]:
+                  write_rates: bool = False) -> tuple[State, Any, Array]:
     """Reads segments one after the other, or as a wavefront, with the same results.
 
     Args:
@@ -99,58 +101,59 @@ def read_segments(model: LanguageModel, variables: Params, state: State, segment
       schedule: one of SCHEDULES; None = that of the model's config.
       logits: whether `finish` gets logits; else it gets hidden states.
       bptt_segments, remat: as `scan_segments` takes them.
-      unroll: that of the sequential schedule.
+      unroll: as `scan_segments` takes it, for the sequential schedule.
       dropout: key; None for no dropout. The masks depend on the schedule.
-      opens: whether the third result is computed; else it is 0.
+      write_rates: whether the third result is computed; else it is 0.
 
     Returns:
-      (state after the last segment, ys with a leading axis [S, ...], how far the memory was open to
-      a segment as `wavefront.memory_open` has it, summed over segments and blocks).
+      (state after the last segment, ys with a leading axis [S, ...], sum of `wavefront.write_rate`
+      over segments and blocks).
     """
     S, B, _ = segments.tokens_SBT.shape
-    opens = opens and model.config.memory.closes
+    write_rates = write_rates and model.config.memory.closes
     groups = wavefront_groups(model.config, S, B, schedule)
     if groups:
         return _as_wavefront(model, variables, state, segments, finish, xs, groups, logits=logits,
                              bptt_segments=bptt_segments, remat=remat, dropout=dropout,
-                             opens=opens)
+                             write_rates=write_rates)
 
     def step(state, x):
         number, (tokens_BT, valid_BT, reset_B), rest = x
         rngs = None if dropout is None else {"dropout": jax.random.fold_in(dropout, number)}
-        options: dict = dict(mutable="intermediates") if opens else {}
+        options: dict = dict(mutable="intermediates") if write_rates else {}
         out = model.apply(variables, tokens_BT, state, valid_BT, reset_B, rngs=rngs, logits=logits,
                           deterministic=dropout is None, **options)
-        out, sown = out if opens else (out, None)
-        opened = wavefront.memory_open(
+        out, sown = out if write_rates else (out, None)
+        rate = wavefront.write_rate(
             sown["intermediates"]["memory_blocks"]["memory"], 2) if sown else jnp.zeros(())
-        return out.state, (finish(Output(out.logits, None, out.hidden), rest), opened)
+        return out.state, (finish(Output(out.logits, None, out.hidden), rest), rate)
 
-    state, (ys, opened_S) = scan_segments(step, state, (jnp.arange(S), segments, xs),
+    state, (ys, rate_S) = scan_segments(step, state, (jnp.arange(S), segments, xs),
                                           bptt_segments=bptt_segments, remat=remat, unroll=unroll)
-    return state, ys, opened_S.sum()
+    return state, ys, rate_S.sum()
 
 
 def _as_wavefront(model: LanguageModel, variables: Params, state: State, segments: Segments,
                   finish: Callable, xs, groups: tuple[int, ...], *, logits: bool,
-                  bptt_segments: int, remat: bool, dropout: Array | None, opens: bool
+                  bptt_segments: int, remat: bool, dropout: Array | None, write_rates: bool
                   ) -> tuple[State, Any, Array]:
-    """`read_segments` with blocks in these groups: first all blocks, then what follows them.
+    """`read_segments` with blocks in these groups: first the blocks, then the head of each segment.
 
-    A checkpoint keeps what the groups pass on at a tick, which are the inputs of their blocks.
+    With `remat` the backward pass recomputes each tick from the state and the outputs of the groups
+    after the tick before.
     """
     S, B, _ = segments.tokens_SBT.shape
-    late, whole = wavefront.ramp(groups), wavefront.gathered(model, variables)
-    padded = jax.tree.map(lambda a: jnp.pad(a, [(0, late)] + [(0, 0)] * (a.ndim - 1)), segments)
+    fill, whole = wavefront.fill_ticks(groups), wavefront.gathered(model, variables)
+    padded = jax.tree.map(lambda a: jnp.pad(a, [(0, fill)] + [(0, 0)] * (a.ndim - 1)), segments)
 
-    def body(pipe, x):
+    def body(pipeline, x):
         number, (tokens_BT, valid_BT, reset_B) = x
         cut = number % bptt_segments == 0 if bptt_segments else False
         key = None if dropout is None else jax.random.fold_in(dropout, number)
-        pipe, x_BSD, opened = wavefront.tick(
-            model, whole, pipe, tokens_BT, valid_BT, reset_B, cut, dropout=key, opens=opens,
-            deterministic=dropout is None)
-        return pipe, (x_BSD, opened)
+        pipeline, x_BSD, rate = wavefront.tick(
+            model, whole, pipeline, tokens_BT, valid_BT, reset_B, cut, dropout=key,
+            write_rates=write_rates, deterministic=dropout is None)
+        return pipeline, (x_BSD, rate)
 
     def last(_, x):
         x_BSD, valid_BT, rest = x
@@ -159,12 +162,12 @@ def _as_wavefront(model: LanguageModel, variables: Params, state: State, segment
 
     if remat:
         body, last = (jax.checkpoint(f, prevent_cse=False) for f in (body, last))
-    pipe, (x_XBSD, opened_X) = jax.lax.scan(
-        body, wavefront.begin(model.config, state, B, groups), (jnp.arange(S + late), padded))
-    # Otherwise the partitioner leaves the outputs of all ticks whole on every device.
+    pipeline, (x_XBSD, rate_X) = jax.lax.scan(
+        body, wavefront.begin(model.config, state, B, groups), (jnp.arange(S + fill), padded))
+    # Otherwise the partitioner replicates the outputs of all ticks on every device.
     x_XBSD = partition.constrain(x_XBSD, "act_segment", "act_batch", "act_len", "act_embed")
-    _, ys = jax.lax.scan(last, None, (x_XBSD[late:], segments.valid_SBT, xs))
-    return constrain_state(wavefront.end(model.config, pipe)), ys, opened_X.sum()
+    _, ys = jax.lax.scan(last, None, (x_XBSD[fill:], segments.valid_SBT, xs))
+    return constrain_state(wavefront.end(model.config, pipeline)), ys, rate_X.sum()
 
 
 def scan_segments(step: Callable, state: State, xs, *, bptt_segments: int = 0,

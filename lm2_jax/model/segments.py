@@ -1,4 +1,4 @@
-"""What the blocks get with a segment: the window, the mask, the positions of its tokens."""
+"""What the blocks take for a segment besides its tokens: the window, the mask, the rotations."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def cached(config: ModelConfig, window: Window | None, valid_BS: jax.Array
 
 
 def block_inputs(config: ModelConfig, window: Window | None, valid_BS: jax.Array) -> tuple:
-    """Returns what all blocks get that read a segment: the mask, valid_BS and the rotations.
+    """Returns what all blocks get for a segment: (the mask, valid_BS, the rotations of RoPE).
 
     Args:
       window: before the segment.
@@ -55,7 +55,7 @@ def update_window(config: ModelConfig, window: Window, key_QBSKH: jax.Array,
 
 def _layout(config: ModelConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the position of each of the S tokens of a segment, its first token having 0, and
-    which of them are no memory tokens: int and bool [S].
+    which of them are not memory tokens: int and bool [S].
     """
     kind, T = memories.kind_of(config), size - memories.num_memory_tokens(config)
     if not kind or not kind.tokens:

@@ -1,14 +1,16 @@
 """The wavefront: all blocks at once, each on a segment of its own.
 
 Block l can read segment s once block l - 1 has read it and block l itself has read segment s - 1.
-So in tick t block l reads segment t - l, and all blocks read in one batched computation over their
-stacked parameters. S segments take S + Q - 1 ticks of Q blocks; in the first and the last Q - 1
-ticks some blocks read segments without a valid token, which change no state. Blocks with a memory
-and blocks without one have other parameters, so that they make two such computations a tick.
+So in tick t block l reads segment t - l, and all Q blocks read in one batched computation over
+their stacked parameters. S segments take S + Q - 1 ticks. In the first and the last Q - 1 ticks
+some blocks have no segment to read; they get one without a valid token, which changes no state.
+Blocks with a memory have more parameters than blocks without one, so the two kinds are two stacks
+with a batched computation each. The second stack reads in the same tick what leaves the first, so
+that its blocks are a tick earlier than said above.
 
-Generally the blocks of each stack (those with a memory, and those without) form groups, and the
-blocks of a group read the same segment one after the other. On a mesh with stages each stage has a
-group of each stack: the groups are the stages of a pipeline, and segments take the place of
+The blocks of a stack may also form fewer groups than there are blocks. The blocks of a group read
+the same segment one after the other, and the groups read at once. On a mesh with stages each stage
+has one group of each stack: this is pipeline parallelism with segments in the place of
 micro-batches.
 """
 
@@ -27,20 +29,21 @@ from lm2_jax.model import kernels, segments
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import unshard
-from lm2_jax.model.lm import LanguageModel, init_state, select_rows, with_axes
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import init_params
+from lm2_jax.model.state import init_state, select_rows, with_axes
 from lm2_jax.types import Array, Params, State, Window
 
 
 @struct.dataclass
 class Signal:
-    """What goes from group to group with a segment; of G groups with a leading axis.
+    """The input of a group for one segment. The arrays of G groups have a leading axis [G, ...].
 
     Attributes:
       x_BSD: residual stream, memory tokens included, in the compute dtype.
       valid_BS: bool, False for padding.
       reset_B: bool, rows that begin a new sequence with the segment.
-      cut: bool [], whether the gradient does not flow into the state before the segment.
+      cut: bool [], whether the gradient is stopped at the state before the segment.
     """
 
     x_BSD: Array
@@ -54,8 +57,9 @@ class Stack:
     """A stack of blocks in G groups of g blocks, between two ticks.
 
     Attributes:
-      signal: [G, ...], of the segment that each group has read; x_BSD is the output of the group.
-      state: what the blocks carry: memory [G, g, B, ...]; the keys and values of a window
+      signal: [G, ...], that of the segment which each group has read last, with the output of the
+        group as x_BSD.
+      state: the state of the blocks: memory [G, g, B, ...]; keys and values of a window
         [G, g, B, W, K, H], and its valid_BW [G, B, W].
     """
 
@@ -63,8 +67,8 @@ class Stack:
     state: State
 
 
-Pipe = tuple[Stack, ...]
-"""The stack of the blocks with a memory, if there are some, and that of the others."""
+Pipeline = tuple[Stack, ...]
+"""The stack of the blocks with a memory, if there are some, and the stack of the others."""
 
 
 class Part(NamedTuple):
@@ -83,16 +87,17 @@ def parts(config: ModelConfig) -> list[Part]:
             if part.first < part.end]
 
 
-def ramp(groups: tuple[int, ...]) -> int:
-    """Returns the number of ticks after that in which a segment enters until it leaves.
+def fill_ticks(groups: tuple[int, ...]) -> int:
+    """Returns the number of ticks in which the pipeline fills, and in which it drains.
 
-    A stack passes a segment on to the next stack in the tick in which its last group reads it.
+    That many ticks after the first group has read a segment, the last group reads it. From the last
+    group of a stack to the first group of the next it goes within one tick.
     """
     return sum(groups) - len(groups)
 
 
-def begin(config: ModelConfig, state: State, batch_size: int, groups: tuple[int, ...]) -> Pipe:
-    """Returns the pipe before its first tick.
+def begin(config: ModelConfig, state: State, batch_size: int, groups: tuple[int, ...]) -> Pipeline:
+    """Returns the stacks before the first tick.
 
     Args:
       state: before the first segment.
@@ -101,24 +106,24 @@ def begin(config: ModelConfig, state: State, batch_size: int, groups: tuple[int,
     """
     c, B = config, batch_size
     S = c.segment_length + memories.num_memory_tokens(c)
-    pipe = []
+    pipeline = []
     for part, G in zip(parts(c), groups, strict=True):
         signal = Signal(x_BSD=jnp.zeros((G, B, S, c.embed_dim), c.dtype),
                         valid_BS=jnp.zeros((G, B, S), bool), reset_B=jnp.zeros((G, B), bool),
                         cut=jnp.zeros(G, bool))
-        pipe.append(Stack(signal, _grouped(state, part, G)))
-    return pipe_with_axes(partition.constrain, tuple(pipe))
+        pipeline.append(Stack(signal, _grouped(state, part, G)))
+    return pipeline_with_axes(partition.constrain, tuple(pipeline))
 
 
-def end(config: ModelConfig, pipe: Pipe) -> State:
+def end(config: ModelConfig, pipeline: Pipeline) -> State:
     """Returns the state after the last segment, which every group has read."""
     c = config
 
     def blocks(a):
         return a.reshape(-1, *a.shape[2:])
 
-    memory = jax.tree.map(blocks, pipe[0].state.memory)
-    windows = [stack.state.window for stack in pipe]
+    memory = jax.tree.map(blocks, pipeline[0].state.memory)
+    windows = [stack.state.window for stack in pipeline]
     if windows[-1] is None:
         return State(memory=memory, window=None)
     key, value = (jnp.concatenate([blocks(getattr(window, name)) for window in windows])
@@ -128,11 +133,11 @@ def end(config: ModelConfig, pipe: Pipe) -> State:
 
 
 def gathered(model: LanguageModel, variables: Params) -> Params:
-    """Returns the variables as the ticks take them.
+    """Returns the variables as `tick` takes them.
 
-    Over stages, each device gets all of what its stage needs of the parameters that fsdp splits:
-    once, and not at every tick, since a stage has only its part of the blocks. The gradients of
-    each tick are split again.
+    On a mesh with stages the parameters of the blocks are gathered over the mesh axis fsdp here,
+    once for all ticks, since a stage has only its part of the blocks. The gradients of each tick
+    are scattered over fsdp.
     """
     if partition.num_stages() == 1:
         return variables
@@ -146,30 +151,29 @@ def gathered(model: LanguageModel, variables: Params) -> Params:
     return {**variables, "params": {**params, **whole}}
 
 
-def tick(model: LanguageModel, variables: Params, pipe: Pipe, tokens_BT: Array, valid_BT: Array,
-         reset_B: Array, cut: Array | bool = False, *, deterministic: bool = True,
-         dropout: Array | None = None, opens: bool = False) -> tuple[Pipe, Array, Array]:
-    """Lets every group read the segment that the group before it has read in the last tick.
+def tick(model: LanguageModel, variables: Params, pipeline: Pipeline, tokens_BT: Array,
+         valid_BT: Array, reset_B: Array, cut: Array | bool = False, *, deterministic: bool = True,
+         dropout: Array | None = None, write_rates: bool = False) -> tuple[Pipeline, Array, Array]:
+    """Lets every group read the segment that the group before it read in the last tick.
 
     Args:
       variables: as `gathered` returns them.
-      pipe: as `begin` or the last tick returned it.
+      pipeline: as `begin` or the last tick returned it.
       tokens_BT: int32, the segment that enters the first group.
-      valid_BT: bool, False for padding; all False for no segment.
-      reset_B: bool, rows that begin a new sequence with it.
-      cut: bool [], whether the gradient does not flow into the state before it.
+      valid_BT: bool, False for padding; all False if no segment enters.
+      reset_B: bool, rows that begin a new sequence with that segment.
+      cut: bool [], whether the gradient is stopped at the state before that segment.
       deterministic: False applies dropout, whose key is `dropout`.
-      opens: whether the third result is computed; else it is 0.
+      write_rates: whether the third result is computed; else it is 0.
 
     Returns:
-      (pipe, x_BSD of the segment that leaves the last block, how far the memory was open in this
-      tick as `read_segments` sums it).
+      (pipeline, x_BSD that the last block has computed, sum of `write_rate` over all blocks).
     """
     x_BSD, valid_BS = model.apply(variables, tokens_BT, valid_BT, None, method="embed")
     entering = Signal(x_BSD, valid_BS, reset_B, jnp.asarray(cut))
-    stacks, opened, c = [], jnp.zeros(()), model.config
+    stacks, rate, c = [], jnp.zeros(()), model.config
     params = nn.unbox(variables["params"])
-    for number, (part, stack) in enumerate(zip(parts(c), pipe, strict=True)):
+    for number, (part, stack) in enumerate(zip(parts(c), pipeline, strict=True)):
         G = stack.signal.cut.shape[0]
         signal = jax.tree.map(_shifted, stack.signal, entering)
         first = _grouped(init_state(c, x_BSD.shape[0], _window_size(stack)), part, G)
@@ -177,26 +181,26 @@ def tick(model: LanguageModel, variables: Params, pipe: Pipe, tokens_BT: Array, 
             jax.random.fold_in(dropout, number), (G, (part.end - part.first) // G))
         own = jax.tree.map(lambda a, G=G: a.reshape(G, -1, *a.shape[1:]),
                            params[part.name])
-        read = functools.partial(_read, c, part.name == "memory_blocks", deterministic, opens)
-        x_GBSD, state, opened_G = jax.vmap(read, spmd_axis_name=partition.stage_axis())(
+        read = functools.partial(_read, c, part.name == "memory_blocks", deterministic, write_rates)
+        x_GBSD, state, rate_G = jax.vmap(read, spmd_axis_name=partition.stage_axis())(
             own, signal, stack.state, first, keys)
         stack = _with_axes(partition.constrain, Stack(signal.replace(x_BSD=x_GBSD), state))
-        entering, opened = jax.tree.map(lambda a: a[-1], stack.signal), opened + opened_G.sum()
+        entering, rate = jax.tree.map(lambda a: a[-1], stack.signal), rate + rate_G.sum()
         stacks.append(stack)
     leaving_BSD = partition.constrain(entering.x_BSD, "act_batch", "act_len", "act_embed")
-    return tuple(stacks), leaving_BSD, opened
+    return tuple(stacks), leaving_BSD, rate
 
 
-def _read(c: ModelConfig, has_memory: bool, deterministic: bool, opens: bool, params: Params,
+def _read(c: ModelConfig, has_memory: bool, deterministic: bool, write_rates: bool, params: Params,
           signal: Signal, state: State, first: State, keys: Array | None
           ) -> tuple[Array, State, Array]:
-    """One group reads a segment: (x_BSD, state, how far the memory was open).
+    """Reads a segment with the blocks of one group: (x_BSD, state, sum of `write_rate`).
 
     Args:
       params: of its g blocks.
       state: of its blocks before the segment.
-      first: that before a sequence.
-      keys: for dropout, [g].
+      first: their state before the first segment of a sequence.
+      keys: for dropout, [g]; None for no dropout.
     """
     state = select_rows(signal.reset_B, first, state)
     state = jax.tree.map(lambda a: jnp.where(signal.cut, jax.lax.stop_gradient(a), a), state)
@@ -204,43 +208,44 @@ def _read(c: ModelConfig, has_memory: bool, deterministic: bool, opens: bool, pa
     shared = segments.block_inputs(c, state.window, signal.valid_BS)
     count = len(jax.tree.leaves(params)[0])
     kv = jax.tree.map(lambda a: a[:count], segments.cached(c, state.window, signal.valid_BS))
-    opens = opens and has_memory
+    write_rates = write_rates and has_memory
 
     def layer(x_BSD, xs):
         own, memory, kv, key = xs
         out: Any = block.apply({"params": own}, x_BSD, memory, kv, *shared,
                           rngs=None if key is None else {"dropout": key},
-                          mutable=["intermediates"] if opens else False)
-        (x_BSD, (memory, kv)), sown = out if opens else (out, {})
-        opened = memory_open(sown["intermediates"]["memory"], 1) if opens else jnp.zeros(())
-        return x_BSD, (memory, kv, opened)
+                          mutable=["intermediates"] if write_rates else False)
+        (x_BSD, (memory, kv)), sown = out if write_rates else (out, {})
+        rate = write_rate(sown["intermediates"]["memory"], 1) if write_rates else jnp.zeros(())
+        return x_BSD, (memory, kv, rate)
 
-    x_BSD, (memory, kv, opened) = jax.lax.scan(
+    x_BSD, (memory, kv, rate) = jax.lax.scan(
         layer, signal.x_BSD, (params, state.memory, kv, keys), unroll=kernels.unroll(count))
     window = state.window and segments.update_window(c, state.window, kv[0], kv[1],
                                                      signal.valid_BS)
-    return x_BSD, State(memory=memory, window=window), opened.sum()
+    return x_BSD, State(memory=memory, window=window), rate.sum()
 
 
-def memory_open(sown: Params, row_axis: int) -> Array:
-    """Returns how far a memory was open to a segment, summed over rows (and blocks).
+def write_rate(sown: Params, row_axis: int) -> Array:
+    """Returns the write rate of a memory for a segment, summed over rows (and blocks).
 
-    This is the mean, over all but blocks and rows, of what the memory sows as "open": u of an LM2
-    memory, beta of ARMT, 1 - alpha (1 - beta) of a gated DeltaNet.
+    The write rate, from 0 to 1, is how much of the memory the segment may replace. It is the mean
+    over slots or heads of what the memory sows as "open": u of an LM2 memory, beta of ARMT,
+    1 - alpha (1 - beta) of a gated DeltaNet.
 
     Args:
       sown: what the memory has sown.
-      row_axis: number of the axes of "open" that blocks and rows have.
+      row_axis: number of leading axes of "open", which are blocks and rows.
     """
     open_BX, = sown["open"]
     return jnp.sum(jnp.mean(open_BX, axis=tuple(range(row_axis, open_BX.ndim))))
 
 
 def _shifted(read_G: Array, entering: Array) -> Array:
-    """Moves what each group has read to the next one, and what enters to the first.
+    """Returns what each group reads next: what the group before it has read, the first what enters.
 
-    Over stages this is one exchange with the neighbour: of a rotation the partitioner makes a
-    collective permute.
+    On a mesh with stages this is one exchange between neighbours, since the partitioner turns the
+    rotation into a collective permute.
     """
     first_G = jnp.arange(read_G.shape[0]).reshape(-1, *[1] * entering.ndim) == 0
     return jnp.where(first_G, entering[None], jnp.roll(read_G, 1, axis=0))
@@ -264,12 +269,12 @@ def _window_size(stack: Stack) -> int | None:
     return None if window is None else window.valid_BW.shape[-1]
 
 
-def pipe_with_axes(apply: Callable, pipe: Pipe) -> Pipe:
-    """Returns the pipe with each array replaced by `apply(array, *logical_axis_names)`.
+def pipeline_with_axes(apply: Callable, pipeline: Pipeline) -> Pipeline:
+    """Returns the stacks with each array replaced by `apply(array, *logical_axis_names)`.
 
-    The groups are split over stages, and the rest of a state as `with_axes` splits it.
+    The groups are split over stages, and the other axes of a state as in `with_axes`.
     """
-    return tuple(_with_axes(apply, stack) for stack in pipe)
+    return tuple(_with_axes(apply, stack) for stack in pipeline)
 
 
 def _with_axes(apply: Callable, stack: Stack) -> Stack:

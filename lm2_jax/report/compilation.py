@@ -14,7 +14,7 @@ from lm2_jax.report import pipeline
 from lm2_jax.report.collectives import Collectives, by_kind
 from lm2_jax.report.roofline import Bound
 from lm2_jax.report.table import Table, percent
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 GIB = 2**30
 
@@ -181,11 +181,9 @@ def write(report: Report, path: Path) -> None:
     """Writes the report as JSON; for a .md path, also a table of all JSON reports beside it."""
     name = re.sub(r"\W", "_", report.topology) + ".json"
     target = path if path.suffix == ".json" else path.with_name(name)
-    with replacing(target) as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", "utf-8")
+    write_text(target, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     if path.suffix == ".md":
-        with replacing(path) as partial:
-            partial.write_text(markdown(read_all(path.parent)), "utf-8")
+        write_text(path, markdown(read_all(path.parent)))
 
 
 def read_all(folder: Path) -> list[Report]:
@@ -196,7 +194,7 @@ def read_all(folder: Path) -> list[Report]:
 
 
 def from_dict(values: dict) -> Report:
-    """The report that `dataclasses.asdict` has made this of."""
+    """Returns the report from which `dataclasses.asdict` made these values."""
     return Report(**values | {"steps": [Step(**step) for step in values["steps"]]})
 
 

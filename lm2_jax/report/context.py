@@ -11,9 +11,8 @@ from statistics import median
 import numpy as np
 from matplotlib.figure import Figure
 
-from lm2_jax.report import style
+from lm2_jax.report import records, style
 from lm2_jax.report.table import Table
-from lm2_jax.runtime.files import replacing
 
 LINEAR_FROM = 2**14  # tokens from which the exponent of time and the spread of memory are taken
 MB = 1e6
@@ -28,7 +27,7 @@ class Point:
       length: as "16k".
       tokens: of the context.
       seconds: of each repetition; none where it could not be read.
-      peak: bytes of memory at most, while the context was read.
+      peak: the most bytes of memory while the context was read.
       failure: why it could not be read, as "over 10 min"; "" if it was.
     """
 
@@ -48,7 +47,7 @@ class Contexts:
       facts: the device, versions and limits, for the heading; and the config.
       lm2: names of LM2 by the two schedules, the sequential one first.
       full: name of the model that reads in one call.
-      points: models in the order of the table, each with its lengths in order.
+      points: in the order of the table: by model, and by length.
     """
 
     facts: dict
@@ -146,15 +145,13 @@ def table(found: Contexts) -> Table:
 
 def write(folder: Path, found: Contexts) -> list[Path]:
     """Writes context.json, context.md and context.png; returns their paths."""
-    with replacing(folder / "context.json") as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", "utf-8")
-    with replacing(folder / "context.md") as partial:
-        partial.write_text(f"{heading(found)}\n\n{table(found).markdown()}", "utf-8")
-    return [folder / "context.json", folder / "context.md", plot(found, folder / "context.png")]
+    written = records.write(folder, "context", dataclasses.asdict(found), heading(found),
+                            table(found))
+    return [*written, plot(found, folder / "context.png")]
 
 
 def read(path: Path) -> Contexts:
-    """Returns what an earlier call has written."""
+    """Reads a context.json."""
     values = json.loads(path.read_text("utf-8"))
     return Contexts(values["facts"], tuple(values["lm2"]), values["full"],
                     [Point(**{**point, "seconds": tuple(point["seconds"])})

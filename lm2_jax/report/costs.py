@@ -1,7 +1,6 @@
 """What a memory costs over its backbone: the table and the plot of `lm2 bench costs`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,8 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from lm2_jax.report import style
+from lm2_jax.report import records, style
 from lm2_jax.report.table import Table
-from lm2_jax.runtime.files import replacing
 
 MB = 1e6
 
@@ -82,11 +80,9 @@ def table(costs: Costs) -> Table:
 
 def write(folder: Path, costs: Costs) -> list[Path]:
     """Writes costs.json, costs.md and costs.png; returns their paths."""
-    with replacing(folder / "costs.json") as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", "utf-8")
-    with replacing(folder / "costs.md") as partial:
-        partial.write_text(f"{heading(costs)}\n\n{table(costs).markdown()}", "utf-8")
-    return [folder / "costs.json", folder / "costs.md", plot(costs, folder / "costs.png")]
+    written = records.write(folder, "costs", dataclasses.asdict(costs), heading(costs),
+                            table(costs), indent=2)
+    return [*written, plot(costs, folder / "costs.png")]
 
 
 def plot(costs: Costs, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program that cross the border of two slices."""
+"""The collectives of a compiled program that exchange data between slices."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lm2_jax.report import collectives, groups
 
 _SUM = re.compile(r" add\(")
-# The TPU compiler sends what crosses slices to the host, which exchanges it by the network.
+# The TPU compiler sends data for other slices to the host, which exchanges it over the network.
 _SENT = re.compile(r" (send)()\(")
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SENT_SUM = '_xla_megascale_reduce_operation="SUM"'

@@ -1,4 +1,4 @@
-"""What a training step costs a device at least, by formula, to compare a compiled step with.
+"""The least costs of a training step on a device, by formula, to compare with a compiled step.
 
 Letters: B rows of a device and micro-batch, A micro-batches, S segments, T tokens of a segment,
 L blocks of a device, P of them with a memory, D, F, V and M as in `lm2_jax/types.py`; n devices of
@@ -21,12 +21,12 @@ MASTER = 4  # bytes of a parameter, a moment, a gradient that is summed, and an 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one device and step.
+    """The costs of one step on one device.
 
     Attributes:
-      flops: of the matrix products, without what is computed again. Attention is not halved for
+      flops: of the matrix products, without recomputation. Attention is not halved for
         causality, since XLA computes all of it.
-      peak: bytes that have to be there at once: parameters, two moments, gradients, what the
+      peak: bytes that must be in memory at once: parameters, two moments, gradients, what the
         backward pass starts from, one block's weights and activations, and logits.
       moved: bytes to and from main memory. Affinities, of attention and of the memory, are taken to
         stay inside of the kernels that compute them.

@@ -68,7 +68,7 @@ def expected(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: 
     if K == 1:
         return None
     c, stacks = config, len(config.stacks)
-    ticks = segments + wavefront.ramp((K,) * stacks)
+    ticks = segments + wavefront.fill_ticks((K,) * stacks)
     rows //= micro_batches
     tokens = c.segment_length + memories.num_memory_tokens(c)
     signal = (rows // partition.rows_per_step(mesh) * tokens * c.embed_dim
@@ -80,7 +80,7 @@ def expected(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: 
     window = (segments - 1) * c.segment_length
     pipe = jax.eval_shape(lambda: wavefront.begin(c, init_state(c, rows, window), rows,
                                                   (K,) * stacks))
-    carried = sum(jax.tree.leaves(wavefront.pipe_with_axes(on_a_device, pipe)))
+    carried = sum(jax.tree.leaves(wavefront.pipeline_with_axes(on_a_device, pipe)))
     return Pipeline(mesh.size, K, segments, ticks, micro_batches, signal,
                     ticks * (2 * stacks - 1) * micro_batches * (3 if gradient else 1),
                     ticks * (carried + signal) if gradient else 0)

@@ -87,7 +87,7 @@ def training_title(config: Config, segments: int, rows: int, parts: int) -> str:
 
 def training(config: Config, mesh: partition.AnyMesh
              ) -> tuple[jax.stages.Traced, compilation.Step]:
-    """Traces the step of `heaviest_stage`; returns it with a `Step` of what the trace tells."""
+    """Traces the step of `heaviest_stage`; returns it with a `Step` of the figures of the trace."""
     segments, rows, parts = heaviest_stage(config, mesh)
 
     def traced(model: ModelConfig, train: TrainConfig) -> jax.stages.Traced:
@@ -119,10 +119,10 @@ def compiled(traced: jax.stages.Traced, step: compilation.Step, topology: topolo
     """Compiles a traced program, or lowers it if there is no compiler for the topology.
 
     Args:
-      step: what the trace tells.
+      step: the figures of the trace.
 
     Returns:
-      The step with what the compiled program tells.
+      The step with the figures of the compiled program added.
     """
     start = time.perf_counter()
     if topology.lowering:

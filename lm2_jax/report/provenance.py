@@ -10,7 +10,7 @@ import jax
 from lm2_jax.config import Config
 from lm2_jax.config import files as config_file
 from lm2_jax.runtime import paths
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 
 def write(folder: str | Path, config: Config, step: int, parameters: int) -> Path:
@@ -26,8 +26,7 @@ def write(folder: str | Path, config: Config, step: int, parameters: int) -> Pat
         "config": config_file.to_dict(config),
     }
     path = paths.of(folder) / "provenance.json"
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    write_text(path, json.dumps(facts, indent=2) + "\n")
     return path
 
 

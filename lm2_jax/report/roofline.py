@@ -1,8 +1,8 @@
 """The least time of a compiled step, from its arithmetic, its memory traffic and its collectives.
 
 Each of the three is bounded by a published peak of the chip; the largest is the bound on the step,
-reached if the other two are hidden behind it. Real steps take longer: matrix units do not run at
-their peak, and neither memory nor links do.
+reached if the other two overlap with it completely. Real steps take longer, since neither matrix
+units nor memory nor links run at their peak.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""How a run is: read from its workdir, also while it trains, on any machine."""
+"""The state of a run, read from its workdir, also while it trains, on any machine that sees it."""
 
 import dataclasses
 import datetime
@@ -20,26 +20,28 @@ RECENT_STEPS = 100  # over which the time of a step is measured
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run; times are in seconds since 1970, None is not known.
+    """The state of a run. Times are in seconds since 1970; None stands for what is not known.
 
     Attributes:
       workdir: as given.
       used_by: the command that holds the workdir now, with its host; "" if there is none.
-      step: steps that are done.
-      num_steps: of the whole run.
+      step: number of steps done.
+      num_steps: number of steps of the whole run.
       loss: of the last step.
-      held_out_loss: as it was measured last.
+      held_out_loss: the last one measured.
       tokens_per_second: of the last steps.
       seconds_per_step: of the last steps, with the saves and evaluations between them.
       seconds_left: until the last step, at this rate.
       last_step_at: when the last step ended.
       saved_step, saved_at: of the newest whole checkpoint.
-      hosts, processes, devices, device: of the last start.
+      hosts: names of the hosts at the last start.
+      processes, devices: numbers of them at the last start.
+      device: their kind.
       since: time of the last start.
-      starts: their number.
+      starts: number of starts.
       goodput: the fraction of the time since the first start that went into steps which were kept.
-      seconds: by phase, since the first start.
-      weeks: the same for each week.
+      seconds: wall time by phase, since the first start.
+      weeks: wall time by phase, for each week.
     """
 
     workdir: str
@@ -101,7 +103,7 @@ def read(workdir: str | Path) -> Status:
 
 
 def table(status: Status, now: float | None = None) -> Table:
-    """One line for each fact.
+    """A row for each field that a person reads.
 
     Args:
       now: in seconds since 1970; None is the present.
@@ -126,7 +128,7 @@ def table(status: Status, now: float | None = None) -> Table:
 
 
 def weeks_table(status: Status) -> Table:
-    """Per cent of the time of each week by what it went to, and of the whole run."""
+    """The share of each phase in the time of each week, and of the whole run, in per cent."""
     groups = {"productive": (phases.STEP,), "compile": (phases.COMPILE,), "data": (phases.DATA,),
               "save": (phases.SAVE,), "evaluation": (phases.EVAL,), "start": (phases.START,),
               "lost": (phases.RESTART, phases.DOWN)}
@@ -139,7 +141,7 @@ def weeks_table(status: Status) -> Table:
 
     weeks = [row(name, seconds) for name, seconds in status.weeks.items()]
     return Table(["week", "hours", *groups], [weeks, [row("all", status.seconds)]],
-                 note="lost: steps trained again, starts of resumed runs, the time without a run")
+                 note="lost: repeated steps, starts of resumed runs, and the time without a run")
 
 
 def duration(seconds: float | None) -> str:

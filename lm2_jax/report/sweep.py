@@ -10,7 +10,7 @@ from statistics import fmean
 from lm2_jax.report import comparison_plots, grid_plots, perplexity_comparison
 from lm2_jax.report.comparison import Comparison, Group, Run
 from lm2_jax.report.table import Table, percent
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,8 @@ def write(folder: Path, config: str, entries: Sequence[Entry]) -> list[Path]:
         curves.setdefault(entry.name, []).append(entry.held_out)
     if held_out := perplexity_comparison.plot_held_out(curves, folder / "held_out.png"):
         paths.append(held_out)
-    with replacing(paths[0]) as partial:
-        partial.write_text(json.dumps(_as_json(config, entries), indent=2) + "\n", "utf-8")
-    with replacing(paths[1]) as partial:
-        partial.write_text(_page(config, entries, {path.name for path in paths}), "utf-8")
+    write_text(paths[0], json.dumps(_as_json(config, entries), indent=2) + "\n")
+    write_text(paths[1], _page(config, entries, {path.name for path in paths}))
     return paths
 
 

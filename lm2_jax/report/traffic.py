@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lm2_jax.report import hlo as texts
 from lm2_jax.report.hlo import Computation, Instruction
 
-# They move nothing, or what they move is counted where it is computed or started.
+# They move no bytes, or their bytes are counted where they are computed or the copy is started.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota",
         "partition-id", "replica-id", "optimization-barrier", "while", "conditional", "call"}
 SCHEDULED = {"while", "conditional", "call"}  # they run the instructions of other computations
@@ -150,7 +150,7 @@ def _written(inner: Computation, parsed: dict[str, Computation]) -> list[int]:
 
 
 def _written_by(one: Instruction, inner: Computation, parsed: dict[str, Computation]) -> int:
-    if one.opcode == "parameter":  # handed on
+    if one.opcode == "parameter":  # an operand that is passed through
         return 0
     if one.opcode == "dynamic-update-slice":
         return sum(_sizes(inner[one.operands[1]].result))

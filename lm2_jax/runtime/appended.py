@@ -1,4 +1,4 @@
-"""Text files that grow by lines, such as metrics.jsonl, on a disk and in a bucket."""
+"""Text files to which lines are appended, such as metrics.jsonl, on a disk or in a bucket."""
 
 import contextlib
 import threading
@@ -10,11 +10,11 @@ from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
 SECONDS = 10.0  # between two writes of lines to a bucket
-PART_BYTES = 1 << 20  # after which another part begins, so that no write is larger
+PART_BYTES = 1 << 20  # a part that is larger is the last write to it; then another begins
 
 
 class Appended:
-    """A file that is replaced as a whole and then grows.
+    """A file whose content is replaced, and to which lines are then appended.
 
     In a bucket, where an object cannot grow, the lines that are appended go to parts beside it,
     NAME.part-ID-NUMBER, the last of which is written again at most every `SECONDS`, by a thread.

@@ -1,4 +1,4 @@
-"""Starts commands as child processes, each on a core of its own."""
+"""Runs commands as child processes, on a CPU core of their own if asked for."""
 
 import contextlib
 import os

@@ -38,6 +38,12 @@ def replacing(path: str | os.PathLike | BucketPath) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike | BucketPath, text: str) -> None:
+    """Replaces a file, as `replacing` does, by one with this text in UTF-8."""
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")
+
+
 @contextlib.contextmanager
 def written(path: str | os.PathLike | BucketPath) -> Iterator[TextIO]:
     """Opens a text file for writing. What is written is in a local file at once, in a bucket when

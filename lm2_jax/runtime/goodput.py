@@ -1,4 +1,4 @@
-"""Where the time of a run went, week by week and over its restarts."""
+"""The wall time of a run by phase in each week, over its restarts."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ MONDAY = datetime.datetime(1970, 1, 5, tzinfo=datetime.UTC).timestamp()
 
 
 def by_week(lines: Sequence[Mapping], saved: Mapping | None = None) -> dict[str, dict[str, float]]:
-    """Seconds by phase of each week in which a run was there, or was to be restarted.
+    """Seconds by phase of each week from the first start to the last record.
 
     A phase's time between two records is spread evenly over the time between them. Weeks are
     those of ISO 8601, from Monday 0:00 UTC.

@@ -1,7 +1,8 @@
-"""The form of what is said on stdout and stderr: plain text, one line a fact, or JSON lines.
+"""The form of the output on stdout and stderr: plain text, prefixed lines, or JSON lines.
 
-LM2_LOG=lines puts time, level, host, process and step before each line; LM2_LOG=json makes each
-line a JSON object of these. LM2_LOG_LEVEL=warning leaves out what is only information.
+LM2_LOG=lines puts time, level, host, process and step before each line. LM2_LOG=json makes each
+line a JSON object with these and the message. LM2_LOG_LEVEL=warning leaves out lines of the levels
+debug and info.
 """
 
 import datetime
@@ -19,7 +20,7 @@ _process, _step = 0, None
 
 
 def form(environment: Mapping[str, str] = os.environ) -> str:
-    """The form that LM2_LOG sets; plain for a value that there is not."""
+    """The form that LM2_LOG sets; PLAIN if it has no known value."""
     found = environment.get("LM2_LOG", "") or PLAIN
     return found if found in FORMS else PLAIN
 
@@ -38,11 +39,11 @@ def at(process: int | None = None, step: int | None = None) -> None:
 
 
 def formatted(text: str, level: str = INFO) -> str | None:
-    """The text in the form that is set, with a line for each of its own.
+    """The text in the form that is set; a form other than PLAIN has each of its lines by itself.
 
     Returns:
-      None if nothing is to be said, since the level is lower than LM2_LOG_LEVEL or no line has
-      anything in it.
+      None if the level is lower than LM2_LOG_LEVEL or, in a form other than PLAIN, if all lines
+      are blank.
     """
     lowest = os.environ.get("LM2_LOG_LEVEL", "") or LEVELS[0]
     if lowest in LEVELS and LEVELS.index(level) < LEVELS.index(lowest):

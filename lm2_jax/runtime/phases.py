@@ -11,7 +11,7 @@ from typing import Any
 
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import print_error
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 START, COMPILE, DATA, STEP, SAVE, EVAL, RESTART, DOWN = PHASES = (
     "start", "compile", "data", "step", "save", "eval", "restart", "down")
@@ -30,7 +30,7 @@ class Phases:
         a save, evaluating.
       restart: what restarts cost: steps trained again, and the time until the first step of a
         resumed run.
-      down: no run was there: from the last sign of one until the next one began.
+      down: the time without a run: from the last record of a run to the start of the next one.
 
     Args:
       before: seconds of earlier runs in the same workdir, by phase; None = this is the first run.
@@ -92,8 +92,8 @@ def of_earlier_runs(lines: Sequence[Mapping], saved: Mapping | None, first_step:
       lines: of metrics.jsonl, including those of steps after `first_step`, which will be trained
         again: their time counts as "restart".
       saved: of `read`; it includes what followed the last step, if that is `first_step`.
-      began: when this run began, in seconds since 1970; the time since the last sign of an earlier
-        one counts as "down". None counts none.
+      began: when this run began, in seconds since 1970. The time from the last record of an
+        earlier run until then counts as "down"; None counts none.
 
     Returns:
       None if there was no earlier run.
@@ -106,9 +106,9 @@ def of_earlier_runs(lines: Sequence[Mapping], saved: Mapping | None, first_step:
         kept |= saved["seconds"]
     last = found.get(lines[-1]["step"], {}) if lines else {}
     kept[RESTART] += max(0.0, sum(last.values()) - sum(kept.values()))
-    signs = [record[TIME] for record in (*lines, saved or {}) if _is_seconds(record.get(TIME))]
-    if began is not None and signs:
-        kept[DOWN] += max(0.0, began - max(signs))
+    times = [record[TIME] for record in (*lines, saved or {}) if _is_seconds(record.get(TIME))]
+    if began is not None and times:
+        kept[DOWN] += max(0.0, began - max(times))
     return kept
 
 
@@ -124,17 +124,16 @@ def of_line(line: Mapping) -> dict[str, float]:
 
 def write(path: str | Path, step: int, phases: Phases) -> None:
     """Writes the seconds by phase so far, including saves and evaluations after the step."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps({"step": step, TIME: round(time.time(), 3), "seconds": {
-            name: round(value, 3) for name, value in phases.seconds().items()}}) + "\n", "utf-8")
+    seconds = {name: round(value, 3) for name, value in phases.seconds().items()}
+    write_text(path, json.dumps({"step": step, TIME: round(time.time(), 3), "seconds": seconds})
+               + "\n")
 
 
 def read(path: str | Path) -> dict | None:
     """Returns what `write` wrote, as {"step": ..., "time": ..., "seconds": {phase: ...}}.
 
-    Earlier versions wrote no "time".
-
-    None if there is no file; also if it is damaged, which is reported.
+    "time" is missing if an earlier version wrote the file. None is returned if there is no file,
+    and if it is damaged, which is reported.
     """
     try:
         found = json.loads(paths.of(path).read_bytes())

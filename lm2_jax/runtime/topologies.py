@@ -39,7 +39,7 @@ def find(name: str, slices: int = 1) -> Topology:
     """Returns the devices of "v5e:4x4" (a TPU slice), "cpu:8" (virtual CPUs) or "gpu:8" (abstract).
 
     Args:
-      slices: number of such TPU slices, which reach each other by the network.
+      slices: number of such TPU slices, which reach each other over the network.
 
     Raises:
       UserError: for another name, or if libtpu is needed and not installed.

@@ -1,4 +1,4 @@
-"""The cross-entropy of hidden states, whose logits are computed once and never all there."""
+"""The cross-entropy of hidden states, chunk by chunk, so that few logits are in memory at once."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from lm2_jax import partition
 from lm2_jax.model.embedding import unembed
 
-LOGITS = 2**22  # of a chunk, where it has several segments
+LOGITS = 2**22  # the most of a chunk that has several segments
 
 
 class Losses(NamedTuple):
     """Attributes:
       row_B: cross-entropy of each row, weighted, in nats.
-      right_SBT: bool, no token is likelier than the target.
+      right_SBT: bool, True where no token is more likely than the target.
     """
 
     row_B: jax.Array
@@ -25,16 +25,17 @@ def cross_entropy(hidden_SBTD: jax.Array, matrix_VD: jax.Array, targets_SBT: jax
                   weight_SBT: jax.Array, chunk_tokens: int = 0) -> tuple[jax.Array, Losses]:
     """Returns the weighted cross-entropy in nats, summed over all tokens, and `Losses`.
 
-    The sum alone has a gradient, which is computed together with it: where logits of a chunk are
-    there, so are their probabilities, and the products that both gradients take. Without a
-    gradient it costs the logits alone.
+    Only the sum has a gradient. It is computed in the forward pass, from the logits of each chunk,
+    so that the backward pass does not compute them again. If no gradient is asked for, only the
+    logits are computed.
 
     Args:
       hidden_SBTD: final hidden states of S segments, in the compute dtype.
       matrix_VD: from `unembedding`. Its gradient is summed over the chunks in float32.
+      targets_SBT: int32.
       weight_SBT: float32, 0 for tokens that have no part in the loss.
-      chunk_tokens: tokens of a row whose logits are there at once, a divisor of T; 0 = those of a
-        segment, or of several while they are no more than LOGITS numbers.
+      chunk_tokens: tokens of each row in a chunk, a divisor of T; 0 = those of a segment, or of as
+        many segments as have no more than LOGITS logits.
     """
     S, B, T = targets_SBT.shape
     size = chunk_tokens or T * max(n for n in range(1, S + 1) if S % n == 0 and (
@@ -88,7 +89,7 @@ _summed.defvjp(_forward, _backward)
 
 
 def _of_chunk(x_BXD, targets_BX, weight_BX, matrix_VD):
-    """Returns (weighted loss of each row, whether the target is the likeliest, probabilities)."""
+    """Returns (weighted loss of each row, whether the target is most likely, probabilities)."""
     logits_BXV = unembed(x_BXD, matrix_VD)
     largest_BX1 = jnp.max(logits_BXV, axis=-1, keepdims=True)
     power_BXV = jnp.exp(logits_BXV - largest_BX1)

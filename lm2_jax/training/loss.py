@@ -8,8 +8,9 @@ from flax import struct
 
 from lm2_jax.model import kernels
 from lm2_jax.model.embedding import unembedding
-from lm2_jax.model.lm import LanguageModel, init_state
+from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import Segments, read_segments, split_segments
+from lm2_jax.model.state import init_state
 from lm2_jax.training.cross_entropy import cross_entropy
 from lm2_jax.types import Batch, Params
 
@@ -25,8 +26,8 @@ class LossSums:
       answers: all of them.
       tokens: valid tokens.
       row_loss_B: weighted cross-entropy of each row, to name those that are not finite.
-      writes: how far the memory was open to a segment, from 0 to 1, summed over rows, blocks and
-        segments.
+      writes: write rate of the memory for a segment, from 0 to 1 (`wavefront.write_rate`), summed
+        over rows, blocks and segments.
     """
 
     loss: jax.Array
@@ -47,7 +48,8 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
       key: for dropout.
       bptt_segments: segments that the gradient goes back through; 0 = all.
       remat_segments: compute each segment again in the backward pass.
-      chunk_tokens: tokens of a row whose logits are there at once, as `cross_entropy` takes it.
+      chunk_tokens: tokens of each row whose logits are computed at once, as `cross_entropy` takes
+        it.
       deterministic: without dropout.
       window_from_segments: in shorter batches attention does not see the window of earlier tokens.
     """
@@ -62,7 +64,7 @@ def loss_sums(model: LanguageModel, params: Params, batch: Batch, key: jax.Array
     _, hidden_SBTD, writes = read_segments(
         model, params, state, segments, lambda out, _: out.hidden, (), logits=False,
         bptt_segments=bptt_segments, remat=remat_segments, unroll=kernels.unroll(S),
-        dropout=key if dropout else None, opens=True)
+        dropout=key if dropout else None, write_rates=True)
     loss, losses = cross_entropy(hidden_SBTD, unembedding(c, params), targets_SBT, weight_SBT,
                                  chunk_tokens)
     hits_S, answers_S = jax.vmap(count_answers)(losses.right_SBT, answer_SBT)

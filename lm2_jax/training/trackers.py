@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from lm2_jax.config import Config, files
 from lm2_jax.runtime import logs
 from lm2_jax.runtime.console import print_error
-from lm2_jax.runtime.files import replacing, scratch
+from lm2_jax.runtime.files import scratch, write_text
 
 FILE = "trackers.json"  # in a workdir: the service's id of the run by tracker
 MOST_WAITING = 10_000  # calls, until a tracker is left out because it does not keep up
@@ -133,8 +133,8 @@ class Trackers:
     def _started(self, name: str, run_id: str) -> None:
         with self._lock:
             self._ids[name] = run_id
-            with contextlib.suppress(OSError), replacing(self._path) as partial:
-                partial.write_text(json.dumps(self._ids) + "\n", "utf-8")
+            with contextlib.suppress(OSError):
+                write_text(self._path, json.dumps(self._ids) + "\n")
 
 
 class _Thread:

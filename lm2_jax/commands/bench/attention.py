@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             help=f"{what} (%(default)s)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"),
                         help="of queries, keys and values (%(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", default="attention",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "attention")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

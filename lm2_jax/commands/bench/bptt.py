@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, metavar="GB",
                         help="of a device, in place of the topology's, to estimate another device")
     parser.add_argument("--quick", action="store_true", help="compile with the least effort")
-    parser.add_argument("--out", metavar="FOLDER", default="bptt",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "bptt")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

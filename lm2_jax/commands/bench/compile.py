@@ -15,8 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a TPU slice as v5e:4x4 (needs jax[tpu]), or cpu:8 (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N",
                         help="compilations of each step (%(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", default="compile",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "compile")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tokens of a context (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N",
                         help="measurements of each work (%(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", default="costs",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "costs")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tokens to generate after each (%(default)s)")
     parser.add_argument("--torch-python", metavar="PATH", default="",
                         help="a Python with torch and transformers, whose Llama is measured too")
-    parser.add_argument("--out", metavar="FOLDER", default="decode",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "decode")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

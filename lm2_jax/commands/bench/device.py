@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="tiny has small shapes, to try the command on a CPU (%(default)s)")
     parser.add_argument("--pieces", default="", metavar="A,B",
                         help="pieces to measure, by name; by default all")
-    parser.add_argument("--out", metavar="FOLDER", default="device",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "device")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true",
                         help="compile with the least effort, in a seventh of the time: memory "
                              "traffic can be a quarter more")
-    parser.add_argument("--out", metavar="FOLDER", default="roofline",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "roofline")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

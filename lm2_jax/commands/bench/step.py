@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a Python with torch and transformers, whose Llama is measured too")
     parser.add_argument("--repeats", type=int, default=5, metavar="N",
                         help="measurements of each way (%(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", default="step",
-                        help="folder of the table and its numbers (%(default)s)")
+    arguments.add_out(parser, "step")
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:

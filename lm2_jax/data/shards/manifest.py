@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 FILE = "manifest.json"
 TRAIN, HELD_OUT = "train", "held_out"
@@ -94,8 +94,7 @@ class Manifest:
         content = {"counts": counts, "empty_documents": self.empty, **self.job.to_dict(),
                    "shards": {split: list(map(dataclasses.asdict, self.shards[split]))
                               for split in SPLITS}}
-        with replacing(folder / FILE) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
 
 
 def read(folder: Path) -> Manifest:

@@ -35,7 +35,7 @@ from lm2_jax.data.text.documents import Document
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import RunError, UserError
 from lm2_jax.runtime import paths
-from lm2_jax.runtime.files import replacing
+from lm2_jax.runtime.files import write_text
 
 CHUNK = 2**20  # characters that a worker tokenizes at a time
 _JOB = "job.json"  # of a folder that is not finished
@@ -74,8 +74,7 @@ def begin(folder: Path, job: Job) -> dict[int, dict]:
     else:
         if unknown := sorted(path.name for path in folder.glob("*" + RECORDS)):
             raise UserError(f"{folder} holds other shards ({unknown[0]}, ...); use another --out")
-        with replacing(path) as partial:
-            partial.write_text(json.dumps(job.to_dict()) + "\n", "utf-8")
+        write_text(path, json.dumps(job.to_dict()) + "\n")
     done = {}
     for path in sorted(folder.glob("part-*.json")):
         part = json.loads(path.read_text("utf-8"))
@@ -200,8 +199,7 @@ class _PartWriter:
         shards = {split: writer.close() for split, writer in self._writers.items()}
         part = {"number": self._number, "empty": self._empty,
                 "shards": {split: asdict(shard) for split, shard in shards.items() if shard}}
-        with replacing(self._folder / f"part-{self._number:05d}.json") as partial:
-            partial.write_text(json.dumps(part) + "\n", "utf-8")
+        write_text(self._folder / f"part-{self._number:05d}.json", json.dumps(part) + "\n")
         self._done[self._number], self._writers = part, {}
 
 

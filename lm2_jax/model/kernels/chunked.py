@@ -1,7 +1,8 @@
-"""Attention whose affinities are there for one chunk of queries and one of keys at a time.
+"""Attention that computes the affinities of one chunk of queries and one of keys at a time.
 
 It is written in JAX alone, for every backend. The softmax is rescaled from chunk to chunk
-(arXiv 2205.14135), and the backward pass computes the affinities again from their log-sum-exp.
+(arXiv 2205.14135). The backward pass computes the affinities again, and their softmax by the
+log-sum-exp of the forward pass.
 """
 
 import functools
@@ -13,12 +14,15 @@ from lm2_jax.model.kernels.mask import Mask
 from lm2_jax.model.kernels.platform import platform
 from lm2_jax.model.kernels.whole import MASKED
 
-CHUNK, CPU_CHUNK = 1024, 128  # the most queries or keys of a chunk; a CPU holds one in its cache
+CHUNK, CPU_CHUNK = 1024, 128  # most queries or keys of a chunk; on a CPU it fits into the cache
 
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, out_dtype
               ) -> tuple[jax.Array, jax.Array]:
-    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities [B, N, T])."""
+    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities, float32 [B, N, T]).
+
+    The arguments are those of `kernels.attention`.
+    """
     (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
     valid_BS = jnp.ones((B, S), bool) if mask.valid_BS is None else mask.valid_BS
     rows, columns = _size(T), _size(S)
@@ -159,7 +163,7 @@ def _add(x_BKSH: jax.Array, start, part_BKCH: jax.Array) -> jax.Array:
 
 
 def _size(length: int) -> int:
-    """The size of a chunk, so that so many need the least padding."""
+    """The size of a chunk: as few chunks as possible, all of one size, with the least padding."""
     return -(-length // -(-length // (CPU_CHUNK if platform() == "cpu" else CHUNK)))
 
 

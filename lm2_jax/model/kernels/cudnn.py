@@ -1,7 +1,9 @@
-"""Attention by cuDNN's flash kernel on NVIDIA GPUs, which takes no mask but a length of each row.
+"""Attention by cuDNN's flash kernel on NVIDIA GPUs.
 
-A row's valid keys are therefore moved to its front. For a causal mask the queries are moved with
-them, those of the carried keys being zeros, since the kernel aligns queries and keys at the first.
+The kernel takes no mask of keys, only how many keys of each row are valid, so the valid keys of a
+row are moved to its front. A causal mask aligns the first query with the first key there; so the
+queries are moved in the same way, after zeros have been put in front for the keys that precede
+them.
 """
 
 import functools
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 from lm2_jax.model.kernels.mask import Mask
 
 DTYPES = ("bfloat16", "float16")
-HEAD_DIM, HEAD_DIM_OF_HOPPER = 128, 256  # the largest
+HEAD_DIM, HEAD_DIM_OF_HOPPER = 128, 256  # largest head_dim
 
 
 def takes(q_BTNH: jax.Array) -> bool:
@@ -32,7 +34,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     if mask.valid_BS is None and (not mask.causal or S == T):
         return call(q_BTNH, k_BSKH, v_BSKH)
     valid_BS = jnp.ones((len(q_BTNH), S), bool) if mask.valid_BS is None else mask.valid_BS
-    # Zeros in the place of what is masked, so that it has no gradient, whatever the kernel leaves.
+    # Masked keys and values are 0, so that they get no gradient, whatever the kernel returns.
     k_BSKH, v_BSKH = (jnp.where(valid_BS[..., None, None], x, 0) for x in (k_BSKH, v_BSKH))
     order_BS = jnp.argsort(~valid_BS, axis=1, stable=True)
     k_BSKH, v_BSKH = (_take(x, order_BS) for x in (k_BSKH, v_BSKH))

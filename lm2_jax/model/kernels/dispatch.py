@@ -10,10 +10,10 @@ from lm2_jax.model.kernels import chunked, cudnn, whole
 from lm2_jax.model.kernels.mask import Mask
 from lm2_jax.model.kernels.platform import platform
 
-# The most affinities of a head that "auto" holds at once. On a CPU chunks of them stay in its cache
-# and are faster from there on.
+# The most affinities of a head that "auto" computes at once. On a CPU more of them are faster in
+# chunks, which stay in its cache.
 WHOLE, CPU_WHOLE = 2**21, 2**15
-SPLASH_LENGTH = 128  # fewer queries or keys are no work for the kernel, which pads to it
+SPLASH_LENGTH = 128  # to which the kernel pads; shorter queries or keys would waste its work
 
 
 @overload
@@ -50,7 +50,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
       [B, T, N, H], or a pair of it and the log-sum-exp, float32 [B, N, T]. Both have gradients.
 
     Raises:
-      ValueError: if the implementation is not for this backend.
+      ValueError: if `implementation` is "cudnn" and the backend is not a GPU.
     """
     chosen = _choose(implementation, q_BTNH, k_BSKH)
     dtype = out_dtype or q_BTNH.dtype
@@ -96,5 +96,5 @@ def _choose(implementation: str, q_BTNH: jax.Array, k_BSKH: jax.Array) -> str:
 
 
 def weights(q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(H)), [B, N, T, S] in the dtype of q: to be looked at."""
+    """Returns the attention weights softmax(q k^T / sqrt(H)), [B, N, T, S] in the dtype of q."""
     return jax.nn.softmax(whole.affinities(q_BTNH, k_BSKH, mask), axis=-1).astype(q_BTNH.dtype)

@@ -1,8 +1,8 @@
 """Attention by JAX's splash kernel for TPUs, and the gradient of its log-sum-exp.
 
-The kernel's own gradient takes that of the output alone. A log-sum-exp that is returned too only
-changes what the backward kernel subtracts from the gradient of each softmax, `di` below; so the
-backward kernel is called directly.
+JAX differentiates only the output of the kernel. A gradient of the log-sum-exp only changes what
+the backward kernel subtracts from the gradient of each softmax, `di` below; so the backward kernel
+is called directly.
 """
 
 import functools
@@ -16,15 +16,16 @@ from lm2_jax.model.kernels.mask import Mask
 from lm2_jax.model.kernels.platform import platform
 
 LANES = 128  # lengths are padded to multiples of it
-BLOCK = 512  # the most queries or keys of a block
-FUSED_KEYS = 8192  # above it, a backward kernel of its own for q takes less memory
+BLOCK = 512  # most queries or keys of a block
+FUSED_KEYS = 8192  # with more keys, a separate backward kernel for q takes less memory
 
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, out_dtype
               ) -> tuple[jax.Array, jax.Array]:
-    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities [B, N, T]).
+    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities, float32 [B, N, T]).
 
-    Elsewhere than on a TPU the kernel is interpreted, which is slow.
+    The arguments are those of `kernels.attention`. On a CPU the kernel is interpreted, which is
+    slow.
     """
     (B, T, _, H), S = q_BTNH.shape, k_BSKH.shape[1]
     valid_BS = jnp.ones((B, S), bool) if mask.valid_BS is None else mask.valid_BS

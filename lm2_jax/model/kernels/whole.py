@@ -35,7 +35,10 @@ def weighted(affinity_BNTS: jax.Array, v_BSKH: jax.Array, dtype, out_dtype) -> j
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, out_dtype
               ) -> tuple[jax.Array, jax.Array]:
-    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities [B, N, T])."""
+    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities, float32 [B, N, T]).
+
+    The arguments are those of `kernels.attention`.
+    """
     affinity_BNTS = affinities(q_BTNH, k_BSKH, mask)
     return (weighted(affinity_BNTS, v_BSKH, q_BTNH.dtype, out_dtype),
             jax.nn.logsumexp(affinity_BNTS, axis=-1))
@@ -46,7 +49,8 @@ def attention_with_cache(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
                          ) -> jax.Array:
     """Grouped-query attention over the C places of a cache and, after them, T new tokens.
 
-    It is `attention` over both, without putting them together, which would copy the cache.
+    The result is that of `attention` over both. They are not concatenated, which would copy the
+    cache.
 
     Args:
       q_BTNH, k_BTKH, v_BTKH: of the new tokens, queries and keys rotated.

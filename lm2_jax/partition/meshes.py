@@ -1,147 +1,18 @@
-"""Meshes, the table of logical axes, and constraints: the only file that names mesh axes."""
+"""Arranges devices, of one slice or of several, as a mesh."""
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import overload
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from lm2_jax.errors import UserError
-
-AnyMesh = Mesh | AbstractMesh
-
-MESH_AXES = ("data", "fsdp", "tensor")
-STAGE = "stage"  # before the others in a mesh with stages; there is no such axis without them
-BATCH_AXES = ("data", "fsdp")  # over which rows are split
-ACROSS_SLICES = {"data": "dcn_data", "fsdp": "dcn_fsdp"}  # keys of the ways of an axis over slices
-
-RULES = {
-    # Parameters: over fsdp along the embedding, over tensor along what heads and mlp split.
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "layers": None,
-    "norm": None,
-    # Activations and state: rows over data and fsdp, the rest as the parameters leave it.
-    "act_batch": BATCH_AXES,
-    "act_segment": None,
-    "act_len": None,
-    "act_embed": None,
-    "act_heads": "tensor",
-    "act_kv_heads": "tensor",
-    "act_head_dim": None,
-    "act_mlp": "tensor",
-    "act_vocab": "tensor",
-    "act_memory": "tensor",  # channels of a state between segments, as heads leave them
-    "memory_slots": None,
-    "memory_key": None,
-}
-
-
-# On a mesh with stages: each stage has its layers, and what is left is split over stages too.
-STAGE_RULES = {"layers": STAGE, "vocab": (STAGE, "tensor"), "act_vocab": (STAGE, "tensor")}
-
-
-def spec(names: Sequence[str | None], stages: bool = False) -> PartitionSpec:
-    """The mesh axes of an array whose axes have these logical names.
-
-    Args:
-      stages: whether the mesh has an axis of stages.
-    """
-    rules = RULES | STAGE_RULES if stages else RULES
-    for name in names:
-        if name is not None and name not in RULES:
-            known = ", ".join(sorted(RULES))
-            raise ValueError(f"unknown logical axis {name!r}; known: {known}")
-    return PartitionSpec(*(None if name is None else rules[name] for name in names))
-
-
-def stage_axis() -> str | None:
-    """The axis of the stages of the current mesh, where the compiler manages it; None without."""
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return STAGE if all(types.get(axis) == AxisType.Auto for axis in (STAGE, *MESH_AXES)) else None
-
-
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Constrains the sharding of `x` by the logical names of its axes.
-
-    Returns `x` as it is without a mesh, on a mesh that lacks one of MESH_AXES, and where the
-    compiler does not manage all of them: inside shard_map and pmap (manual axes), on a mesh with
-    explicit axes.
-    """
-    if len(names) != x.ndim:
-        raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
-    resolved, mesh = spec(names, stage_axis() is not None), jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        try:
-            return jax.lax.with_sharding_constraint(x, resolved)
-        except (RuntimeError, ValueError):  # no mesh, or one of other axes by `with mesh:`
-            return x
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
-        return x
-    return jax.lax.with_sharding_constraint(x, resolved)
-
-
-def num_stages() -> int:
-    """How many stages the current mesh has; 1 without such an axis."""
-    axis = stage_axis()
-    return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
-
-
-def row_ways() -> int:
-    """How many ways the current mesh splits rows; 1 without a mesh."""
-    shape = dict(jax.sharding.get_abstract_mesh().shape)
-    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
-
-
-def on_shards(function: Callable, names, out_names) -> Callable:
-    """Returns the function run by every device on its part of the arrays.
-
-    A custom kernel needs it, since the compiler cannot split one. Where the compiler does not
-    split arrays (the cases in which `constrain` does nothing, and a single device) the function
-    itself is returned.
-
-    Args:
-      function: treats each index of the axes that are split on its own.
-      names: logical axis names of each argument, a tuple; None for an argument that is None. An
-        axis is left whole if a size along it is not a multiple of the mesh's.
-      out_names: those of the result.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if mesh.empty or mesh.size == 1 or any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
-        return function
-
-    def is_names(x) -> bool:
-        return isinstance(x, tuple) and all(name is None or name in RULES for name in x)
-
-    def run(*arrays):
-        whole = set()
-
-        def check(axes, x):
-            whole.update(name for name, size in zip(axes, x.shape, strict=True)
-                         if size % ways(mesh, name))
-
-        def specs(tree):
-            return jax.tree.map(lambda axes: spec([None if name in whole else name
-                                                   for name in axes]), tree, is_leaf=is_names)
-
-        jax.tree.map(check, tuple(names), arrays, is_leaf=is_names)
-        return jax.shard_map(function, mesh=mesh, in_specs=specs(tuple(names)),
-                             out_specs=specs(out_names), check_vma=False)(*arrays)
-
-    return run
+from lm2_jax.partition.axes import ACROSS_SLICES, MESH_AXES, STAGE, AnyMesh
 
 
 @overload
@@ -281,36 +152,3 @@ def mesh_sizes(shape: dict[str, int], num_devices: int, rows: Sequence[int],
     best = min(found, key=lambda sizes: (sizes[2], sizes[0]))
     sizes = dict(zip(MESH_AXES, best, strict=True)) | slices
     return {STAGE: stages, **sizes} if stages > 1 else sizes
-
-
-def use(mesh: AnyMesh):
-    """A context in which the mesh is the one that `constrain` takes."""
-    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
-
-
-def shardings(abstract_boxed, mesh: AnyMesh):
-    """Shardings of a tree of logically partitioned (or plain, then replicated) arrays."""
-    def one(leaf):
-        names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
-        if names and len(names) != leaf.value.ndim:
-            raise ValueError(f"{len(names)} names {names} for a parameter of shape "
-                             f"{leaf.value.shape}")
-        return named(mesh, *names)
-
-    return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
-
-
-def named(mesh: AnyMesh, *names: str | None) -> NamedSharding:
-    """The sharding of one array by its axes' logical names."""
-    return NamedSharding(mesh, spec(names, STAGE in mesh.axis_names))
-
-
-def ways(mesh: AnyMesh, name: str | None) -> int:
-    """How many ways an axis of this logical name is split."""
-    axes = spec((name,))[0] or ()
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
-
-
-def rows_per_step(mesh: AnyMesh) -> int:
-    """How many ways the batch is split: a global batch must be a multiple of it."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
