@@ -18,7 +18,7 @@ TEXT = (ROOT / ".github" / "SECURITY.md").read_text("utf-8")
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch", "subprocess"}
 MAY = {("data/workers.py", "cloudpickle"),  # between processes of one run
        ("bench/rival.py", "subprocess"), ("bench/torch_process.py", "subprocess"),
-       ("bench/torch_llama.py", "torch"),  # in the Python that the user names
+       ("bench/torch_llama.py", "torch"), ("bench/torch_memory.py", "torch"),  # not in this Python
        ("report/provenance.py", "subprocess"), ("runtime/children.py", "subprocess")}
 
 

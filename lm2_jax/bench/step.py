@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax
 
 from lm2_jax.bench import torch_process
 from lm2_jax.bench.costs import Model
+from lm2_jax.bench.timing import timed
 from lm2_jax.bench.torch_process import cores
 from lm2_jax.config import Config, MeshConfig, with_vocab_size
 from lm2_jax.config.model import REMAT_POLICIES
@@ -85,7 +85,7 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
             compiling = time.perf_counter() - begun
             step = Step(title, model.parameters, tokens * flops_per_token(way.model), memory,
                         compiling, ())
-            measured.append((step, _timed(work), []))
+            measured.append((step, timed(work), []))
             for _ in range(2):
                 work()
             console.print(f"{title}: compiled in {compiling:.1f} s")
@@ -136,15 +136,6 @@ def _ways(config: Config, remat: bool) -> Iterator[tuple[str, Config]]:
 def _without_memory(config: Config) -> Config:
     memory = dataclasses.replace(config.model.memory, num_layers=0)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, memory=memory))
-
-
-def _timed(work: Callable[[], object]) -> Callable[[], float]:
-    def timed() -> float:
-        begun = time.perf_counter()
-        work()
-        return time.perf_counter() - begun
-
-    return timed
 
 
 def table(steps: Sequence[Step]) -> Table:
