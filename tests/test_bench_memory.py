@@ -25,8 +25,8 @@ def test_flops_are_those_of_the_products_of_read_and_write():
     T = M = D = 16
     N, B = 2, 3
     traced, _ = memory._passes(D, N, B)
-    # Of tokens: q, o and the output gate of the read, q and r of the write. Of slots: k and v of the
-    # read, k of the write, two gates. Two attentions. The gradients of a product are two more.
+    # Of tokens: q, o and the output gate of the read, q and r of the write. Of slots: k and v of
+    # the read, k of the write, two gates. Two attentions. The gradients of a product are two more.
     assert flops.of_traced(traced) == 3 * B * 2 * (5 * T * D * D + 5 * M * D * D + 4 * T * M * D)
 
 
