@@ -53,6 +53,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else 9)
 
 
+@pytest.fixture(scope="session")
+def finished():
+    """The workdir of a run of 40 steps with checkpoints of 32, 36 and 40, only to be read."""
+    return runs.finished()
+
+
 @pytest.fixture(scope="module")
 def compiled_quickly():
     """Of large programs that run for a moment: without most optimizations, in about half the time.

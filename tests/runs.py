@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -21,7 +22,7 @@ SMALL = ("--config.checkpoint.every_steps=4", "--config.eval.num_samples=8",
 
 @functools.cache
 def compiled() -> str:
-    """Where runs keep what they have compiled, for the next ones."""
+    """Where runs keep what they have compiled, for the next ones: $LM2_TEST_CACHE, if it is set."""
     folder = os.environ.get("LM2_TEST_CACHE")
     if not folder:
         folder = tempfile.mkdtemp(prefix="lm2_jax_")
@@ -79,9 +80,17 @@ def pids(workdir: Path) -> dict[int, int]:
 
 
 @functools.cache
-def finished(folder: Path) -> Path:
-    """The workdir of a run that nothing interrupted, for every test that only reads one."""
-    run = lm2("train", folder / "finished")
-    assert run.returncode == 0, run.stderr
-    (folder / "finished.txt").write_text(run.stdout)
+def finished() -> Path:
+    """The workdir of a run that nothing interrupted, for every test that only reads one.
+
+    All processes of the tests have the same; what the run printed is beside it, in finished.txt.
+    """
+    folder = Path(compiled())
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished.txt").exists():
+            run = lm2("train", folder / "finished")
+            assert run.returncode == 0, run.stderr
+            (folder / "finished.txt").write_text(run.stdout)
     return folder / "finished"

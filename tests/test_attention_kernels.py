@@ -130,7 +130,8 @@ def test_the_platform_decides_what_auto_is(monkeypatch):
     assert chosen("", 64, 64) == "xla"
 
 
-@pytest.mark.parametrize("implementation", ["chunked", "splash"])
+@pytest.mark.parametrize("implementation", [
+    "chunked", pytest.param("splash", marks=pytest.mark.slow)])
 def test_a_mesh_gives_what_one_device_gives(implementation):
     arrays, mask = operands(130, 150), mask_of("causal keys", 150)
     alone = results(named("xla"), *arrays, mask)

@@ -44,10 +44,10 @@ def done(arguments, status=0):
     return ended.stdout + ended.stderr
 
 
-def test_a_killed_run_ends_like_an_uninterrupted_one(store, tmp_path, tmp_path_factory):
+def test_a_killed_run_ends_like_an_uninterrupted_one(store, tmp_path):
     alone = None
     if kill_train.num_steps(KILLS) == 40:
-        alone = runs.finished(tmp_path_factory.getbasetemp())
+        alone = runs.finished()
     report = kill_train.run(tmp_path, KILLS, seed=2, alone=alone,
                             killed=paths.of(store.path("killed")))
     assert report.good and len(report.kills) == KILLS

@@ -15,17 +15,12 @@ import lm2_jax
 from lm2_jax.checkpoint.checkpointer import PARTS, Checkpointer
 from lm2_jax.cli import main
 
-pytestmark = pytest.mark.processes
+# Compiled as in the processes, so that what those have compiled is found.
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("compiled_quickly")]
 
 EVERY, BAD = 2, 9  # steps between two saves; checkpoints that are damaged
 OFTEN = f"--config.checkpoint.every_steps={EVERY}", "--config.checkpoint.keep=30"
 KINDS = {"missing": "is missing", "truncated": "bytes instead of", "flipped": "has changed bytes"}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The workdir of an undisturbed run."""
-    return runs.finished(tmp_path_factory.getbasetemp())
 
 
 def until(process, happened):

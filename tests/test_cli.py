@@ -24,11 +24,8 @@ from lm2_jax.runtime import locks
 
 TUNED = "instruction_no_examples_no_post_prompt_no_chat_template_no"
 SMALL = [runs.CONFIG, *runs.SMALL]
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    return runs.finished(tmp_path_factory.getbasetemp())
+# As the runs of processes of their own, so that what those have compiled is found.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(autouse=True)

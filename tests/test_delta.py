@@ -15,6 +15,8 @@ from lm2_jax.model.memory import delta
 from lm2_jax.model.state import init_state
 from lm2_jax.report.flops import of_traced
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 B, N, K, V = 2, 2, 8, 4
 rule = jax.jit(delta.gated_delta_rule)
 

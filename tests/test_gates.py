@@ -229,11 +229,6 @@ def test_plot_has_the_measured_points_beside_the_curves(monkeypatch):
         assert points.tolist() == [[24, left], [48, left]]
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    return runs.finished(tmp_path_factory.getbasetemp())
-
-
 COMMAND = ["gates", runs.CONFIG, "--config.eval.lengths=96", "--config.eval.batch_size=8"]
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HERE = Path(__file__).parent
 SHAPES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2)]
-QUICK = [(2, 2, 2)]  # those that the other kinds are tried on every time
+QUICK = [("lm2", (2, 4, 1)), *((kind, (2, 2, 2)) for kind in ("lm2", "rmt", "llama"))]
 KINDS = {"lm2": MODEL.memory, "rmt": MemoryConfig(kind="rmt", num_slots=3, num_layers=1),
          "paper": dataclasses.replace(MODEL.memory, write="paper"), "llama": MemoryConfig()}
 ONCE = {"armt": MemoryConfig(kind="armt", num_slots=3, num_layers=1, key_dim=4),
@@ -37,8 +37,7 @@ def mesh_of(sizes):
 
 @pytest.mark.parametrize("kind,sizes", [
     pytest.param(kind, sizes, id=f"{kind}-{sizes}",
-                 marks=() if sizes in QUICK or kind == "lm2" and 8 not in sizes
-                 else pytest.mark.slow)
+                 marks=() if (kind, sizes) in QUICK else pytest.mark.slow)
     for kind in KINDS for sizes in SHAPES])
 def test_three_steps_are_those_of_one_device(kind, sizes):
     check_three_steps(KINDS[kind], sizes)

@@ -20,12 +20,6 @@ from lm2_jax.training import optimizer
 STEP, LAST = 36, 40
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of 40 steps with checkpoints of 32, 36 and 40, whose first stage ended early."""
-    return runs.finished(tmp_path_factory.getbasetemp())
-
-
 @pytest.mark.processes
 @pytest.mark.slow
 def test_the_next_piece_goes_on_where_the_run_was(finished, tmp_path):

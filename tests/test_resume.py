@@ -19,14 +19,10 @@ from lm2_jax.data.babilong import batches
 from lm2_jax.eval.journal import Journal
 from lm2_jax.runtime.preemption import Preemption
 
-pytestmark = pytest.mark.processes
+# Compiled as in the processes, so that what those have compiled is found.
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("compiled_quickly")]
 
 KILLS, EVERY = 3, 4  # EVERY: steps between two saves (runs.SMALL)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    return runs.finished(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments
 from lm2_jax.model.state import init_state
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 V = 19
 
 

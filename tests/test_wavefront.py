@@ -134,9 +134,9 @@ def test_dropout_differs_by_segment_and_block_and_is_repeated():
                        deterministic=False)
 
 
-@pytest.mark.parametrize("wipe", [False, True])
+@pytest.mark.parametrize("wipe", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_text_is_read_in_chunks_and_read_on(wipe, monkeypatch):
-    """The pipe stays full from chunk to chunk; the state is there once it is empty."""
+    """The pipeline stays filled from chunk to chunk, and is drained for the state at the end."""
     monkeypatch.setattr(reading, "CHUNK", 3)
     base = make_config(T=4, M=3, P=1, num_layers=3, window=6)
     rng = np.random.default_rng(0)

@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", required=True, metavar="NAME",
                         help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
     parser.add_argument("--slices", type=int, default=1, metavar="N",
-                        help="compile for so many of these TPU slices, and list what crosses them")
+                        help="compile for so many of these TPU slices, and list the collectives "
+                             "between them")
     parser.add_argument("--step", default="both", choices=(*STEPS, "both"),
                         help="what to compile (%(default)s)")
     parser.add_argument("--out", metavar="FILE",

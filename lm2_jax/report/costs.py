@@ -22,8 +22,8 @@ class Pair:
       what: such as "read 4k".
       tokens: of the work.
       flops: per token, by the model's own count.
-      seconds: of each repetition. The two models took turns, so that those of one repetition
-        belong together.
+      seconds: of each repetition. The measurements of the two models alternate, so that those of
+        one repetition belong together.
       memory: peak bytes of the compiled program on a device.
     """
 
@@ -41,8 +41,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Costs:
-    """Attributes:
-      config: that the model is of.
+    """The measurements of a config on a device.
+
+    Attributes:
+      config: name of the config.
       device: kind of the device that the work ran on.
       parameters: of the model with its memory, and of its backbone.
     """
@@ -61,8 +63,8 @@ def heading(costs: Costs) -> str:
 
 
 def table(costs: Costs) -> Table:
-    """A row for each piece of work; times are medians, and that of a ratio stands with the lowest
-    and the highest ratio of a repetition."""
+    """A row for each piece of work. Times are medians; the ratio of times is the median over the
+    repetitions, with the lowest and the highest."""
     rows = []
     for pair in costs.pairs:
         ratios = pair.time_ratios

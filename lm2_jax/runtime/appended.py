@@ -10,7 +10,7 @@ from lm2_jax.runtime.console import print_error
 from lm2_jax.runtime.files import replacing
 
 SECONDS = 10.0  # between two writes of lines to a bucket
-PART_BYTES = 1 << 20  # a part that is larger is the last write to it; then another begins
+PART_BYTES = 1 << 20  # once a part is larger, the next lines begin another one
 
 
 class Appended:

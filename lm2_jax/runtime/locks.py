@@ -20,7 +20,7 @@ _leases: list[leases.Lease] = []  # that this process holds
 @contextlib.contextmanager
 def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]:
     """Locks a folder against other runs. The lock ends with the process, however that ends; in a
-    bucket `leases.SECONDS` later, if the process is killed.
+    bucket it ends `leases.SECONDS` later if the process is killed.
 
     Args:
       folder: it is created if it does not exist.
@@ -77,7 +77,7 @@ def _end(line: str) -> None:
 
 
 def holder(folder: Path) -> str:
-    """What `locked` wrote about the run that has locked a folder now; "" if none has."""
+    """The run that holds the lock of a folder now, as `locked` describes it; "" if none does."""
     if isinstance(folder, BucketPath):
         return leases.holder(folder)
     if not (folder / ".lock").exists():

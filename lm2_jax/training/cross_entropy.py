@@ -12,7 +12,9 @@ LOGITS = 2**22  # the most of a chunk that has several segments
 
 
 class Losses(NamedTuple):
-    """Attributes:
+    """What is known of each row and token beside the sum.
+
+    Attributes:
       row_B: cross-entropy of each row, weighted, in nats.
       right_SBT: bool, True where no token is more likely than the target.
     """

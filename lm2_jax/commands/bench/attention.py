@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--implementations", default="xla,chunked", metavar="A,B",
                         help="values of model.attention_implementation (%(default)s)")
     parser.add_argument("--lengths", default="128,256,512,1024,2048", metavar="A,B",
-                        help="tokens, and slots (%(default)s)")
+                        help="numbers of tokens, and of slots (%(default)s)")
     for name, value, what in (("heads", 8, "heads"), ("head-dim", 64, "size of a head"),
                               ("rows", 1, "rows of the batch"), ("repeats", 5, "measurements")):
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N",

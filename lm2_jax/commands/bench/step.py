@@ -20,11 +20,11 @@ EPILOG = arguments.CONFIG_HELP
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--remat", action="store_true",
-                        help="also measure every way to rematerialise")
+                        help="also measure every setting of rematerialisation")
     parser.add_argument("--torch-python", default="", metavar="PATH",
                         help="a Python with torch and transformers, whose Llama is measured too")
     parser.add_argument("--repeats", type=int, default=5, metavar="N",
-                        help="measurements of each way (%(default)s)")
+                        help="measurements of each variant (%(default)s)")
     arguments.add_out(parser, "step")
 
 
