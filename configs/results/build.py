@@ -15,16 +15,17 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 
-from lm2_jax.bench import attention, compiling, roofline
+from lm2_jax.bench import attention, compiling, decode, memory, roofline, step
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
-from lm2_jax.report import comparison_plots, compilation, plots, tables
+from lm2_jax.report import comparison_plots, compilation, context, plots, tables
 from lm2_jax.report.comparison import Comparison, means
-from lm2_jax.report.table import Table, spread
+from lm2_jax.report.table import Table, percent, spread
 from lm2_jax.runtime.files import replacing
 
 ROOT = Path(__file__).parents[2]
@@ -144,12 +145,26 @@ def make_table(name: str) -> str:
     folder = RESULTS / name
     if name in SINGLE:
         return tables.results(read_run(folder).rows).markdown()
+    if name == "quickstart/short":
+        return tables.results([row for row in read_run(folder.parent).rows
+                               if row.length in ("192", "1k", "4k", "16k")]).markdown()
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
     if name in ("ablations", "trials", "window"):
         return by_trial(folder)
     if name in COMPARED:
         return by_model(folder)
+    if name == "speed":
+        return speed()
+    if name == "context":
+        return context.table(context.read(folder / "context.json")).markdown()
+    if name in ("training_step", "training_step_lm2"):
+        return step.table(steps(name)).markdown()
+    if name == "decode":
+        return decode.table(rates()).markdown()
+    if name == "memory_module":
+        rows = json.loads((folder / "memory.json").read_text("utf-8"))["rows"]
+        return memory.table([memory.Row(**row) for row in rows]).markdown()
     if name == "lm2_1b7_compile":
         return compiled(folder)
     if name == "lm2_1b7_roofline":
@@ -163,6 +178,45 @@ def make_table(name: str) -> str:
         steps = json.loads((folder / "compile.json").read_text("utf-8"))["steps"]
         return compiling.table([compiling.Size(**step) for step in steps]).markdown()
     return kills(folder / "200_kills.json")
+
+
+def steps(name: str) -> list[step.Step]:
+    """What `lm2 bench step` measured."""
+    found = json.loads((RESULTS / name / "step.json").read_text("utf-8"))["steps"]
+    return [step.Step(**one) for one in found]
+
+
+def rates() -> list[decode.Rate]:
+    """What `lm2 bench decode` measured."""
+    found = json.loads((RESULTS / "decode" / "decode.json").read_text("utf-8"))["rates"]
+    return [decode.Rate(**one) for one in found]
+
+
+def speed() -> str:
+    """Four lines about speed for the first page, from the tables of the others."""
+    taken = {one.name: median(one.seconds) for one in steps("training_step")}
+    eager, built = (taken[f"torch, {name}"] / taken["as configured"]
+                    for name in ("eager", "compiled"))
+    decoding = {(rate.by, rate.batch): rate.decoding for rate in rates()}
+    generation = [f"{decoding[decode.OURS, batch] / decoding[decode.THEIRS, batch]:.2f} "
+                  f"(batch {batch})" for by, batch in decoding if by == decode.OURS]
+    read = context.read(RESULTS / "context" / "context.json")
+    lm2, full = read.of(read.lm2[0]), {p.tokens: p for p in read.of(read.full)}
+    longest, both = lm2[-1], max((p for p in lm2 if p.tokens in full), key=lambda p: p.tokens)
+    faster = median(full[both.tokens].seconds) / median(both.seconds)
+    bounds = [f"{percent(row.mfu)} % on {row.report.topology}" for row in roofline.best(
+        roofline.read_rows(RESULTS / "lm2_1b7_roofline" / "roofline.json"))
+        if row.variant.name.startswith("LM2")]
+    return "".join(f"- {line}.\n" for line in (
+        f"A training step of a Llama of 10 M parameters takes 1/{eager:.2f} of PyTorch's time "
+        f"(eager), 1/{built:.2f} (compiled)",
+        "A Llama of 135 M parameters generates at transformers' rate times "
+        + ", ".join(generation),
+        f"LM2 of 10 M parameters reads {longest.length} tokens at "
+        f"{longest.tokens / median(longest.seconds):,.0f} a second, in "
+        f"{longest.peak / 1e6:,.0f} MB; {both.length} in 1/{faster:.0f} of full attention's time",
+        "A training step of LM2 1.7 B, as compiled for TPUs, can reach an MFU of "
+        + ", ".join(bounds)))
 
 
 def by_trial(folder: Path) -> str:
