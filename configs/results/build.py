@@ -159,7 +159,7 @@ def make_table(name: str) -> str:
     if name == "context":
         return context.table(context.read(folder / "context.json")).markdown()
     if name in ("training_step", "training_step_lm2"):
-        return step.table(steps(name)).markdown()
+        return step.table(step_times(name)).markdown()
     if name == "decode":
         return decode.table(rates()).markdown()
     if name == "memory_module":
@@ -180,7 +180,7 @@ def make_table(name: str) -> str:
     return kills(folder / "200_kills.json")
 
 
-def steps(name: str) -> list[step.Step]:
+def step_times(name: str) -> list[step.Step]:
     """What `lm2 bench step` measured."""
     found = json.loads((RESULTS / name / "step.json").read_text("utf-8"))["steps"]
     return [step.Step(**one) for one in found]
@@ -194,7 +194,7 @@ def rates() -> list[decode.Rate]:
 
 def speed() -> str:
     """Four lines about speed for the first page, from the tables of the others."""
-    taken = {one.name: median(one.seconds) for one in steps("training_step")}
+    taken = {one.name: median(one.seconds) for one in step_times("training_step")}
     eager, built = (taken[f"torch, {name}"] / taken["as configured"]
                     for name in ("eager", "compiled"))
     decoding = {(rate.by, rate.batch): rate.decoding for rate in rates()}
