@@ -1,11 +1,12 @@
 """Kills a training run repeatedly and compares its result with that of an uninterrupted run.
 
     python tests/tools/kill_train.py --kills 200 --out configs/results/kill_train/200_kills.json
-    python tests/tools/kill_train.py --kills 100 --store gs --out configs/results/buckets/kills.json
+    python tests/tools/kill_train.py --kills 100 --store gs --out configs/results/buckets/kills_gs.json
 
 With --store the killed run is in a bucket of an emulator (gs or s3), and is compared with an
 uninterrupted one on a local disk. Each kill comes at a random moment during a save, between two
-steps, or during the start. The tests of resuming use the functions of this file.
+steps, or during the start. The file of --out is written after each kill, and has what the runs are
+equal in when all kills are done. The tests of resuming use the functions of this file.
 """
 
 import argparse
@@ -84,13 +85,18 @@ class Report:
 
     def summary(self) -> dict[str, int | float | bool]:
         """Returns the totals printed under the table."""
-        lost = [kill.lost for kill in self.kills]
         compared = [field.name for field in dataclasses.fields(self)[1:]]
-        return {"kills": len(lost), "kills in a save": sum(k.in_save for k in self.kills),
-                "steps lost": sum(lost), "steps lost, most at once": max(lost, default=0),
-                "mismatches": sum(not getattr(self, name) for name in compared),
-                "checkpoints rejected": sum(kill.rejected for kill in self.kills),
-                **{name.replace("_", " "): getattr(self, name) for name in compared}}
+        return totals(self.kills) | {
+            "mismatches": sum(not getattr(self, name) for name in compared),
+            **{name.replace("_", " "): getattr(self, name) for name in compared}}
+
+
+def totals(kills: list[Kill]) -> dict[str, int | float | bool]:
+    """Returns what is known before the runs are compared."""
+    lost = [kill.lost for kill in kills]
+    return {"kills": len(lost), "kills in a save": sum(kill.in_save for kill in kills),
+            "steps lost": sum(lost), "steps lost, most at once": max(lost, default=0),
+            "checkpoints rejected": sum(kill.rejected for kill in kills)}
 
 
 def num_steps(kills: int) -> int:
@@ -98,7 +104,8 @@ def num_steps(kills: int) -> int:
 
 
 def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
-        say: Callable[[str], None] = print, killed: Path | None = None) -> Report:
+        say: Callable[[str], None] = print, killed: Path | None = None,
+        after_kill: Callable[[list[Kill]], object] = len) -> Report:
     """Trains in `killed` and kills the process `kills` times.
 
     Args:
@@ -106,6 +113,7 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
       killed: may be in a bucket; None = folder/killed.
       alone: workdir of an uninterrupted run; None to train it in `folder` first.
       say: prints a line.
+      after_kill: receives the kills so far.
     """
     steps = f"--config.train.num_steps={num_steps(kills)}"
     if alone is None:
@@ -269,15 +277,21 @@ def main() -> int:
         if args.store:
             store = stack.enter_context(emulators.started(args.store, folder))
             killed = paths.of(store.path("killed run"))
-        report = run(folder, args.kills, args.seed, killed=killed)
+        report = run(folder, args.kills, args.seed, killed=killed,
+                     after_kill=lambda kills: write(args, totals(kills), kills))
+    write(args, report.summary(), report.kills)
+    return 0 if report.good else 1
+
+
+def write(args: argparse.Namespace, facts: dict, kills: list[Kill]) -> None:
+    """Writes the file of --out, if one is wanted."""
     if args.out:
         command = f"python tests/tools/kill_train.py --kills {args.kills} --seed {args.seed}"
         command += f" --store {args.store}" if args.store else ""
         about = {"command": command, "commit": provenance.commit(), "jax": jax.__version__}
-        args.out.write_text(json.dumps(about | report.summary() | {
-            "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in report.kills]},
+        args.out.write_text(json.dumps(about | facts | {
+            "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in kills]},
             indent=1) + "\n")
-    return 0 if report.good else 1
 
 
 if __name__ == "__main__":
