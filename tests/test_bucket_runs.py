@@ -13,7 +13,7 @@ import pytest
 import runs
 from test_convert import config_of, same_bytes, tensors_of
 
-from lm2_jax.runtime import buckets, files, paths
+from lm2_jax.runtime import clients, files, paths
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None
@@ -27,7 +27,7 @@ SHORT = ["--config.train.num_steps=8", "--config.train.eval_every_steps=0",
 
 @pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request, tmp_path_factory):
-    for cached in (buckets.store, buckets.configure):
+    for cached in (clients.store, clients.configure):
         cached.cache_clear()
     with emulators.started(request.param, tmp_path_factory.mktemp("store")) as emulator:
         os.environ["LM2_CACHE"] = str(tmp_path_factory.mktemp("cache"))
