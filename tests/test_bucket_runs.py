@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import hf_folders
 import kill_train
 import pytest
 import runs
+import test_hosts
 from test_convert import config_of, same_bytes, tensors_of
 
 from lm2_jax.runtime import clients, files, paths
@@ -51,6 +54,25 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(store, tmp_path, tmp_path_f
     report = kill_train.run(tmp_path, KILLS, seed=2, alone=alone,
                             killed=paths.of(store.path("killed")))
     assert report.good and len(report.kills) == KILLS
+
+
+@pytest.mark.slow
+def test_two_processes_end_like_two_in_a_folder(store, tmp_path):
+    """Bit for bit, although they are asked to leave in between and resume."""
+    folder, workdir = tmp_path / "run", paths.of(store.path("two processes"))
+    steps = "--config.train.num_steps=24"
+    run = runs.ended(test_hosts.start(folder, steps, **test_hosts.TWO))
+    assert run.returncode == 0, run.stderr
+    process = test_hosts.start(workdir, steps, **test_hosts.TWO)
+    test_hosts.until(process, lambda: kill_train.checkpoints(workdir), seconds=600)
+    os.kill(runs.pids(workdir)[1], signal.SIGTERM)
+    run = runs.ended(process)
+    assert run.returncode == 0, run.stderr
+    step = int(re.search(r"SIGTERM: saved at step (\d+);", run.stdout)[1])
+    assert 4 <= step < 24 and kill_train.checkpoints(workdir)[-1] == step
+    run = runs.ended(test_hosts.start(workdir, steps, **test_hosts.TWO))
+    assert run.returncode == 0 and f"after step {step}" in run.stdout, run.stderr
+    assert kill_train.compare([], folder, workdir, 24).good
 
 
 @pytest.fixture(scope="module")

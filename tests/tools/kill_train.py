@@ -1,7 +1,7 @@
 """Kills a training run repeatedly and compares its result with that of an uninterrupted run.
 
     python tests/tools/kill_train.py --kills 200 --out configs/results/kill_train/200_kills.json
-    python tests/tools/kill_train.py --kills 100 --store gs --out configs/results/buckets/gs.json
+    python tests/tools/kill_train.py --kills 100 --store gs --out kills_gs.json
 
 With --store the killed run is in a bucket of an emulator (gs or s3), and is compared with an
 uninterrupted one on a local disk. Each kill comes at a random moment during a save, between two
