@@ -22,7 +22,8 @@ For example:
 Environment:
   NAME         name of the JobSet: lower-case letters, digits and -
   IMAGE        container image, built from launch/Dockerfile with EXTRA=tpu
-  CLAIM        a ReadWriteMany PersistentVolumeClaim for the workdir, mounted at /runs
+  CLAIM        a ReadWriteMany PersistentVolumeClaim that is mounted at /runs, for a workdir there.
+               A workdir in a bucket (gs://BUCKET/run) needs none
   ACCELERATOR  label of the nodes (tpu-v5-lite-podslice)
   TOPOLOGY     topology of the slice (4x4)
   CHIPS        TPU chips per host (4); the number of hosts follows from the topology
@@ -33,27 +34,8 @@ Environment:
 HELP
 }
 
-fail() {
-  echo "gke.sh: $1" >&2
-  exit 2
-}
-
-needs() {  # VARIABLE...
-  local variable
-  for variable; do
-    [[ -n ${!variable:-} ]] || fail "$variable is not set (--help lists what is needed)"
-  done
-}
-
-run() {
-  local line
-  if [[ -z $dry_run ]]; then
-    "$@"
-  else
-    printf -v line '%q ' "$@"
-    echo "${line% }"
-  fi
-}
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 
 rendered() {
   # shellcheck disable=SC2034  # HOSTS is read by name in the loop below
@@ -65,6 +47,7 @@ rendered() {
   COMMAND="[${COMMAND:2}]"
   text=$(<"$(dirname "$0")/gke.yaml")
   [[ -z ${SPOT:-} ]] || text=${text//\# spot: /}
+  [[ -z $CLAIM ]] || text=${text//\# claim: /}
   for variable in NAME IMAGE CLAIM ACCELERATOR TOPOLOGY CHIPS HOSTS SLICES QUEUE COMMAND; do
     text=${text//"\${$variable}"/"${!variable}"}
   done
@@ -73,7 +56,8 @@ rendered() {
 
 start() {
   (($#)) || fail "no command; for example: start lm2 train --config=... --workdir=/runs/name"
-  needs IMAGE CLAIM
+  needs IMAGE
+  [[ " $*" =~ \ --workdir[=\ ](gs|s3):// ]] || needs CLAIM
   [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] || fail "TOPOLOGY is '$TOPOLOGY'; like 4x4"
   [[ $CHIPS =~ ^[1-9][0-9]*$ ]] || fail "CHIPS is '$CHIPS'; it must be a number"
   [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES is '$SLICES'; it must be a number"
@@ -88,30 +72,18 @@ start() {
   fi
 }
 
-dry_run=''
-if [[ ${1-} == --dry-run ]]; then
-  dry_run=1
-  shift
-fi
-command=${1-}
-case $command in
-  -h | --help | help) usage && exit ;;
-  start | watch | status | stop) shift ;;
-  '') fail "no command; one of start, watch, status, stop" ;;
-  *) fail "unknown command $command (--help lists them)" ;;
-esac
-[[ $command == start ]] || (($# == 0)) || fail "$command takes no $1"
+read_command "start watch status stop" "$@"
 needs NAME
 [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
   fail "NAME is '$NAME'; up to 40 lower-case letters, digits and -, a letter first"
 ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice} TOPOLOGY=${TOPOLOGY:-4x4} CHIPS=${CHIPS:-4}
-SLICES=${SLICES:-1} QUEUE=${QUEUE:-multislice-queue}
+SLICES=${SLICES:-1} QUEUE=${QUEUE:-multislice-queue} CLAIM=${CLAIM:-}
 kubectl=(kubectl "--namespace=${NAMESPACE:-default}")
 [[ -n $dry_run ]] || command -v kubectl >/dev/null || fail "no command kubectl"
 
 pods="--selector=jobset.sigs.k8s.io/jobset-name=$NAME"
 case $command in
-  start) start "$@" ;;
+  start) start "${arguments[@]}" ;;
   watch)
     run "${kubectl[@]}" logs --container=lm2 --tail=100 --follow \
       "$pods,batch.kubernetes.io/job-completion-index=0,jobset.sigs.k8s.io/job-index=0"

@@ -31,38 +31,19 @@ Environment:
 HELP
 }
 
-fail() {
-  echo "ssh.sh: $1" >&2
-  exit 2
-}
-
-run() {
-  local word line=''
-  if [[ -z $dry_run ]]; then
-    "$@"
-    return
-  fi
-  for word; do
-    [[ $word =~ ^[[:alnum:]_./:=@%+,-]+$ ]] || word=${word@Q}
-    line+="$word "
-  done
-  echo "${line% }"
-}
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 
 on_host() {  # HOST COMMAND
   run ssh -o BatchMode=yes -o ConnectTimeout=10 "$1" "$2"
 }
 
 setup() {
-  local archive=build/lm2_jax.tar.gz host
-  run mkdir -p build
-  run git archive --format=tar.gz "--output=$archive" HEAD
+  local host
+  pack
   for host in "${hosts[@]}"; do
-    run scp -o BatchMode=yes "$archive" "$host:lm2_jax.tar.gz"
-    on_host "$host" "mkdir -p $DIR && tar -xzf lm2_jax.tar.gz -C $DIR &&\
- python3 -m pip install --quiet --user uv &&\
- python3 -m uv venv --quiet --allow-existing --python=3.12 $DIR/.venv &&\
- python3 -m uv pip install --quiet --python=$DIR/.venv/bin/python -e '${DIR}[$EXTRA]'"
+    run scp -o BatchMode=yes build/lm2_jax.tar.gz "$host:lm2_jax.tar.gz"
+    on_host "$host" "$(unpack "$DIR" "$EXTRA")"
   done
 }
 
@@ -96,19 +77,7 @@ stop() {  # SIGTERM to one process is one to all; every host is asked, in case t
   done
 }
 
-dry_run=''
-if [[ ${1-} == --dry-run ]]; then
-  dry_run=1
-  shift
-fi
-command=${1-}
-case $command in
-  -h | --help | help) usage && exit ;;
-  setup | start | watch | status | stop) shift ;;
-  '') fail "no command; one of setup, start, watch, status, stop" ;;
-  *) fail "unknown command $command (--help lists them)" ;;
-esac
-[[ $command == start ]] || (($# == 0)) || fail "$command takes no $1"
+read_command "setup start watch status stop" "$@"
 read -ra hosts <<<"${HOSTS:-}"
 ((${#hosts[@]})) || fail "HOSTS is not set (--help lists what is needed)"
 DIR=${DIR:-lm2_jax} EXTRA=${EXTRA:-cuda} COORDINATOR=${COORDINATOR:-${hosts[0]#*@}:29500}
@@ -118,5 +87,5 @@ cd "$(dirname "$0")/.."
 
 case $command in
   watch) on_host "${hosts[0]}" "tail -n 100 -F $DIR/lm2.log" ;;
-  *) "$command" "$@" ;;
+  *) "$command" "${arguments[@]}" ;;
 esac

@@ -36,30 +36,8 @@ Environment:
 HELP
 }
 
-fail() {
-  echo "tpu_pod.sh: $1" >&2
-  exit 2
-}
-
-needs() {  # VARIABLE...
-  local variable
-  for variable; do
-    [[ -n ${!variable:-} ]] || fail "$variable is not set (--help lists what is needed)"
-  done
-}
-
-run() {
-  local word line=''
-  if [[ -z $dry_run ]]; then
-    "$@"
-    return
-  fi
-  for word; do
-    [[ $word =~ ^[[:alnum:]_./:=@%+,-]+$ ]] || word=${word@Q}
-    line+="$word "
-  done
-  echo "${line% }"
-}
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 
 resource() {  # VERB [ARGUMENT...]
   run gcloud compute tpus queued-resources "$1" "$NAME" "${place[@]}" "${@:2}"
@@ -101,21 +79,16 @@ create() {
 }
 
 setup() {
-  local archive=build/lm2_jax.tar.gz
+  local node
   [[ -z ${SHARE:-} ]] || on_hosts all "mountpoint -q /mnt/lm2 || { sudo apt-get -qq update &&\
  sudo apt-get -qq install -y nfs-common && sudo mkdir -p /mnt/lm2 &&\
  sudo mount -t nfs ${SHARE@Q} /mnt/lm2 && sudo chmod a+rwx /mnt/lm2; }"
-  run mkdir -p build
-  run git archive --format=tar.gz "--output=$archive" HEAD
-  local node
+  pack
   for node in "${nodes[@]}"; do
-    run gcloud compute tpus tpu-vm scp "$archive" "$node:lm2_jax.tar.gz" "${place[@]}" --worker=all
+    run gcloud compute tpus tpu-vm scp build/lm2_jax.tar.gz "$node:lm2_jax.tar.gz" \
+      "${place[@]}" --worker=all
   done
-  # The hosts' Python is 3.10; uv installs a newer one.
-  on_hosts all "mkdir -p lm2_jax && tar -xzf lm2_jax.tar.gz -C lm2_jax &&\
- python3 -m pip install --quiet --user uv &&\
- python3 -m uv venv --quiet --allow-existing --python=3.12 lm2_jax/.venv &&\
- python3 -m uv pip install --quiet --python=lm2_jax/.venv/bin/python -e './lm2_jax[tpu,gcs]'"
+  on_hosts all "$(unpack ./lm2_jax tpu,gcs)"
 }
 
 start() {
@@ -146,20 +119,8 @@ resume() {
   start "$@"
 }
 
-dry_run=''
-if [[ ${1-} == --dry-run ]]; then
-  dry_run=1
-  shift
-fi
-command=${1-}
-case $command in
-  -h | --help | help) usage && exit ;;
-  create | setup | start | watch | status | stop | resume | delete) shift ;;
-  '') fail "no command; one of create, setup, start, watch, status, stop, resume, delete" ;;
-  *) fail "unknown command $command (--help lists them)" ;;
-esac
+read_command "create setup start watch status stop resume delete" "$@"
 needs NAME PROJECT ZONE
-[[ $command == start || $command == resume ]] || (($# == 0)) || fail "$command takes no $1"
 place=("--project=$PROJECT" "--zone=$ZONE")
 SLICES=${SLICES:-1} nodes=("$NAME")
 [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES is '$SLICES'; it must be a number"
@@ -177,5 +138,5 @@ case $command in
   status) state && on_hosts all "systemctl is-active lm2 || true" ;;
   stop) on_hosts all "! systemctl is-active --quiet lm2 || sudo systemctl stop lm2" ;;
   delete) resource delete --force --quiet ;;
-  *) "$command" "$@" ;;
+  *) "$command" "${arguments[@]}" ;;
 esac

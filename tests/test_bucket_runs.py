@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -11,9 +13,10 @@ import hf_folders
 import kill_train
 import pytest
 import runs
+import test_hosts
 from test_convert import config_of, same_bytes, tensors_of
 
-from lm2_jax.runtime import buckets, files, paths
+from lm2_jax.runtime import clients, files, paths
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None
@@ -27,7 +30,7 @@ SHORT = ["--config.train.num_steps=8", "--config.train.eval_every_steps=0",
 
 @pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request, tmp_path_factory):
-    for cached in (buckets.store, buckets.configure):
+    for cached in (clients.store, clients.configure):
         cached.cache_clear()
     with emulators.started(request.param, tmp_path_factory.mktemp("store")) as emulator:
         os.environ["LM2_CACHE"] = str(tmp_path_factory.mktemp("cache"))
@@ -51,6 +54,25 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(store, tmp_path):
     report = kill_train.run(tmp_path, KILLS, seed=2, alone=alone,
                             killed=paths.of(store.path("killed")))
     assert report.good and len(report.kills) == KILLS
+
+
+@pytest.mark.slow
+def test_two_processes_end_like_two_in_a_folder(store, tmp_path):
+    """Bit for bit, although they are asked to leave in between and resume."""
+    folder, workdir = tmp_path / "run", paths.of(store.path("two processes"))
+    steps = "--config.train.num_steps=24"
+    run = runs.ended(test_hosts.start(folder, steps, **test_hosts.TWO))
+    assert run.returncode == 0, run.stderr
+    process = test_hosts.start(workdir, steps, **test_hosts.TWO)
+    test_hosts.until(process, lambda: kill_train.checkpoints(workdir), seconds=600)
+    os.kill(runs.pids(workdir)[1], signal.SIGTERM)
+    run = runs.ended(process)
+    assert run.returncode == 0, run.stderr
+    step = int(re.search(r"SIGTERM: saved at step (\d+);", run.stdout)[1])
+    assert 4 <= step < 24 and kill_train.checkpoints(workdir)[-1] == step
+    run = runs.ended(test_hosts.start(workdir, steps, **test_hosts.TWO))
+    assert run.returncode == 0 and f"after step {step}" in run.stdout, run.stderr
+    assert kill_train.compare([], folder, workdir, 24).good
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from lm2_jax.config import CheckpointConfig, Config
 from lm2_jax.data.text import documents
 from lm2_jax.data.tokenizer import load as load_tokenizer
 from lm2_jax.errors import UserError, UserFileNotFoundError
-from lm2_jax.runtime import appended, buckets, files, leases, locks, paths
+from lm2_jax.runtime import appended, clients, files, held, leases, locks, paths
 from lm2_jax.training.writers import JsonLines, MetricsWriter, read_lines
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request, tmp_path_factory):
-    for cached in (buckets.store, buckets.configure):
+    for cached in (clients.store, clients.configure):
         cached.cache_clear()
     with emulators.started(request.param, tmp_path_factory.mktemp("store")) as emulator:
         yield emulator
@@ -172,7 +172,7 @@ def test_events_are_copied(folder):
 def test_a_second_run_is_told_of_the_first(folder):
     with locks.locked(folder, "lm2 train"):
         assert locks.holder(folder).startswith("lm2 train on ")
-        locks.confirm()
+        (folder / "metrics.jsonl").write_text("")
         with (pytest.raises(UserError, match="is in use by lm2 train on .*, pid"),
               locks.locked(folder, "lm2 train")):
             pass
@@ -214,16 +214,70 @@ def test_an_expired_lease_is_taken_over_and_its_holder_ends(folder, elsewhere, m
     lost = []
     monkeypatch.setattr(leases.Lease, "_keep", lambda self: None)  # as a process that is stopped
     first = leases.Lease(folder, "the first", "--workdir", lost.append)
+    held.remove(str(folder))  # as a process that is another one
     began = time.monotonic()
     second = leases.Lease(folder, "the second", "--workdir", print)
     assert 0.5 < time.monotonic() - began < 10
     assert "was in use by the first; if that does not renew its lease" in capsys.readouterr().err
-    first._renewed = 0
-    first.confirm()
+    with pytest.raises(PermissionError, match="another run has the lease"):
+        first.confirm()
     assert "was taken over by the second, since this run did not renew" in lost[0]
     first.release()
     assert leases.holder(folder) == "the second"
     second.release()
+
+
+def test_nothing_is_written_once_the_lease_may_be_lost(store, folder, elsewhere, monkeypatch):
+    """Lines are kept, a save fails, nothing is deleted; with the lease all of them go on."""
+    monkeypatch.setattr(leases, "SECONDS", 2.0)
+    monkeypatch.setattr(leases.Lease, "_keep", lambda self: None)
+    lease = leases.Lease(folder, "the first", "--workdir", print)
+    old, lines = folder / "old.txt", appended.Appended(folder / "metrics.jsonl", b"")
+    old.write_text("1")
+    checkpointer = Checkpointer(folder, CheckpointConfig(), log=print)
+    state = random_bits(1, MESHES[0])
+    lease._renewed -= 1.1
+    store.control("faults", faults=[{"method": "POST|PUT", "match": "lock", "kind": "403"}])
+    lines.write(b"{}\n")
+    assert not lines.sync() and appended.read(folder / "metrics.jsonl") == b""
+    for change in (old.unlink, folder.remove_below, lambda: old.write_text("2"),
+                   lambda: files.copy(old, folder / "new.txt")):
+        with pytest.raises(PermissionError):
+            change()
+    with pytest.raises(SaveError, match="could not be saved: these credentials do not have"):
+        checkpointer.save(1, *state, {})
+    assert old.read_text() == "1" and not (folder / "new.txt").exists()
+    assert not list((folder / "checkpoints").rglob("*"))
+    store.control("faults")
+    assert lines.sync() and appended.read(folder / "metrics.jsonl") == b"{}\n"
+    checkpointer.save(2, *state, {})
+    checkpointer.close()
+    assert checkpointer.steps() == [2]
+    lines.close()
+    lease.release()
+
+
+def test_a_save_that_began_with_the_lease_is_not_completed_without_it(store, folder, elsewhere,
+                                                                      monkeypatch):
+    monkeypatch.setattr(leases.Lease, "_keep", lambda self: None)
+    lost = []
+    lease = leases.Lease(folder, "the first", "--workdir", lost.append)
+    checkpointer = Checkpointer(folder, CheckpointConfig(), log=print)
+    verify = checkpointer._verify
+
+    def lose_and_verify():
+        (folder / ".lock").write_text(json.dumps({"holder": "the second"}))
+        lease._renewed -= leases.SECONDS
+        verify()
+
+    monkeypatch.setattr(checkpointer, "_verify", lose_and_verify)
+    with pytest.raises(SaveError, match="could not be saved"):
+        checkpointer.save(1, *random_bits(1, MESHES[0]), {})
+        checkpointer.wait()
+    assert "was taken over by the second" in lost[0] and checkpointer.steps() == []
+    assert list((folder / "checkpoints" / "1").rglob("*"))  # arrays that nobody chooses
+    lease.release()
+    assert (folder / ".lock").exists()
 
 
 def test_a_lease_that_is_renewed_is_not_taken_over(folder, elsewhere, monkeypatch):
@@ -406,7 +460,7 @@ def memory(monkeypatch):
             return counted
 
     found = Memory()
-    monkeypatch.setattr(buckets, "store", lambda scheme: found)
+    monkeypatch.setattr(clients, "store", lambda scheme: found)
     monkeypatch.setattr(appended.Appended, "_upload_now_and_then", lambda self: None)
     return found
 

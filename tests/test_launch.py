@@ -47,10 +47,10 @@ def jobset(machine, *command, **environment):
 
 # Linters, and what the files say.
 
-@pytest.mark.parametrize("path", [*(LAUNCH / name for name in [*SCRIPTS, "lock.sh"]),
+@pytest.mark.parametrize("path", [*(LAUNCH / name for name in [*SCRIPTS, "lock.sh", "shared.sh"]),
                                   ROOT / ".ci" / "run"], ids=lambda path: path.name)
 def test_shellcheck(path):
-    lint("shellcheck", path)
+    lint("shellcheck", "--external-sources", path)
 
 
 def test_lint_of_the_image():
@@ -278,6 +278,18 @@ def keys(node, path=()):
             yield path, key
         if isinstance(value, (dict, list)):
             yield from keys(value, (*path, key))
+
+
+@pytest.mark.parametrize("workdir", [["--workdir=gs://bucket/run"], ["--workdir", "s3://b-1/run"]],
+                         ids=str)
+def test_a_workdir_in_a_bucket_needs_no_volume(workdir, tmp_path):
+    made = jobset(Machine(tmp_path), "lm2", "train", *workdir, CLAIM="")
+    pod = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    container, = pod["containers"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["shm"]
+    assert [mount["name"] for mount in container["volumeMounts"]] == ["shm"]
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(launch_schema.JOBSET)
+    assert [error.message for error in validator.iter_errors(made)] == []
 
 
 @pytest.mark.parametrize("topology,chips,hosts", [("4x4", 4, 4), ("2x2x4", 4, 4), ("2x4", 8, 1)])

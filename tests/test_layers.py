@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lm2_jax"
 LAYERS = [
     {"errors"},
     {"types", "config"},
-    {"partition", "runtime"},
+    {"partition", "shards", "runtime"},
     {"model", "data"},
     {"checkpoint"},
     {"generation"},
@@ -23,7 +23,8 @@ LAYERS = [
     {"cli"},
     {"__init__"},
 ]
-PEERS = {("runtime", "partition")}  # of one layer, and yet the first imports the second
+# Of one layer, and yet the first imports the second.
+PEERS = {("runtime", "partition"), ("shards", "partition")}
 
 ONLY_IMPORTER = {"orbax": ("checkpoint/",), "ml_collections": ("config/source.py",),
                  "safetensors": ("convert/tensors.py", "generation/saved.py")}

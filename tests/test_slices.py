@@ -108,7 +108,7 @@ def test_an_abstract_mesh_of_slices():
 
 
 @pytest.mark.parametrize("shape", [
-    dict(data=1, fsdp=2, tensor=2, dcn_data=2),
+    dict(data=1, fsdp=4, tensor=1, dcn_data=2), dict(data=1, fsdp=2, tensor=2, dcn_data=2),
     pytest.param(dict(data=2, fsdp=1, tensor=2, dcn_data=1, dcn_fsdp=2), marks=pytest.mark.slow)],
     ids=str)
 def test_three_steps_on_two_slices_are_those_of_one_device(shape):
@@ -131,7 +131,17 @@ def small(found):
     return found.bytes <= 4 * B * len(found.shapes)
 
 
-def test_only_sums_of_gradients_cross_slices():
+def test_sums_of_gradients_cross_slices_once():
+    """And metrics of a few bytes."""
+    mesh, slices = two_slices(data=1, fsdp=4, tensor=1, dcn_data=2)
+    found = crossing.find(compiled(mesh), slices)
+    assert all(each.runs == 1 and (each.sums or small(each)) for each in found)
+    gradients, = [each for each in found if not small(each)]
+    assert gradients.origin == "shard_map/psum"
+
+
+@pytest.mark.slow
+def test_only_sums_of_gradients_cross_slices_that_split_heads():
     """Beside metrics of a few bytes. With parameters over slices, they cross too."""
     mesh, slices = two_slices(data=1, fsdp=2, tensor=2, dcn_data=2)
     found = crossing.find(compiled(mesh), slices)

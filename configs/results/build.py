@@ -174,6 +174,8 @@ def make_table(name: str) -> str:
         return attention.table([attention.Row(**row) for row in rows]).markdown()
     if name == "buckets":
         return operations(folder / "operations.json")
+    if name == "buckets/kills":
+        return kills(*sorted(folder.parent.glob("kills_*.json")))
     if name == "compile_time":
         steps = json.loads((folder / "compile.json").read_text("utf-8"))["steps"]
         return compiling.table([compiling.Size(**step) for step in steps]).markdown()
@@ -292,12 +294,17 @@ def operations(path: Path) -> str:
          for one in counts if one["store"] == store] for store in ("gs", "s3")]).markdown()
 
 
-def kills(path: Path) -> str:
-    facts = json.loads(path.read_text("utf-8"))
-    wanted = {key: value for key, value in facts.items() if key not in ("each", "command")}
-    rows = [[key, {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool)
-             else str(value)] for key, value in wanted.items()]
-    return Table(["what", "result"], [rows], text_columns=2).markdown()
+def kills(*paths: Path) -> str:
+    """What the kills of runs lost, one file of `kill_train.py` across."""
+    facts = [json.loads(path.read_text("utf-8")) for path in paths]
+
+    def text(value) -> str:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+    rows = [[key, *(text(of_run.get(key, "-")) for of_run in facts)]
+            for key in facts[0] if key not in ("each", "command")]
+    names = [path.stem.removeprefix("kills_") for path in paths] if len(paths) > 1 else ["result"]
+    return Table(["what", *names], [rows], text_columns=1 + len(names)).markdown()
 
 
 if __name__ == "__main__":

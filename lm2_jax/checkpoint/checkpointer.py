@@ -1,13 +1,11 @@
-"""Saving and restoring checkpoints by orbax."""
+"""Saving checkpoints by orbax."""
 
 import contextlib
 import itertools
-import os
-import re
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,16 @@ import jax
 import orbax.checkpoint as ocp
 
 from lm2_jax.checkpoint import checksums, contents, quiet
-from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING, CheckpointFolder
+from lm2_jax.checkpoint.failures import FailedElsewhere, SaveError, cause
+from lm2_jax.checkpoint.folder import META, PARAMS, PARTS, TRAINING
+from lm2_jax.checkpoint.restoring import Restorer
 from lm2_jax.checkpoint.retention import Metrics, Retention, stored_metrics
 from lm2_jax.checkpoint.stores import path_for_orbax
 from lm2_jax.config import CheckpointConfig
-from lm2_jax.errors import RunError, UserError
-from lm2_jax.runtime import buckets, processes
-from lm2_jax.runtime.buckets import BucketPath
+from lm2_jax.runtime import held, processes
 from lm2_jax.types import Params
 
 _barrier_numbers = itertools.count()  # alike on all processes
-
-
-class SaveError(RunError):
-    """A checkpoint could not be saved; one line with the step, the cause and the newest step."""
-
-
-class _FailedElsewhere(Exception):
-    """Another process could not write its part."""
 
 
 class _Manager(ocp.CheckpointManager):
@@ -47,7 +37,7 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-class Checkpointer(CheckpointFolder):
+class Checkpointer(Restorer):
     """The checkpoints of one run, in `workdir/checkpoints`.
 
     `ocp.CheckpointManager` saves three items for each step: the parameters, the rest of the
@@ -67,12 +57,10 @@ class Checkpointer(CheckpointFolder):
                  log: Callable[[str], None] | None = None, concurrent_gb: int | None = None):
         super().__init__(workdir, log)
         self._config = config
-        self._in_bucket = isinstance(self.directory, BucketPath)
         self._handlers = None if concurrent_gb is None else {
             PARAMS: ocp.StandardCheckpointHandler(save_concurrent_gb=concurrent_gb),
             TRAINING: ocp.StandardCheckpointHandler(), META: ocp.JsonCheckpointHandler()}
         self._manager: _Manager | None = None  # created anew after a failed save
-        self._quiet = contextlib.ExitStack()
         self._step, self._expected = 0, {}  # of the current save
         self._metrics: dict[int, Metrics] = {}  # by step
         self._calling_thread, self._barriers_broken = 0, False
@@ -80,64 +68,6 @@ class Checkpointer(CheckpointFolder):
         if config is not None:
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
-
-    # Reading.
-
-    def restore(self, step: int, abstract_params: Params, abstract_training: Any
-                ) -> tuple[Params, Any]:
-        """Restores the parameters and the rest of the training state.
-
-        Args:
-          abstract_params, abstract_training: trees of jax.ShapeDtypeStruct with shardings; no
-            array is allocated beside the restored ones.
-
-        Raises:
-          UserError: if names, shapes or dtypes differ from the stored ones.
-        """
-        return (self._restore(step, PARAMS, abstract_params),
-                self._restore(step, TRAINING, abstract_training))
-
-    def restore_params(self, step: int, abstract_params: Params) -> Params:
-        """Restores the parameters alone."""
-        return self._restore(step, PARAMS, abstract_params)
-
-    def restore_some_params(self, step: int, abstract_params: Params) -> Params:
-        """Restores the parameters of a tree that is a part of the stored one."""
-        return self._restore(step, PARAMS, abstract_params, partial=True)
-
-    def meta(self, step: int) -> dict:
-        """Restores the JSON object."""
-        with self._reading(self.directory / str(step) / META) as folder:
-            return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(
-                path_for_orbax(folder), args=ocp.args.JsonRestore())
-
-    def _restore(self, step: int, part: str, abstract: Any, partial: bool = False) -> Any:
-        handler = ocp.PyTreeCheckpointHandler() if partial else ocp.StandardCheckpointHandler()
-        args = ocp.args.PyTreeRestore(
-            abstract, ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
-        ) if partial else ocp.args.StandardRestore(abstract)
-        with self._reading(self.directory / str(step) / part) as folder:
-            stored = contents.describe(handler.metadata(path_for_orbax(folder)).tree)
-        if partial:
-            stored = {name: stored[name] for name in stored.keys() & contents.describe(abstract)}
-        # orbax would silently cast to the expected dtype.
-        if differences := contents.differences(stored, contents.describe(abstract)):
-            others = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise UserError(f"{folder} does not fit: " + "; ".join(differences[:3]) + others)
-        with self._reading(folder):
-            return ocp.Checkpointer(handler).restore(path_for_orbax(folder), args=args)
-
-    @contextlib.contextmanager
-    def _reading(self, folder: Path) -> Iterator[Path]:
-        self._quiet.enter_context(quiet.aborted_transfers())
-        try:
-            yield folder
-        except Exception as error:
-            quiet.keep(self._quiet)
-            raise UserError(f"{folder} cannot be read: {_cause(error, self._in_bucket)}") from error
-        self._quiet.close()
-
-    # Writing.
 
     def save(self, step: int, params: Params, training: Any, meta: dict,
              metrics: Metrics = types.MappingProxyType({})) -> None:
@@ -159,6 +89,7 @@ class Checkpointer(CheckpointFolder):
         self._expected = {PARAMS: contents.describe(params), TRAINING: contents.describe(training)}
         self._quiet.enter_context(quiet.aborted_transfers())
         try:
+            held.confirm(str(self.directory))
             if jax.process_index() == 0:
                 self._make_room(step)
             self._manager = self._manager or self._create_manager()
@@ -237,8 +168,7 @@ class Checkpointer(CheckpointFolder):
         """Checks that all arrays can be found in the new files, and writes their checksums.
 
         orbax calls this on the first process when all have written their part and these are
-        merged, before it renames the folder or, in a
-        bucket, writes the marker.
+        merged, before it renames the folder or, in a bucket, writes the marker.
         """
         folder = self.directory / (
             str(self._step) if self._in_bucket else f"{self._step}{ocp.utils.TMP_DIR_SUFFIX}")
@@ -246,7 +176,7 @@ class Checkpointer(CheckpointFolder):
             stored = ocp.StandardCheckpointHandler().metadata(path_for_orbax(folder / part)).tree
             if differences := contents.differences(contents.describe(stored), expected):
                 raise ValueError(f"{part} was not stored as it is: {differences[0]}")
-        checksums.write(folder, PARTS)
+        checksums.write(folder, PARTS)  # in a bucket only with its lease, and so is the marker
 
     def _barrier(self, *, key: str, timeout_ms: int) -> None:
         """Replaces orbax's barrier, at which the others would wait for a process that failed.
@@ -262,11 +192,11 @@ class Checkpointer(CheckpointFolder):
         if jax.process_count() == 1 or self._barriers_broken:
             return
         problems = processes.barrier_with_errors(
-            f"checkpoint {next(_barrier_numbers)}", _cause(error, self._in_bucket) if error else "",
+            f"checkpoint {next(_barrier_numbers)}", cause(error, self._in_bucket) if error else "",
             timeout_ms / 1000)
         self._barriers_broken = bool(problems)
         if problems and not error:
-            raise _FailedElsewhere("; ".join(problems))
+            raise FailedElsewhere("; ".join(problems))
 
     def _join(self) -> SaveError | None:
         """Waits for the save in progress; returns its failure."""
@@ -297,7 +227,7 @@ class Checkpointer(CheckpointFolder):
         newest = (f"the newest checkpoint is of step {steps[-1]}" if steps else
                   "earlier ones are as they were" if self._in_bucket else "there is none yet")
         failure = SaveError(f"checkpoint of step {self._step} {what}: "
-                            f"{_cause(error, self._in_bucket)} ({self.directory}); {newest}")
+                            f"{cause(error, self._in_bucket)} ({self.directory}); {newest}")
         failure.__cause__ = error
         return failure
 
@@ -308,18 +238,3 @@ class Checkpointer(CheckpointFolder):
         if self._saving.on_failure == "stop":
             raise failure
         self._log(f"{failure}; training goes on")
-
-
-def _cause(error: BaseException, in_bucket: bool = False) -> str:
-    """The cause in a few words: those of the operating system, if the error comes from there."""
-    if in_bucket and not isinstance(error, _FailedElsewhere):
-        return buckets.cause(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # in TensorStore's messages
-    if code:
-        return os.strerror(int(code[1]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, _FailedElsewhere):
-        return str(error)
-    first, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first[:300]}"

@@ -10,11 +10,11 @@ from orbax.checkpoint._src.path import gcs_utils
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import buckets
+from lm2_jax.runtime import clients
 from lm2_jax.runtime.buckets import BucketPath
 
 # TensorStore's own limit is 32 attempts, which take a quarter of an hour.
-RETRIES = {"max_retries": buckets.ATTEMPTS - 1, "initial_delay": "1s", "max_delay": "16s"}
+RETRIES = {"max_retries": clients.ATTEMPTS - 1, "initial_delay": "1s", "max_delay": "16s"}
 SCHEMES = ("gs://", "s3://")
 
 
@@ -26,7 +26,7 @@ def path_for_orbax(path: Path) -> Any:
     """
     if not isinstance(path, BucketPath):
         return path
-    buckets.configure(str(path).partition(":")[0])
+    clients.configure(str(path).partition(":")[0])
     _extend_orbax()
     return epath.Path(str(path))
 

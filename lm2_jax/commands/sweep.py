@@ -3,26 +3,20 @@
 import argparse
 import contextlib
 import functools
-import json
 import os
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lm2_jax.commands import arguments
-from lm2_jax.commands.report import CHANGE_NO_RESULT, read_run
-from lm2_jax.config import Config, files, source, with_vocab_size
+from lm2_jax.commands.trials import Trial, finished, last_step, make_trials, status_now
+from lm2_jax.config import source
 from lm2_jax.errors import UserError
-from lm2_jax.eval import babilong, perplexity_evaluator
 from lm2_jax.report import perplexity_comparison
 from lm2_jax.report import sweep as report
-from lm2_jax.report.comparison import Run
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import appended, children, locks, paths, phases, signals
-from lm2_jax.runtime import files as files_of_runs
+from lm2_jax.runtime import children, files, locks, paths, phases, signals
 from lm2_jax.runtime.console import Console, print_error
 from lm2_jax.runtime.progress import Bar
 from lm2_jax.runtime.queue import (
@@ -40,24 +34,6 @@ from lm2_jax.training import held_out
 from lm2_jax.training.writers import read_lines
 
 SECONDS_BETWEEN_LOOKS = 1.0
-TAIL = 8192  # bytes of metrics.jsonl in which its last line is looked for
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A run of the sweep.
-
-    Attributes:
-      config: that it is trained and evaluated with.
-      workdir: where.
-      job: the command that does it.
-    """
-
-    name: str
-    seed: int
-    config: Config
-    workdir: Path
-    job: Job
 
 
 def sweep(trials: Sequence[Trial], names: Sequence[str], config: str, out: Path, at_once: int,
@@ -108,62 +84,9 @@ def _keep_log(job: Job, out: Path) -> None:
     """Copies the log of a job that has ended to a bucket."""
     if paths.in_bucket(out) and job.status in (DONE, STOPPED, FAILED) and job.log.exists():
         try:
-            files_of_runs.copy(job.log, out / job.log.name)
+            files.copy(job.log, out / job.log.name)
         except OSError as error:
             print_error(f"{job.log} was not copied to {out}: {error.strerror}")
-
-
-def make_trials(config: str, names: Sequence[str], seeds: Sequence[int], out: Path,
-                overrides: Mapping[str, str]) -> list[Trial]:
-    """The runs of a sweep in the order of its queue: all names with the first seed, then the next.
-
-    Raises:
-      UserError: if a config cannot be used.
-    """
-    if "seed" in overrides:
-        raise UserError("--config.seed sets one seed for all runs; give seeds as --seeds=0,1,2")
-    trials = []
-    for seed in seeds:
-        for name in names:
-            loaded = files.load_config(f"{config}:{name}", {**overrides, "seed": str(seed)})
-            empty = perplexity_evaluator.empty_key(loaded) and babilong.empty_key(loaded.eval)
-            if empty or "carried" not in loaded.eval.memory:
-                raise UserError(f"{empty or 'eval.memory'} of {name} leaves no results with the "
-                                "memory carried, so that there is nothing to compare")
-            workdir = out / f"{name}_seed{seed}"
-            command = [sys.executable, "-m", "lm2_jax.cli", "train", f"--config={config}:{name}",
-                       f"--workdir={workdir}", f"--config.seed={seed}",
-                       *(f"--config.{key}={value}" for key, value in overrides.items())]
-            log = files_of_runs.scratch(out, once=True) / f"{workdir.name}.log"
-            job = Job(workdir.name, command, log,
-                      is_done=functools.partial(_is_done, workdir, loaded),
-                      is_free=functools.partial(_is_free, workdir))
-            trials.append(Trial(name, seed, loaded, workdir, job))
-    return trials
-
-
-def finished(workdir: Path, config: Config | None = None) -> Run | None:
-    """The results of a run that is trained and evaluated to its end; None if it is not.
-
-    Args:
-      config: that they must be of; None = the one that the workdir has.
-    """
-    try:
-        run = read_run(workdir)
-        wanted = with_vocab_size(config, run.config.model.vocab_size) if config else run.config
-    except (OSError, ValueError):  # what is missing or damaged is made anew
-        return None
-    same = not files.differences(run.config, wanted, ignore=CHANGE_NO_RESULT)
-    whole = (run.rows or babilong.empty_key(wanted.eval)) and not run.unfinished
-    return run if same and whole and run.step == wanted.train.num_steps else None
-
-
-def _is_done(workdir: Path, config: Config) -> bool:
-    return finished(workdir, config) is not None
-
-
-def _is_free(workdir: Path) -> bool:
-    return not locks.holder(workdir)
 
 
 def _entries(trials: Sequence[Trial], names: Sequence[str], out: Path) -> list[report.Entry]:
@@ -208,12 +131,12 @@ class _Display:
         self._trials, self._bar = trials, None
         if console.is_terminal:
             self._bar = Bar("sweep", sum(trial.config.train.num_steps for trial in trials),
-                            sum(map(_step, trials)), console, "steps")
+                            sum(map(last_step, trials)), console, "steps")
 
     def update(self) -> None:
         if not self._bar:
             return
-        steps = {trial: _step(trial) for trial in self._trials}
+        steps = {trial: last_step(trial) for trial in self._trials}
         running = [f"{trial.job.name} {steps[trial] / trial.config.train.num_steps:.0%}"
                    for trial in self._trials if trial.job.status == RUNNING]
         done = sum(trial.job.status == DONE for trial in self._trials)
@@ -223,17 +146,6 @@ class _Display:
     def close(self) -> None:
         if self._bar:
             self._bar.close()
-
-
-def _step(trial: Trial) -> int:
-    """The last step of a run, as the end of metrics.jsonl says."""
-    if trial.job.status == DONE:
-        return trial.config.train.num_steps
-    try:
-        return json.loads(appended.tail(trial.workdir / "metrics.jsonl", TAIL).split(b"\n")[-2]
-                          )["step"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0
 
 
 EPILOG = """The config is a Python file with a dictionary RUNS, whose keys are the names of the
@@ -266,7 +178,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     trials = make_trials(args.config, list(dict.fromkeys(chosen)), _seeds(args.seeds), out,
                          overrides)
     if args.list:
-        rows = [[trial.name, str(trial.seed), _status_now(trial), f"{_step(trial):,}",
+        rows = [[trial.name, str(trial.seed), status_now(trial), f"{last_step(trial):,}",
                  f"{trial.config.train.num_steps:,}"] for trial in trials]
         console.print(Table(["name", "seed", "status", "steps", "of"], [rows]).terminal())
         return 0
@@ -295,14 +207,6 @@ def _seeds(text: str) -> list[int]:
     if not parts or not all(part.isascii() and part.isdigit() for part in parts):
         raise UserError(f"--seeds is {text!r}; it must be numbers from 0 on, as 0,1,2")
     return list(dict.fromkeys(map(int, parts)))
-
-
-def _status_now(trial: Trial) -> str:
-    if trial.job.is_done():
-        trial.job.status = DONE
-    elif not trial.job.is_free():
-        trial.job.status = RUNNING
-    return trial.job.status
 
 
 def _command(args: argparse.Namespace, overrides: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The axes of a mesh, the table of logical axes, and constraints by logical axes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ AnyMesh = Mesh | AbstractMesh
 MESH_AXES = ("data", "fsdp", "tensor")
 STAGE = "stage"  # before the others in a mesh with stages; there is no such axis without them
 BATCH_AXES = ("data", "fsdp")  # over which rows are split
+COPIED = "data"  # of these the one over which parameters are not split
 ACROSS_SLICES = {"data": "dcn_data", "fsdp": "dcn_fsdp"}  # keys of the ways of an axis over slices
 
 RULES = {
@@ -70,21 +71,41 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrains the sharding of `x` by the logical names of its axes.
 
     Returns `x` as it is without a mesh, on a mesh that lacks one of MESH_AXES, and where the
-    compiler does not manage all of them: inside shard_map and pmap (manual axes), on a mesh with
-    explicit axes.
+    compiler does not manage them: inside shard_map and pmap (manual axes), on a mesh with explicit
+    axes. Inside `shards.summed_once` the constraint is that of the axes that it does manage.
     """
     if len(names) != x.ndim:
         raise ValueError(f"constrain: {len(names)} names {names} for an array of shape {x.shape}")
-    resolved, mesh = spec(names, stage_axis() is not None), jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    resolved = managed_spec(names, stage_axis() is not None)
+    if jax.sharding.get_abstract_mesh().empty:
         try:
-            return jax.lax.with_sharding_constraint(x, resolved)
+            return jax.lax.with_sharding_constraint(x, spec(names))
         except (RuntimeError, ValueError):  # no mesh, or one of other axes by `with mesh:`
             return x
+    return jax.lax.with_sharding_constraint(x, resolved) if managed_axes() else x
+
+
+def managed_axes() -> tuple[str, ...]:
+    """The axes of the current mesh by which the compiler splits arrays: all of them; all but COPIED
+    inside `shards.summed_once`; () where `constrain` does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
-        return x
-    return jax.lax.with_sharding_constraint(x, resolved)
+    apart = [COPIED] if types.get(COPIED) == AxisType.Manual else []
+    if any(types.get(axis) != AxisType.Auto for axis in MESH_AXES if axis not in apart):
+        return ()
+    return tuple(axis for axis in types if axis not in apart)
+
+
+def managed_spec(names: Sequence[str | None], stages: bool = False) -> PartitionSpec:
+    """`spec` without the axes that the compiler does not manage."""
+    managed = managed_axes()
+
+    def kept(axes):
+        if isinstance(axes, tuple):
+            return tuple(axis for axis in axes if axis in managed) or None
+        return axes if axes in managed else None
+
+    return PartitionSpec(*map(kept, spec(names, stages)))
 
 
 def num_stages() -> int:
@@ -94,48 +115,9 @@ def num_stages() -> int:
 
 
 def row_ways() -> int:
-    """How many ways the current mesh splits rows; 1 without a mesh."""
-    shape = dict(jax.sharding.get_abstract_mesh().shape)
-    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
-
-
-def on_shards(function: Callable, names, out_names) -> Callable:
-    """Returns the function run by every device on its part of the arrays.
-
-    A custom kernel needs it, since the compiler cannot split one. Where the compiler does not
-    split arrays (the cases in which `constrain` does nothing, and a single device) the function
-    itself is returned.
-
-    Args:
-      function: treats each index of the axes that are split on its own.
-      names: logical axis names of each argument, a tuple; None for an argument that is None. An
-        axis is left whole if a size along it is not a multiple of the mesh's.
-      out_names: those of the result.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if mesh.empty or mesh.size == 1 or any(types.get(axis) != AxisType.Auto for axis in MESH_AXES):
-        return function
-
-    def is_names(x) -> bool:
-        return isinstance(x, tuple) and all(name is None or name in RULES for name in x)
-
-    def run(*arrays):
-        whole = set()
-
-        def check(axes, x):
-            whole.update(name for name, size in zip(axes, x.shape, strict=True)
-                         if size % ways(mesh, name))
-
-        def specs(tree):
-            return jax.tree.map(lambda axes: spec([None if name in whole else name
-                                                   for name in axes]), tree, is_leaf=is_names)
-
-        jax.tree.map(check, tuple(names), arrays, is_leaf=is_names)
-        return jax.shard_map(function, mesh=mesh, in_specs=specs(tuple(names)),
-                             out_specs=specs(out_names), check_vma=False)(*arrays)
-
-    return run
+    """How many ways the compiler splits rows over the current mesh; 1 without a mesh."""
+    shape, managed = jax.sharding.get_abstract_mesh().shape, managed_axes()
+    return math.prod(shape[axis] for axis in BATCH_AXES if axis in managed)
 
 
 def use(mesh: AnyMesh):

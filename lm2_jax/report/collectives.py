@@ -120,10 +120,11 @@ def each(hlo: str, instruction: re.Pattern = _COLLECTIVE) -> Iterator[Collective
             if match is None:
                 continue
             channel = re.search(r"channel_id=(\d+)", line)
-            key = channel[1] if channel else (name, line)
+            shapes = texts.shapes(line[:match.start()].split(" = ", 1)[1])
+            # Those of a shard_map have one channel in common.
+            key = (channel[1], match[1], tuple(shapes)) if channel else (name, line)
             if key not in seen:
                 seen.add(key)
-                shapes = texts.shapes(line[:match.start()].split(" = ", 1)[1])
                 if match[2] and match[1] != "all-reduce":
                     shapes = _results(shapes, match[1])
                 kind = match[1]

@@ -1,29 +1,18 @@
 """Paths in a bucket of Google Cloud Storage (gs://) or S3 (s3://)."""
 
 import contextlib
-import errno
 import fnmatch
-import functools
-import importlib.util
 import io
-import logging
-import os
-import re
 import stat
-import tempfile
 import types
-import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from lm2_jax.errors import UserError
+from lm2_jax.runtime import clients, held, store_errors, urls
+from lm2_jax.runtime.held import writing
+from lm2_jax.runtime.store_errors import translated
 
-LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}  # that the schemes need; extras are `gcs` and `s3`
-EXTRAS = {"gs": "gcs", "s3": "s3"}
-BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
-ATTEMPTS = 6  # of each request, with pauses that double; about 30 seconds in all
-REQUEST_SECONDS = 120  # after which a request has failed
 PATH_METHODS = ("name", "stem", "suffix", "suffixes", "parts")
 
 
@@ -46,7 +35,7 @@ class BucketPath:
         self._scheme, _, path = url.partition("://")
         self._path, self._known = PurePosixPath(path.rstrip("/")), known
         if known is None:
-            _check(self._scheme, path, url)
+            urls.check(self._scheme, path, url)
 
     # What needs no request.
 
@@ -115,21 +104,21 @@ class BucketPath:
     # Reading.
 
     def exists(self) -> bool:
-        with _translated(self):
+        with translated(self):
             return self._store.exists(self._name)
 
     def is_file(self) -> bool:
-        with _translated(self):
+        with translated(self):
             return self._known["type"] == "file" if self._known else self._store.isfile(self._name)
 
     def is_dir(self) -> bool:
-        with _translated(self):
+        with translated(self):
             return (self._known["type"] == "directory" if self._known
                     else self._store.isdir(self._name))
 
     def info(self) -> dict:
         """What the store says of an object: "size" (bytes), "mtime", checksums, ..."""
-        with _translated(self):
+        with translated(self):
             return self._known or self._store.info(self._name)
 
     def stat(self) -> Any:
@@ -148,7 +137,7 @@ class BucketPath:
         return f"{self._scheme}:{kept}"
 
     def iterdir(self) -> Iterator["BucketPath"]:
-        with _translated(self):
+        with translated(self):
             found = self._store.ls(self._name, detail=True)
         for info in found:
             path = self._listed(info)
@@ -157,7 +146,7 @@ class BucketPath:
 
     def rglob(self, pattern: str) -> Iterator["BucketPath"]:
         """The objects at any depth below, in one listing, whose last name matches; no folders."""
-        with _translated(self):
+        with translated(self):
             found = self._store.find(self._name, detail=True)
         for info in found.values():
             path = self._listed(info)
@@ -181,12 +170,12 @@ class BucketPath:
 
     def matching(self) -> list["BucketPath"]:
         """The objects and folders whose names match this one as a pattern, sorted."""
-        with _translated(self):
+        with translated(self):
             found = self._store.glob(self._name, detail=True)
         return sorted(map(self._listed, found.values()))
 
     def read_bytes(self) -> bytes:
-        with _translated(self):
+        with translated(self):
             return self._store.cat_file(self._name)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -198,19 +187,19 @@ class BucketPath:
         """Opens an object for reading; `files.replacing` writes one."""
         if mode.strip("bt") != "r":
             raise ValueError(f"an object can be opened to read it, not as {mode!r}")
-        with _translated(self):
+        with translated(self):
             file = io.BufferedReader(cast(io.RawIOBase, self._store.open(self._name, "rb")))
         return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
     def download(self, to: Path) -> None:
         """Copies an object to a local file."""
-        with _translated(self):
+        with translated(self):
             self._store.get_file(self._name, str(to))
 
     # Writing.
 
     def write_bytes(self, data: bytes) -> int:
-        with _translated(self):
+        with writing(self):
             self._store.pipe_file(self._name, data)
         return len(data)
 
@@ -235,7 +224,7 @@ class BucketPath:
         Raises:
           FileExistsError: if the object has another version.
         """
-        with _translated(self):
+        with translated(self):
             if self._scheme == "gs":
                 url = self._store.base.replace("/storage/v1/", "/upload/storage/v1/")
                 return str(self._store.call(
@@ -246,7 +235,7 @@ class BucketPath:
                 return self._store.call_s3("put_object", Bucket=self.bucket, Key=self.key,
                                            Body=data, **condition)["ETag"]
             except OSError as error:
-                if re.search("PreconditionFailed|ConditionalRequestConflict", text_of(error)):
+                if store_errors.is_conflict(error):
                     raise FileExistsError from error
                 raise
 
@@ -255,7 +244,7 @@ class BucketPath:
 
     def upload(self, file: Path) -> None:
         """Replaces an object by a local file."""
-        with _translated(self):
+        with writing(self):
             self._store.put_file(str(file), self._name)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
@@ -263,7 +252,7 @@ class BucketPath:
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            with _translated(self):
+            with writing(self):
                 self._store.rm_file(self._name)
         except FileNotFoundError:
             if not missing_ok:
@@ -279,14 +268,15 @@ class BucketPath:
         found = sorted(self.rglob("*"), key=lambda path: path != self / first)
         if found and found[0] == self / first:
             found.pop(0).unlink(missing_ok=True)
-        with _translated(self), contextlib.suppress(FileNotFoundError):
+        with writing(self), contextlib.suppress(FileNotFoundError):
             if found:
                 self._store.rm([path._name for path in found])
 
     def copy_below(self, to: "BucketPath", last: str = "") -> None:
         """Copies all objects below, within the store; that named `last` after the others."""
+        held.confirm(str(to))
         for path in sorted(self.rglob("*"), key=lambda path: path == self / last):
-            with _translated(path):
+            with translated(path):
                 self._store.cp_file(path._name, (to / path.relative_to(self))._name)
 
     # The store.
@@ -297,7 +287,7 @@ class BucketPath:
 
     @property
     def _store(self) -> Any:
-        return store(self._scheme)
+        return clients.store(self._scheme)
 
     def _at(self, path: PurePosixPath) -> "BucketPath":
         new = BucketPath.__new__(BucketPath)
@@ -306,136 +296,3 @@ class BucketPath:
 
     def _listed(self, info: dict) -> "BucketPath":
         return BucketPath(f"{self._scheme}://{info['name'].lstrip('/')}", info)
-
-
-def _check(scheme: str, path: str, url: str) -> None:
-    if scheme not in LIBRARIES:
-        raise UserError(f"{url} is a URL of a kind that is not supported; give a local path, "
-                        "gs://BUCKET/... or s3://BUCKET/...")
-    bucket, *names = path.rstrip("/").split("/")
-    if not BUCKET.fullmatch(bucket):
-        raise UserError(f"{url}: {bucket!r} cannot be the name of a bucket, which has 3 or more "
-                        "lower-case letters, digits, dots, dashes and underscores")
-    if bad := [name for name in names if name in ("", ".", "..")]:
-        raise UserError(f"{url} has the part {bad[0]!r}, which no name in a bucket may have here")
-    if re.search(r"[\x00-\x1f\x7f]", path):
-        raise UserError(f"{url!r} has a control character; give a path without one")
-    if importlib.util.find_spec(LIBRARIES[scheme]) is None:
-        raise UserError(f"{url} needs the library {LIBRARIES[scheme]}: pip install "
-                        f"'lm2_jax[{EXTRAS[scheme]}]'")
-
-
-@functools.cache
-def store(scheme: str) -> Any:
-    """The fsspec file system of a scheme; it keeps no listings, which others may change."""
-    configure(scheme)
-    import fsspec
-
-    return fsspec.filesystem(scheme)
-
-
-@functools.cache
-def configure(scheme: str) -> None:
-    """Sets what every client of a kind of store in this process needs, also those of orbax."""
-    # etils would prefer TensorFlow, where it is installed.
-    os.environ.setdefault("EPATH_USE_TF", "false")
-    import fsspec
-    import fsspec.config
-
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme == "gs":
-        import gcsfs.core
-
-        if "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT" not in os.environ:
-            # Its other class asks about the kind of each bucket; orbax does that itself.
-            for protocol in ("gs", "gcs"):
-                fsspec.register_implementation(protocol, gcsfs.core.GCSFileSystem, clobber=True)
-        options["requests_timeout"] = REQUEST_SECONDS
-        if os.environ.get("STORAGE_EMULATOR_HOST"):
-            options["token"] = "anon"
-    else:
-        import s3fs
-
-        s3fs.S3FileSystem.retries = 1  # it would repeat what botocore repeats
-        options |= {"default_fill_cache": False, "config_kwargs": {
-            "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
-            "connect_timeout": 20, "read_timeout": REQUEST_SECONDS}}
-    fsspec.config.conf[scheme] = options | fsspec.config.conf.get(scheme, {})
-    if not os.environ.get("LM2_TRACEBACK"):
-        # They log a traceback beside the exception that they raise.
-        for name in ("gcsfs", "s3fs", "fsspec", "google.auth", "aiobotocore", "botocore"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        warnings.filterwarnings("ignore", "Your application has authenticated", UserWarning)
-
-
-@contextlib.contextmanager
-def _translated(path: BucketPath) -> Iterator[None]:
-    """Raises what the clients raise as an OSError with a cause in a few words and the URL."""
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError) as error:
-        code = error.errno or (errno.EEXIST if isinstance(error, FileExistsError)
-                               else errno.ENOENT)
-        raise type(error)(code, os.strerror(code), str(path)) from error
-    except Exception as error:
-        if not is_of_store(error):
-            raise
-        number = errno.EACCES if is_refusal(error) else errno.EIO
-        raise OSError(number, cause(error), str(path)) from error
-
-
-def is_of_store(error: BaseException) -> bool:
-    """Whether a client of a store raised an exception because of the store or the network."""
-    modules = ("gcsfs", "s3fs", "aiohttp", "aiobotocore", "botocore", "google", "requests",
-               "urllib3", "fsspec", "asyncio", "ssl")
-    return (isinstance(error, (OSError, TimeoutError))
-            or type(error).__module__.split(".")[0] in modules
-            or isinstance(error, ValueError) and str(error).startswith("Bad Request"))
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether the store refused a request for want of a right or of valid credentials."""
-    return any(word in text_of(error) for word in (
-        "Forbidden", "403", "401", "AccessDenied", "Access Denied", "Credentials", "credentials",
-        "ExpiredToken", "PERMISSION_DENIED", "UNAUTHENTICATED", "expired"))
-
-
-def text_of(error: BaseException) -> str:
-    """The messages of an exception and of those that caused it."""
-    texts: list[str] = []
-    seen: BaseException | None = error
-    while seen is not None and len(texts) < 4:
-        texts.append(f"{type(seen).__name__}: {seen}")
-        seen = seen.__cause__ or seen.__context__
-    return " ".join(texts)
-
-
-def cause(error: BaseException) -> str:
-    """Why a request failed, in a few words."""
-    text = text_of(error)
-    if re.search(r"xpired|Invalid Credentials|\b401\b|UNAUTHENTICATED|RefreshError", text):
-        return "the store does not accept the credentials, or these have expired (401)"
-    if re.search(r"[Nn]o ?[Cc]redentials|DefaultCredentialsError|Unable to locate cred", text):
-        return "there are no credentials for the store"
-    if re.search(r"Forbidden|\b403\b|Access ?Denied|PERMISSION_DENIED", text):
-        return "these credentials do not have the right (403)"
-    if re.search(r"NoSuchBucket|bucket does not exist", text):
-        return "there is no such bucket"
-    if found := re.search(r"\b(429|SlowDown|Too Many Requests|RESOURCE_EXHAUSTED)\b", text):
-        return f"the store asks for fewer requests (429); gave up after {ATTEMPTS} attempts"
-    if found := re.search(r"\b(50[0-4])\b", text):
-        return f"the store answers {found[1]}; gave up after {ATTEMPTS} attempts"
-    if re.search(r"InternalError|ServiceUnavailable|UNAVAILABLE|ProxyError", text):
-        return f"the store is not available; gave up after {ATTEMPTS} attempts"
-    if re.search(r"[Cc]onnect|[Tt]imeout|[Dd]isconnected|payload|DEADLINE", text):
-        return f"the store cannot be reached; gave up after {ATTEMPTS} attempts"
-    # TensorStore names what it did from the outside to the inside.
-    inner = re.sub(r" *\[.*", "", str(error).replace("\n", " "))
-    return f"{type(error).__name__}: {inner[-300:]}"
-
-
-@contextlib.contextmanager
-def local_file(name: str) -> Iterator[Path]:
-    """Yields a path of a temporary local file, which is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="lm2_jax_") as folder:
-        yield Path(folder) / name

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime import paths
-from lm2_jax.runtime.buckets import BucketPath, local_file
+from lm2_jax.runtime.buckets import BucketPath
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike | BucketPath) -> Iterator[Path]:
     """
     path = paths.of(path)
     if isinstance(path, BucketPath):
-        with local_file(path.name) as partial:
+        with _local_file(path.name) as partial:
             yield partial
             path.upload(partial)
         return
@@ -53,7 +53,7 @@ def written(path: str | os.PathLike | BucketPath) -> Iterator[TextIO]:
         with open(path, "w", encoding="utf-8") as file:
             yield file
         return
-    with local_file(path.name) as temporary:
+    with _local_file(path.name) as temporary:
         try:
             with open(temporary, "w", encoding="utf-8") as file:
                 yield file
@@ -238,3 +238,10 @@ def rename_folder(folder: Path, new: Path, last: str = "") -> None:
         folder.remove_below(last)
     else:
         folder.rename(new)
+
+
+@contextlib.contextmanager
+def _local_file(name: str) -> Iterator[Path]:
+    """Yields a path of a temporary local file, which is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="lm2_jax_") as folder:
+        yield Path(folder) / name

@@ -1,6 +1,7 @@
 """A lock of a folder in a bucket: an object that its holder renews, and that others respect."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import held
 from lm2_jax.runtime.buckets import BucketPath
 from lm2_jax.runtime.console import print_error
 
@@ -27,11 +29,15 @@ class Lease:
     ifGenerationMatch, S3: If-Match and If-None-Match), so of two processes one succeeds. The age
     of a lease is the difference of two times of the store, so the clocks of hosts do not matter.
 
+    Before anything is written below the folder, a lease that was not renewed for half its time is
+    renewed. So a process that was stopped, or could not reach the store, learns that the lease is
+    lost before it writes, and a request that it has sent has the other half to arrive.
+
     Args:
       folder: in a bucket.
       holder: who holds the lease, for the message that others get.
       option: that sets the folder, for the message.
-      on_loss: receives a line if another process has taken the lease over.
+      on_loss: receives a line if another process has taken the lease over, and ends this one.
 
     Raises:
       UserError: if another process holds it.
@@ -44,23 +50,35 @@ class Lease:
             "holder": holder, "id": uuid.uuid4().hex, "process": _this_process(),
             "seconds": SECONDS, "renewed": 0}
         self._renewing, self._released = threading.Lock(), threading.Event()
-        self._renewed = time.monotonic()
+        self._renewed = _clock()  # not later than the store's time of the last renewal
         self._version = self._acquire(option)
+        held.add(str(folder), self.confirm)
         threading.Thread(target=self._keep, daemon=True).start()
 
     def confirm(self) -> None:
-        """Renews the lease if that is overdue, as after the process was stopped for a while."""
-        if time.monotonic() - self._renewed > SECONDS / 2:
-            self._renew()
+        """Renews the lease if that is overdue, as after the process was stopped for a while.
+
+        Raises:
+          OSError: if another process has the lease, or may have it, as the store cannot be reached.
+        """
+        if self._is_overdue(SECONDS / 2):
+            self._renew(SECONDS / 2)
 
     def release(self) -> None:
         self._released.set()
+        held.remove(str(self._folder))
         with self._renewing, contextlib.suppress(OSError):
             if self._object.version() == self._version:
                 self._object.unlink()
 
+    def _is_overdue(self, seconds: float) -> bool:
+        return _clock() - self._renewed > seconds
+
     def _write(self, version: str | None) -> str:
-        return self._object.write_if(json.dumps(self._content).encode(), version)
+        began = _clock()
+        written = self._object.write_if(json.dumps(self._content).encode(), version)
+        self._renewed = began
+        return written
 
     def _acquire(self, option: str) -> str:
         waited, seen = False, None
@@ -91,11 +109,13 @@ class Lease:
             waited, seen = True, version
             time.sleep(min(POLL_SECONDS, left))
 
-    def _renew(self) -> None:
+    def _renew(self, after: float) -> None:
+        """Renews a lease whose last renewal is so many seconds ago, or more."""
         with self._renewing:
-            if self._released.is_set():
+            if self._released.is_set() or not self._is_overdue(after):  # another thread did it
                 return
             self._content["renewed"] += 1
+            began = _clock()
             try:
                 self._version = self._write(self._version)
             except FileExistsError:
@@ -108,14 +128,15 @@ class Lease:
                 if found.get("id") != self._content["id"]:
                     self._on_loss(f"{self._folder} was taken over by {found.get('holder')}, since "
                                   "this run did not renew its lease in time; this run ends here")
-                    return
-            self._renewed = time.monotonic()
+                    raise PermissionError(errno.EACCES, "another run has the lease",
+                                          str(self._folder)) from None
+                self._renewed = began
 
     def _keep(self) -> None:
-        while not self._released.wait(SECONDS / RENEWALS):
-            # While the store cannot be reached nobody else can take the lease over either.
-            with contextlib.suppress(OSError):
-                self._renew()
+        while not self._released.wait(min(POLL_SECONDS, SECONDS / RENEWALS)):
+            if self._is_overdue(SECONDS / RENEWALS):
+                with contextlib.suppress(OSError):
+                    self._renew(SECONDS / RENEWALS)
 
 
 def read(path: Path | BucketPath) -> dict[str, Any]:
@@ -142,6 +163,11 @@ def holder(folder: BucketPath) -> str:
     if expired or _is_alive(content.get("process")) is False:
         return ""
     return str(content.get("holder"))
+
+
+def _clock() -> float:
+    """Seconds, also of the time in which the machine was suspended, where its system counts it."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _now(folder: BucketPath) -> float:

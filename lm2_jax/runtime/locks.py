@@ -14,8 +14,6 @@ from lm2_jax.runtime import leases, processes
 from lm2_jax.runtime.buckets import BucketPath
 from lm2_jax.runtime.console import print_error
 
-_leases: list[leases.Lease] = []  # that this process holds
-
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]:
@@ -38,11 +36,9 @@ def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]
               f"{time.strftime('%Y-%m-%d %H:%M:%S')}")
     if isinstance(folder, BucketPath):
         lease = leases.Lease(folder, holder, option, _end)
-        _leases.append(lease)
         try:
             yield
         finally:
-            _leases.remove(lease)
             lease.release()
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,12 +58,6 @@ def locked(folder: Path, what: str, option: str = "--workdir") -> Iterator[None]
         file.write(holder + "\n")
         file.flush()
         yield
-
-
-def confirm() -> None:
-    """Makes sure, before much is written, that this process still holds its locks in buckets."""
-    for lease in _leases:
-        lease.confirm()
 
 
 def _end(line: str) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm2_jax import partition
+from lm2_jax import partition, shards
 from lm2_jax.config import TrainConfig
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.runtime.meshes import micro_batches
@@ -27,35 +27,41 @@ def train_step(state: TrainState, batch: Batch, *, model: LanguageModel, config:
     by the loss weight of the whole batch, so the number of micro-batches changes nothing but
     dropout and rounding. Parameters that `train.trainable` leaves out get no gradients.
     """
-    step_key = jax.random.fold_in(state.rng, state.step)
     trained, rest = optimizers.split(state.params, config.trainable)
+    step_key = jax.random.fold_in(state.rng, state.step)
+    cost = jnp.where(state.step >= config.write_cost_from, config.write_cost, 0.0)
 
-    def loss(trained, rows: Batch, number):
+    def loss(trained, whole, rows: Batch, number):
+        rest, key, cost = whole
         sums = loss_sums(model, optimizers.merge(trained, rest), rows,
-                         jax.random.fold_in(step_key, number), bptt_segments=config.bptt_segments,
+                         jax.random.fold_in(key, number), bptt_segments=config.bptt_segments,
                          window_from_segments=config.window_from_segments,
                          remat_segments=config.remat_segments,
                          chunk_tokens=config.loss_chunk_tokens)
-        cost = jnp.where(state.step >= config.write_cost_from, config.write_cost, 0.0)
         return sums.loss + cost * sums.writes, sums
 
-    grad = jax.grad(loss, has_aux=True)
-    if num_parts == 1:
-        grads, sums = grad(trained, batch, 0)
-        row_loss = sums.row_loss_B
-    else:
+    def of_part(whole, rows: Batch, number):
+        grads, sums = jax.grad(loss, has_aux=True)(*whole, rows, number)
+        return (grads, sums.replace(row_loss_B=None)), sums.row_loss_B
+
+    def of_batch(whole, batch: Batch):
+        if num_parts == 1:
+            return of_part(whole, batch, 0)
+
         def accumulate(total, x):
-            part = grad(trained, *x)
-            return jax.tree.map(jnp.add, total, part), part[1].row_loss_B
+            part, row_loss_B = of_part(whole, *x)
+            return jax.tree.map(jnp.add, total, part), row_loss_B
 
         rows = jax.tree.map(lambda a: _micro_batches(a, num_parts), batch)
         xs = (rows, jnp.arange(num_parts))
-        first = jax.tree.map(lambda a: a[0], xs)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype),
-                             jax.eval_shape(grad, trained, *first))
-        (grads, sums), row_loss_AB = jax.lax.scan(accumulate, zeros, xs)
-        row_loss = row_loss_AB.swapaxes(0, 1).reshape(-1)
+        first, _ = jax.eval_shape(of_part, whole, *jax.tree.map(lambda a: a[0], xs))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), first)
+        total, row_loss_AB = jax.lax.scan(accumulate, zeros, xs)
+        return total, row_loss_AB.swapaxes(0, 1).reshape(-1)
 
+    # Dropout draws numbers for all rows at once.
+    summed = of_batch if model.config.dropout else shards.summed_once(of_batch)
+    (grads, sums), row_loss = summed((trained, (rest, step_key, cost)), batch)
     weight = jnp.maximum(sums.weight, 1e-6)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)

@@ -1,17 +1,21 @@
 """Kills a training run repeatedly and compares its result with that of an uninterrupted run.
 
     python tests/tools/kill_train.py --kills 200 --out configs/results/kill_train/200_kills.json
-    python tests/tools/kill_train.py --kills 100 --store gs --out configs/results/buckets/kills.json
+    python tests/tools/kill_train.py --kills 100 --store gs --out kills_gs.json
 
 With --store the killed run is in a bucket of an emulator (gs or s3), and is compared with an
 uninterrupted one on a local disk. Each kill comes at a random moment during a save, between two
-steps, or during the start. The tests of resuming use the functions of this file.
+steps, or during the start. The file of --out is written after each kill, and in the end with what
+the runs are equal in; after --minutes, or SIGTERM, the run is killed no more, and ends. The tests
+of resuming use the functions of this file.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import json
+import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,13 +88,18 @@ class Report:
 
     def summary(self) -> dict[str, int | float | bool]:
         """Returns the totals printed under the table."""
-        lost = [kill.lost for kill in self.kills]
         compared = [field.name for field in dataclasses.fields(self)[1:]]
-        return {"kills": len(lost), "kills in a save": sum(k.in_save for k in self.kills),
-                "steps lost": sum(lost), "steps lost, most at once": max(lost, default=0),
-                "mismatches": sum(not getattr(self, name) for name in compared),
-                "checkpoints rejected": sum(kill.rejected for kill in self.kills),
-                **{name.replace("_", " "): getattr(self, name) for name in compared}}
+        return totals(self.kills) | {
+            "mismatches": sum(not getattr(self, name) for name in compared),
+            **{name.replace("_", " "): getattr(self, name) for name in compared}}
+
+
+def totals(kills: list[Kill]) -> dict[str, int | float | bool]:
+    """Returns what is known before the runs are compared."""
+    lost = [kill.lost for kill in kills]
+    return {"kills": len(lost), "kills in a save": sum(kill.in_save for kill in kills),
+            "steps lost": sum(lost), "steps lost, most at once": max(lost, default=0),
+            "checkpoints rejected": sum(kill.rejected for kill in kills)}
 
 
 def num_steps(kills: int) -> int:
@@ -98,7 +107,8 @@ def num_steps(kills: int) -> int:
 
 
 def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
-        say: Callable[[str], None] = print, killed: Path | None = None) -> Report:
+        say: Callable[[str], None] = print, killed: Path | None = None,
+        after_kill: Callable[[list[Kill]], bool] = lambda _: False) -> Report:
     """Trains in `killed` and kills the process `kills` times.
 
     Args:
@@ -106,6 +116,7 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
       killed: may be in a bucket; None = folder/killed.
       alone: workdir of an uninterrupted run; None to train it in `folder` first.
       say: prints a line.
+      after_kill: receives the kills so far; returns whether they are enough.
     """
     steps = f"--config.train.num_steps={num_steps(kills)}"
     if alone is None:
@@ -125,6 +136,8 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
         done.append(kill)
         say(f"{kill.number:4}  {kill.kind:8}  {kill.seconds:7.2f}  {kill.step:4}  "
             f"{'yes' if kill.in_save else 'no':9}  {kill.checkpoints}")
+        if after_kill(done):
+            break
     finish(killed, steps)
     report = compare(done, alone, killed, num_steps(kills))
     for name, value in report.summary().items():
@@ -261,7 +274,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file for the report")
     parser.add_argument("--folder", type=Path, help="where to train; by default a temporary folder")
     parser.add_argument("--store", choices=("gs", "s3"), help="of the killed run")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="the most to kill for")
     args = parser.parse_args()
+    asked, until = [], time.monotonic() + 60 * args.minutes
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+
+    def after_kill(kills: list[Kill]) -> bool:
+        write(args, totals(kills), kills)
+        return bool(asked) or time.monotonic() > until
+
     with contextlib.ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,15 +290,20 @@ def main() -> int:
         if args.store:
             store = stack.enter_context(emulators.started(args.store, folder))
             killed = paths.of(store.path("killed run"))
-        report = run(folder, args.kills, args.seed, killed=killed)
+        report = run(folder, args.kills, args.seed, killed=killed, after_kill=after_kill)
+    write(args, report.summary(), report.kills)
+    return 0 if report.good else 1
+
+
+def write(args: argparse.Namespace, facts: dict, kills: list[Kill]) -> None:
+    """Writes the file of --out, if one is wanted."""
     if args.out:
         command = f"python tests/tools/kill_train.py --kills {args.kills} --seed {args.seed}"
         command += f" --store {args.store}" if args.store else ""
         about = {"command": command, "commit": provenance.commit(), "jax": jax.__version__}
-        args.out.write_text(json.dumps(about | report.summary() | {
-            "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in report.kills]},
+        args.out.write_text(json.dumps(about | facts | {
+            "each": [dataclasses.asdict(kill) | {"lost": kill.lost} for kill in kills]},
             indent=1) + "\n")
-    return 0 if report.good else 1
 
 
 if __name__ == "__main__":

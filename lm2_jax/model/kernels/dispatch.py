@@ -5,7 +5,7 @@ from typing import Literal, overload
 
 import jax
 
-from lm2_jax import partition
+from lm2_jax import shards
 from lm2_jax.model.kernels import chunked, cudnn, whole
 from lm2_jax.model.kernels.mask import Mask
 from lm2_jax.model.kernels.platform import platform
@@ -61,7 +61,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     names = (length, length, length, None if mask.valid_BS is None else ("act_batch", "act_len"))
     outputs = (length, ("act_batch", "act_heads", "act_len")) if log_sum_exp else length
     run = functools.partial(_run, chosen, dtype, log_sum_exp, mask.causal)
-    return partition.on_shards(run, names, outputs)(q_BTNH, k_BSKH, v_BSKH, mask.valid_BS)
+    return shards.on_shards(run, names, outputs)(q_BTNH, k_BSKH, v_BSKH, mask.valid_BS)
 
 
 def _run(chosen: str, dtype, log_sum_exp: bool, causal: bool, q_BTNH, k_BSKH, v_BSKH, valid_BS):
