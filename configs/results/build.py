@@ -153,7 +153,7 @@ def make_table(name: str) -> str:
     if name == "lm2_1b7_compile":
         return compiled(folder)
     if name == "lm2_1b7_roofline":
-        return least_times(folder)
+        return roofline_bounds(folder)
     if name == "attention_kernels":
         rows = json.loads((folder / "attention.json").read_text("utf-8"))["rows"]
         return attention.table([attention.Row(**row) for row in rows]).markdown()
@@ -218,7 +218,7 @@ def compiled(folder: Path) -> str:
                   "evaluation", "memory of a chip"], [rows], text_columns=2).markdown()
 
 
-def least_times(folder: Path) -> str:
+def roofline_bounds(folder: Path) -> str:
     """The best variant of each model on each topology, and what limits it."""
     best = roofline.best(roofline.read_rows(folder / "roofline.json"))
     rows = [[row.report.topology, row.variant.name, " x ".join(map(str, row.report.mesh.values())),
@@ -226,7 +226,8 @@ def least_times(folder: Path) -> str:
                  "arithmetic", "memory", "interconnect")),
              row.step.roofline.limit, f"{100 * row.mfu:.1f}"] for row in best]
     return Table(["topology", "variant", "data x fsdp x tensor", "arithmetic ms", "memory ms",
-                  "interconnect ms", "limit", "MFU at most, %"], [rows], text_columns=3).markdown()
+                  "interconnect ms", "limit", "MFU at the bound, %"], [rows],
+                 text_columns=3).markdown()
 
 
 def operations(path: Path) -> str:

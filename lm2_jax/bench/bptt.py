@@ -85,7 +85,7 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
         raise UserError(f"--segments is {','.join(map(str, segments))!r}; it must be two different "
                         "numbers from 1 on, as 2,4")
     if quick:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        programs.compile_quickly()
     rows = []
     for name, changes in VARIANTS.items():
         config = files.load_config(path, {**overrides, **changes})
