@@ -24,7 +24,7 @@ class Costs:
     """Of one device and step.
 
     Attributes:
-      flops: of the matrix products, without what is computed again. Attention is not halved for
+      flops: of the matrix products, without what is recomputed. Attention is not halved for
         causality, since XLA computes all of it.
       peak: bytes that have to be there at once: parameters, two moments, gradients, what the
         backward pass starts from, one block's weights and activations, and logits.
