@@ -44,7 +44,7 @@ COMMANDS = {
     "bench device": "Measure how near a large model comes to an accelerator's limits, in minutes.",
     "bench eval": "Measure time and memory of evaluation over the length of the context.",
     "bench memory": "Measure the memory of one block, beside the authors' module.",
-    "bench roofline": "Compare variants of a training step by their least times on a TPU.",
+    "bench roofline": "Compare variants of a training step by their roofline bounds on a TPU.",
     "bench step": "Measure the training step: time, FLOPs, memory, and other ways to take it.",
 }
 # Of the commands that are not named like their module.

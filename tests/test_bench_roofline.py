@@ -1,4 +1,4 @@
-"""`lm2 bench roofline`: least times by formula, a table of variants that resumes."""
+"""`lm2 bench roofline`: bounds by formula, a table of variants that resumes."""
 
 import dataclasses
 import json
@@ -25,13 +25,13 @@ SMALL = {"model.vocab_size": "256", "model.num_layers": "2", "model.memory.num_l
 def test_the_least_time_is_the_longest_of_the_three():
     bound = roofline.bound("TPU v5 lite", 197e12, 819e9 / 2, 0.25)
     assert bound == roofline.Bound(1.0, 0.5, 0.25)
-    assert (bound.seconds, bound.in_turns, bound.limit) == (1.0, 1.75, "arithmetic")
+    assert (bound.seconds, bound.no_overlap, bound.limit) == (1.0, 1.75, "arithmetic")
     assert roofline.bound("cpu", 1.0, 1.0) is None
     assert roofline.bound("NVIDIA H100 80GB HBM3", 0, 3350e9).limit == "memory"
     step = compilation.Step("t", 100, model_flops=8 * 0.6 * 50, flops=50,
                             bound=dataclasses.asdict(roofline.Bound(2.0, 4.0, 1.0)))
     assert step.mfu(8) == pytest.approx(0.6 * 2 / 4)
-    assert step.mfu(8, in_turns=True) == pytest.approx(0.6 * 2 / 7)
+    assert step.mfu(8, overlap=False) == pytest.approx(0.6 * 2 / 7)
 
 
 @pytest.mark.parametrize("kind,share", [
@@ -79,7 +79,7 @@ def test_groups_are_read_in_every_form(groups, first):
 @pytest.mark.parametrize("mesh,changes", [
     ({"fsdp": 8}, {"model.memory.num_layers": "0"}), ({"fsdp": 4, "tensor": 2}, {})])
 def test_formulas_of_the_papers_model(mesh, changes):
-    """FLOPs are exact but for a few small products, where no kernel computes affinities again; what
+    """FLOPs are exact but for a few small products, where no kernel recomputes affinities; what
     rematerialisation adds is less than one forward pass."""
     config = load_config("lm2_1b7", changes | {"model.attention_implementation": "xla"})
     mesh = partition.make_mesh(mesh, 8)

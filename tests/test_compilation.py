@@ -59,6 +59,25 @@ def test_report_of_virtual_cpus(tmp_path, capsys):
         assert f"| cpu:4 | 2 x 2 x 1 | {step['title']} |" in table and step["title"] in shown
 
 
+def test_a_program_that_the_report_has_is_not_compiled_again(tmp_path, monkeypatch):
+    command = [*SMALL, "--topology=cpu:4", "--step=train", f"--out={tmp_path / 'report.json'}"]
+    assert cli.main(command) == 0
+    wanted = (tmp_path / "report.json").read_text("utf-8")
+    with monkeypatch.context() as patched:
+        patched.setattr(programs, "compiled", lambda *_: pytest.fail("compiled"))
+        assert cli.main(command) == 0
+    assert (tmp_path / "report.json").read_text("utf-8") == wanted
+    assert len(json.loads(wanted)["steps"][0]["digest"]) == 64
+    changed = [*command, "--config.model.mlp_dim=64"]
+    assert cli.main(changed) == 0
+    assert (tmp_path / "report.json").read_text("utf-8") != wanted
+
+
+def test_the_least_effort_is_said():
+    report = reports.Report("c.py", "v5e:4x4", "TPU", 1, {"data": 1}, "0", 7, [], effort=-1.0)
+    assert "jax 0, compiled with the least effort\n" in reports.markdown([report])
+
+
 def test_reports_beside_each_other_are_one_table(tmp_path):
     for name, devices in (("v5e:16x16", 256), ("v5e:4x4", 16)):
         report = reports.Report("c.py", name, "TPU v5 lite", 16 * 2**30, {"data": 1, "f": devices},

@@ -9,6 +9,7 @@ import pytest
 
 import lm2_jax as lm2
 from lm2_jax import partition
+from lm2_jax.errors import UserError
 from lm2_jax.report.flops import matrix_flops
 from lm2_jax.report.programs import training_step
 from lm2_jax.runtime import meshes
@@ -66,3 +67,15 @@ def test_a_training_step_computes_the_forward_pass_twice(config):
     nothing_recomputed = flops(remat="none", remat_segments=False)
     assert flops() < 1.3 * nothing_recomputed
     assert flops() == flops(remat_segments=False)
+
+
+def test_large_slices_have_eight_times_the_rows(config):
+    large = lm2.load_config(f"{CONFIG}:4M")
+    tokens = {segments * rows * 2048 for _, segments, rows in large.data.curriculum}
+    assert tokens == {2**22} and large.batch_sizes() == [8 * n for n in config.batch_sizes()]
+    assert large.model == config.model
+    for devices in (64, 256):  # one row or more for each, and no heads split
+        mesh = meshes.for_training(large, devices)
+        assert mesh.shape["tensor"] == 1 and mesh.shape["fsdp"] == devices
+    with pytest.raises(UserError, match="no batch of 9M tokens; there are 0.5M, 4M"):
+        lm2.load_config(f"{CONFIG}:9M")

@@ -19,7 +19,7 @@ from statistics import median
 
 from rich.console import Console
 
-from lm2_jax.bench import attention, compiling, decode, memory, roofline, step
+from lm2_jax.bench import attention, bptt, compiling, decode, memory, roofline, step
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
@@ -168,7 +168,9 @@ def make_table(name: str) -> str:
     if name == "lm2_1b7_compile":
         return compiled(folder)
     if name == "lm2_1b7_roofline":
-        return least_times(folder)
+        return roofline_bounds(folder)
+    if name == "bptt":
+        return bptt.table(bptt.read_rows(folder / "bptt.json")).markdown()
     if name == "attention_kernels":
         rows = json.loads((folder / "attention.json").read_text("utf-8"))["rows"]
         return attention.table([attention.Row(**row) for row in rows]).markdown()
@@ -274,7 +276,7 @@ def compiled(folder: Path) -> str:
                   "evaluation", "memory of a chip"], [rows], text_columns=2).markdown()
 
 
-def least_times(folder: Path) -> str:
+def roofline_bounds(folder: Path) -> str:
     """The best variant of each model on each topology, and what limits it."""
     best = roofline.best(roofline.read_rows(folder / "roofline.json"))
     rows = [[row.report.topology, row.variant.name, " x ".join(map(str, row.report.mesh.values())),
@@ -282,7 +284,8 @@ def least_times(folder: Path) -> str:
                  "arithmetic", "memory", "interconnect")),
              row.step.roofline.limit, f"{100 * row.mfu:.1f}"] for row in best]
     return Table(["topology", "variant", "data x fsdp x tensor", "arithmetic ms", "memory ms",
-                  "interconnect ms", "limit", "MFU at most, %"], [rows], text_columns=3).markdown()
+                  "interconnect ms", "limit", "MFU at the bound, %"], [rows],
+                 text_columns=3).markdown()
 
 
 def operations(path: Path) -> str:

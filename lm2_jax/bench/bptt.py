@@ -85,13 +85,13 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
         raise UserError(f"--segments is {','.join(map(str, segments))!r}; it must be two different "
                         "numbers from 1 on, as 2,4")
     if quick:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        programs.compile_quickly()
     rows = []
     for name, changes in VARIANTS.items():
         config = files.load_config(path, {**overrides, **changes})
         rows.append(_row(config, path, name, topology, segments, memory, console))
     known = {(row.variant, row.topology, *row.mesh.values(), row.memory): row
-             for row in (*_read(out / "bptt.json"), *rows)}
+             for row in (*read_rows(out / "bptt.json"), *rows)}
     records.write(out, "bptt", [dataclasses.asdict(row) for row in known.values()],
                   f"{path}, training step, compiled and not run", table(list(known.values())))
     console.print(table(rows).terminal(path))
@@ -117,7 +117,8 @@ def _row(config: Config, path: str, variant: str, topology: str, segments: Seque
                jax.__version__, datetime.now(UTC).strftime("%Y-%m-%d"))
 
 
-def _read(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """Reads a bptt.json; [] if there is none."""
     if not path.exists():
         return []
     return [Row(**row | {"peaks": {int(count): peak for count, peak in row["peaks"].items()}})

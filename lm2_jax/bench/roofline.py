@@ -1,14 +1,11 @@
-"""`lm2 bench roofline`: variants of a config's training step, compared by their least times."""
+"""`lm2 bench roofline`: variants of a config's training step, compared by their roofline bounds."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-import jax
 
 from lm2_jax import partition
 from lm2_jax.config import Config, files
@@ -17,7 +14,7 @@ from lm2_jax.errors import UserError
 from lm2_jax.report import compilation, formulas, programs
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table, percent
-from lm2_jax.runtime import paths, topologies
+from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.runtime.files import replacing
 
@@ -61,7 +58,7 @@ class Row:
 
     @property
     def mfu(self) -> float | None:
-        """At the least time, from 0 to 1."""
+        """At the bound, from 0 to 1."""
         return self.step.mfu(compilation.devices(self.report))
 
 
@@ -109,7 +106,7 @@ def run(path: str, overrides: dict[str, str], variants: Sequence[Variant],
     """
     console, out = console or Console(), paths.of(out)
     if quick:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        programs.compile_quickly()
     known = {(row.digest, row.report.topology): row for row in read_rows(out / "roofline.json")}
     rows = []
     for topology in dict.fromkeys(itertools.chain(wanted, *(one.topologies for one in variants))):
@@ -133,7 +130,7 @@ def _row(config: Config, path: str, variant: Variant, topology: str,
     report, found, mesh = programs.begin(config, path, topology)
     with partition.use(mesh):
         traced, step = programs.training(config, mesh)
-        digest = _digest(traced, found)
+        digest = programs.digest(traced, found)
         if row := known.get((digest, topology)):
             console.print(f"{topology}, {variant.name}: known")
             return dataclasses.replace(row, variant=variant)
@@ -144,14 +141,6 @@ def _row(config: Config, path: str, variant: Variant, topology: str,
     report.steps.append(step)
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return Row(variant, digest, date, report, dataclasses.asdict(costs))
-
-
-def _digest(traced: jax.stages.Traced, topology: topologies.Topology) -> str:
-    """SHA-256 (hex) of the program as it goes to the compiler, and of the compiler's version."""
-    lowered = traced.lower(lowering_platforms=topology.lowering or None)
-    effort = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
-    text = f"{jax.__version__} {topology.kind} {effort} {lowered.as_text()}"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _text(value: object) -> str:
@@ -197,16 +186,15 @@ def table(rows: Sequence[Row]) -> Table:
     sections = [[_cells(row, row in best(rows)) for row in group] for _, group in
                 itertools.groupby(rows, key=lambda row: row.report.topology)]
     return Table(
-        ["", "topology", "variant", "mesh", "micro\nbatches", "fits", "peak", "again",
-         "arithmetic\nms", "memory\nms", "links\nms", "limit", "MFU\nat most",
-         "MFU in\nturns"], sections, text_columns=4,
-        note="The least times of one device, by the published peaks of the chip, for its matrix "
-             "products (recomputation included), its memory traffic and what it receives from "
-             "others. MFU is the FLOPs that the model needs over what the chip could compute in "
-             "the longest of the three, and in their sum, which is the time if none overlaps with "
-             "another; in per cent. again: the share of the products that is computed again. * is "
-             "the variant that fits and has the highest MFU, of the models with as many "
-             "parameters.")
+        ["", "topology", "variant", "mesh", "micro\nbatches", "fits", "peak",
+         "recomputed\n%", "arithmetic\nms", "memory\nms", "interconnect\nms", "limit",
+         "MFU %,\noverlap", "MFU %,\nno overlap"], sections, text_columns=4,
+        note="Roofline bounds of one device, by the published peaks of the chip: the time of its "
+             "matrix products (recomputation included), of its memory traffic, and of what it "
+             "receives from others. MFU is the FLOPs that the model needs over what the chip could "
+             "compute in the longest of the three (complete overlap), and in their sum (no "
+             "overlap). recomputed: the share of the FLOPs that rematerialisation adds. * is the "
+             "variant that fits and has the highest MFU, of the models with as many parameters.")
 
 
 def best(rows: Sequence[Row]) -> list[Row]:
@@ -229,7 +217,7 @@ def _cells(row: Row, is_best: bool) -> list[str]:
             step.error or size(step.bytes.get("peak")),
             percent(step.recomputed / step.matrix_flops), *times,
             bound.limit if bound else "-", percent(row.mfu),
-            percent(step.mfu(compilation.devices(report), in_turns=True))]
+            percent(step.mfu(compilation.devices(report), overlap=False))]
 
 
 def against_formulas(rows: Sequence[Row]) -> Table:

@@ -25,7 +25,7 @@ from flax import struct
 
 from lm2_jax import partition
 from lm2_jax.config import ModelConfig
-from lm2_jax.model import kernels, segments
+from lm2_jax.model import handing, kernels, segments
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import unshard
@@ -175,7 +175,7 @@ def tick(model: LanguageModel, variables: Params, pipeline: Pipeline, tokens_BT:
     params = nn.unbox(variables["params"])
     for number, (part, stack) in enumerate(zip(parts(c), pipeline, strict=True)):
         G = stack.signal.cut.shape[0]
-        signal = jax.tree.map(_shifted, stack.signal, entering)
+        signal = jax.tree.map(handing.shifted, stack.signal, entering)
         first = _grouped(init_state(c, x_BSD.shape[0], _window_size(stack)), part, G)
         keys = None if dropout is None else jax.random.split(
             jax.random.fold_in(dropout, number), (G, (part.end - part.first) // G))
@@ -185,7 +185,7 @@ def tick(model: LanguageModel, variables: Params, pipeline: Pipeline, tokens_BT:
         x_GBSD, state, rate_G = jax.vmap(read, spmd_axis_name=partition.stage_axis())(
             own, signal, stack.state, first, keys)
         stack = _with_axes(partition.constrain, Stack(signal.replace(x_BSD=x_GBSD), state))
-        entering, rate = jax.tree.map(lambda a: a[-1], stack.signal), rate + rate_G.sum()
+        entering, rate = jax.tree.map(handing.last, stack.signal), rate + rate_G.sum()
         stacks.append(stack)
     leaving_BSD = partition.constrain(entering.x_BSD, "act_batch", "act_len", "act_embed")
     return tuple(stacks), leaving_BSD, rate
@@ -239,16 +239,6 @@ def write_rate(sown: Params, row_axis: int) -> Array:
     """
     open_BX, = sown["open"]
     return jnp.sum(jnp.mean(open_BX, axis=tuple(range(row_axis, open_BX.ndim))))
-
-
-def _shifted(read_G: Array, entering: Array) -> Array:
-    """Returns what each group reads next: what the group before it has read, the first what enters.
-
-    On a mesh with stages this is one exchange between neighbours, since the partitioner turns the
-    rotation into a collective permute.
-    """
-    first_G = jnp.arange(read_G.shape[0]).reshape(-1, *[1] * entering.ndim) == 0
-    return jnp.where(first_G, entering[None], jnp.roll(read_G, 1, axis=0))
 
 
 def _grouped(state: State, part: Part, G: int) -> State:

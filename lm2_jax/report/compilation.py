@@ -42,6 +42,7 @@ class Step:
       crossing: a line for each collective that crosses the border of two slices.
       error: sizes in the compiler's message if it ran out of memory, else "".
       pipeline: `dataclasses.asdict` of a `pipeline.Pipeline`; empty without stages.
+      digest: of the program as it went to the compiler (`programs.digest`); "" if not known.
     """
 
     title: str
@@ -60,23 +61,25 @@ class Step:
     crossing: list[str] = field(default_factory=list)
     error: str = ""
     pipeline: dict = field(default_factory=dict)
+    digest: str = ""
 
     @property
     def roofline(self) -> Bound | None:
-        """The least time of the step; None if it is not known."""
+        """The bound on the time of the step; None if it is not known."""
         return Bound(**self.bound) if self.bound else None
 
-    def mfu(self, devices: int, in_turns: bool = False) -> float | None:
+    def mfu(self, devices: int, overlap: bool = True) -> float | None:
         """Model FLOPs utilisation at the bound, from 0 to 1; None if it is not known.
 
         Args:
           devices: of the mesh.
-          in_turns: whether arithmetic, memory and interconnect do not overlap.
+          overlap: whether arithmetic, memory traffic and collectives overlap completely, or not at
+            all.
         """
         bound = self.roofline
         if bound is None or not self.model_flops or not self.flops:
             return None
-        seconds = bound.in_turns if in_turns else bound.seconds
+        seconds = bound.seconds if overlap else bound.no_overlap
         return self.model_flops / devices / self.flops * bound.arithmetic / seconds
 
 
@@ -157,7 +160,7 @@ def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
         rows.append(("lowered only", "no compiler for these devices is installed"))
     rows.append(("FLOPs of matrix products, all devices", f"{step.matrix_flops:.3e}"))
     if step.recomputed:
-        rows.append(("  of which computed again",
+        rows.append(("  of which recomputed",
                      percent(step.recomputed / step.matrix_flops) + " %"))
     if step.flops:
         rows.append(("FLOPs of matrix products, a device", f"{step.flops:.3e}"))
@@ -165,10 +168,10 @@ def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
         rows.append(("bytes received, a device", size(step.received)))
     bound, mfu = step.roofline, step.mfu(devices(report))
     if bound:
-        rows.append(("least time", f"{1e3 * bound.seconds:,.1f} ms, by {bound.limit}"))
+        rows.append(("roofline bound", f"{1e3 * bound.seconds:,.1f} ms, by {bound.limit}"))
         rows += [(f"  {name}", f"{1e3 * seconds:,.1f} ms") for name, seconds in step.bound.items()]
     if mfu is not None:
-        rows.append(("model FLOPs utilisation at the least time", percent(mfu) + " %"))
+        rows.append(("MFU at the bound", percent(mfu) + " %"))
     for kind, total in totals(step).items():
         rows.append((kind, f"{total['in_program']} in the program, {total['per_run']} a run, "
                            f"{size(total['bytes_per_run'])} a device"))
@@ -179,11 +182,24 @@ def _rows(report: Report, step: Step) -> list[tuple[str, str]]:
 
 def write(report: Report, path: Path) -> None:
     """Writes the report as JSON; for a .md path, also a table of all JSON reports beside it."""
-    name = re.sub(r"\W", "_", report.topology) + ".json"
-    target = path if path.suffix == ".json" else path.with_name(name)
-    write_text(target, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    write_text(_json_of(report, path), json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     if path.suffix == ".md":
         write_text(path, markdown(read_all(path.parent)))
+
+
+def known(report: Report, path: Path) -> dict[str, Step]:
+    """Returns the programs that an earlier report of this topology has in the file that `write`
+    would write, by digest."""
+    target = _json_of(report, path)
+    if not target.exists():
+        return {}
+    return {step.digest: step for step in from_dict(json.loads(target.read_text("utf-8"))).steps
+            if step.digest}
+
+
+def _json_of(report: Report, path: Path) -> Path:
+    name = re.sub(r"\W", "_", report.topology) + ".json"
+    return path if path.suffix == ".json" else path.with_name(name)
 
 
 def read_all(folder: Path) -> list[Report]:
@@ -213,7 +229,7 @@ def markdown(reports: Sequence[Report]) -> str:
            size(total["bytes_per_run"])] for report in reports for step in report.steps
           for kind, total in totals(step).items()]], text_columns=4)
     bounds = Table(
-        ["topology", "mesh", "program", "FLOPs", "computed again", "memory traffic", "received",
+        ["topology", "mesh", "program", "FLOPs", "recomputed", "memory traffic", "received",
          "arithmetic", "memory", "interconnect", "limit", "MFU"],
         [[[*_where(report), step.title, f"{step.flops:.3e}",
            percent(step.recomputed / step.matrix_flops) + " %" if step.recomputed else "-",
@@ -223,12 +239,14 @@ def markdown(reports: Sequence[Report]) -> str:
            bound.limit, percent(step.mfu(devices(report)))] for report in reports
           for step in report.steps if (bound := step.roofline)]], text_columns=3)
     compiled = sorted({f"{report.config}, {report.parameters / 1e9:.3f} B parameters, jax "
-                       f"{report.jax}" for report in reports})
+                       f"{report.jax}"
+                       + (", compiled with the least effort" if report.effort < 0 else "")
+                       for report in reports})
     notes = ("Bytes are per device; those of a collective are the size of its result. FLOPs are "
              "those of the matrix products on all devices together, recomputation included; in the "
-             "table of least times they are those of one device. The least time of a program is "
-             "the largest of its three, by the published peaks of the chip; MFU is the FLOPs that "
-             "the model needs over what the chip could compute in that time, in per cent.")
+             "table of roofline bounds they are those of one device. The bound of a program is "
+             "the largest of its three times, by the published peaks of the chip; MFU is the FLOPs "
+             "that the model needs over what the chip could compute in that time, in per cent.")
     parts = [table.markdown() for table in (programs, bounds, collectives) if table.sections[0]]
     pipelines = [f"{report.topology}: {line}\n" for report in reports for step in report.steps
                  if step.pipeline for line in pipeline.lines(pipeline.Pipeline(**step.pipeline))]

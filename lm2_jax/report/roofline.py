@@ -1,4 +1,4 @@
-"""The least time of a compiled step, from its arithmetic, its memory traffic and its collectives.
+"""The roofline bound on the time of a compiled step: arithmetic, memory traffic, collectives.
 
 Each of the three is bounded by a published peak of the chip; the largest is the bound on the step,
 reached if the other two overlap with it completely. Real steps take longer, since neither matrix
@@ -59,12 +59,12 @@ class Bound:
 
     @property
     def seconds(self) -> float:
-        """The least time, if the three overlap completely."""
+        """The least time, where the three overlap completely."""
         return max(self.arithmetic, self.memory, self.interconnect)
 
     @property
-    def in_turns(self) -> float:
-        """The least time if none of the three overlaps with another."""
+    def no_overlap(self) -> float:
+        """The least time where none of the three overlaps with another."""
         return self.arithmetic + self.memory + self.interconnect
 
     @property
