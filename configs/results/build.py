@@ -306,7 +306,8 @@ def kills(*paths: Path) -> str:
 
     rows = [[key, *(text(of_run.get(key, "-")) for of_run in facts)]
             for key in facts[0] if key not in ("each", "command")]
-    names = [path.stem.removeprefix("kills_") for path in paths] if len(paths) > 1 else ["result"]
+    names = [path.stem.removeprefix("kills_") if path.stem.startswith("kills_") else "result"
+             for path in paths]
     return Table(["what", *names], [rows], text_columns=1 + len(names)).markdown()
 
 
