@@ -1,13 +1,17 @@
 """Collectives and FLOPs, read from programs."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
 from lm2_jax import partition
+from lm2_jax.config import MemoryConfig, ModelConfig
+from lm2_jax.model.memory import lm2
 from lm2_jax.report.collectives import Collectives, by_kind, describe, find
-from lm2_jax.report.flops import matrix_flops
+from lm2_jax.report.flops import matrix_flops, of_traced
 
 # What the TPU compiler writes, cut short: a gather spread over two fusions of the inner loop, one
 # that only starts in the outer loop, a reduction of a tuple at the end.
@@ -97,3 +101,22 @@ def test_flops_count_what_is_computed_again(wrap, times):
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, w)
     assert matrix_flops(traced.jaxpr) == times * 2 * 8 * 4 * 4
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied_addressing": False},
+                                     {"gates_see_slot": True, "coupled_gates": True}])
+def test_flops_of_the_memory_are_those_of_its_products(changes):
+    """With tied addressing, read and write share the keys of the slots."""
+    B, T, D, M = 2, 6, 16, 8
+    config = ModelConfig(vocab_size=19, embed_dim=D, num_layers=1, segment_length=T,
+                         memory=MemoryConfig(num_slots=M, num_heads=4, num_layers=1, **changes))
+
+    def run(memory, x_BTD, bank_BMD, valid_BT):
+        added_BTD, state = memory.mix(x_BTD, bank_BMD, valid_BT)
+        return added_BTD, memory.write(x_BTD, state, valid_BT)
+
+    layer = lm2.LM2Memory(config)
+    own = (jnp.zeros((B, T, D)), jnp.zeros((B, M, D)), jnp.ones((B, T), bool))
+    variables = jax.eval_shape(partial(layer.init, method=run), jax.random.key(0), *own)
+    traced = jax.jit(partial(layer.apply, method=run)).trace(variables, *own)
+    assert of_traced(traced) == B * T * lm2.flops(config)

@@ -71,6 +71,10 @@ def memory_of():
     return make
 
 
+def write(memory, x_BTD, bank_BMD, valid_BT):
+    return memory.write(x_BTD, (bank_BMD, memory.prepare(bank_BMD)[0]), valid_BT)
+
+
 SHAPES = [(16, 7, 4, 2), (16, 3, 8, 4), (16, 5, 21, 1), (32, 1, 3, 8)]  # D, T, M, heads
 
 
@@ -97,8 +101,7 @@ def test_write(memory_of, D, T, M, heads, kind):
     memory, variables = memory_of(D, M, heads, options=WRITES[kind])
     x_BTD, bank_BMD = (rng.normal(size=(3, n, D)).astype(np.float32) for n in (T, M))
     valid_BT = np.stack([np.ones(T, bool), np.arange(T) % 2 == 0, np.zeros(T, bool)])
-    write = jax.jit(lambda *x: memory.apply(variables, *x, method="write"))
-    actual = write(x_BTD, bank_BMD, valid_BT)
+    actual = jax.jit(nn.apply(write, memory))(variables, x_BTD, bank_BMD, valid_BT)
     own = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
     for row in range(3):
         h_TD = reference.norm(x_BTD[row].astype(np.float64), own["write_norm"], 1e-5)
@@ -117,10 +120,10 @@ def test_a_routed_write_closes_and_opens_exactly(memory_of, bias):
     params = variables["params"] | {"route_bias": jnp.full(2, bias)}
     x_BTD, bank_BMD = (rng.normal(size=(3, n, 16)).astype(np.float32) for n in (7, 5))
     valid_BT = np.ones((3, 7), bool)
-    found = routed.apply({"params": params}, x_BTD, bank_BMD, valid_BT, method="write")
+    found = routed.apply({"params": params}, x_BTD, bank_BMD, valid_BT, method=write)
     wanted = bank_BMD if bias > 0 else paper.apply(
         {"params": {name: leaf for name, leaf in params.items() if name != "route_bias"}},
-        x_BTD, bank_BMD, valid_BT, method="write")
+        x_BTD, bank_BMD, valid_BT, method=write)
     np.testing.assert_array_equal(found, wanted)
 
 

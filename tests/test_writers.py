@@ -184,7 +184,7 @@ def clock_flops(c):
     """By counting: twice the weights that a token meets, and its attention; backward twice that."""
     D, F, T, M = c.embed_dim, c.mlp_dim, c.segment_length, c.memory.num_slots
     block = 4 * D * D + 3 * D * F + 2 * D * T / 2
-    slots = 5 * D * D * M / T  # k twice, v, input and forget gate, once a slot and segment
+    slots = 4 * D * D * M / T  # k, v, input and forget gate, once a slot and segment
     memory = 5 * D * D + slots + 4 * D * M
     return 3 * 2 * (c.num_layers * block + c.memory.num_layers * memory + D * c.vocab_size)
 

@@ -78,8 +78,9 @@ def training_step(config: Config, mesh: partition.AnyMesh, rows: int, segments: 
     optimizer = MASTER * total / split
     chunk = config.train.loss_chunk_tokens or T
     # What a block keeps for its backward pass, beside its input.
+    keys = 1 if c.memory.tied_addressing else 2
     products = width * B * (L * T * (2 * D + (heads - c.num_heads * c.head_dim + 2 * F) / t)
-                            + P * (5 * T + 7 * M) * D / t)
+                            + P * (5 * T + (5 + keys) * M) * D / t)
     kept = {"full": 0.0, "dots": products, "none": max(products, 0.7 * activations)}[c.remat]
     peak = (optimizer * (4 if A == 1 else 5) + S * ((L + 1) * B * T * D * width + states)
             + kept * (1 if config.train.remat_segments else S) + 2 * blocks / L

@@ -116,7 +116,8 @@ class BlockMemory(nn.Module):
           valid_BS: bool, False for padding.
 
         Returns:
-          (as `read` returns it, the state that `write` gets).
+          (as `read` returns it, what `write` gets: the state, or a pytree with what `write` would
+          compute again).
         """
         return self.read(a_BSD, self.prepare(state)), state
 

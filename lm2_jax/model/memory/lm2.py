@@ -78,6 +78,13 @@ class LM2Memory(BlockMemory):
             self.q_proj(n_BMD)  # W_k is initialised from W_q, which must be there first
         return self.k_proj(n_BMD), self.v_proj(n_BMD)
 
+    @nn.nowrap
+    def mix(self, a_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array
+            ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns what `read` does, and for `write` the bank and n W_k, which both need."""
+        k_BMNH, v_BMNH = self.prepare(bank_BMD)
+        return self.read(a_BTD, (k_BMNH, v_BMNH)), (bank_BMD, k_BMNH)
+
     def read(self, a_BTD: jax.Array, prepared: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Returns the gated read g * E, [B, T, D] in the compute dtype.
 
@@ -109,7 +116,8 @@ class LM2Memory(BlockMemory):
         self.sow("intermediates", "output", g_BTD)
         return (g_BTD * E_BTD.astype(jnp.float32)).astype(E_BTD.dtype)
 
-    def write(self, x_BTD: jax.Array, bank_BMD: jax.Array, valid_BT: jax.Array) -> jax.Array:
+    def write(self, x_BTD: jax.Array, state: tuple[jax.Array, jax.Array], valid_BT: jax.Array
+              ) -> jax.Array:
         """Returns the next bank, [B, M, D] in its dtype, computed in float32.
 
             paper, open     i * tanh(S) + f * bank
@@ -125,13 +133,18 @@ class LM2Memory(BlockMemory):
         and u as `_route` returns it. Without tied_addressing the write has its own W_q and W_k. The
         paper's gates are neither coupled nor do they see the slot. The bank of a row without a
         valid token is returned unchanged.
+
+        Args:
+          state: the bank and n W_k with the read's W_k, as `mix` returned them.
         """
-        m = self.config.memory
+        m, (bank_BMD, k_BMNH) = self.config.memory, state
         h_BTD, n_BMD = self.write_norm(x_BTD), self._normalised(bank_BMD)
-        q_proj, k_proj = ((self.q_proj, self.k_proj) if m.tied_addressing else
-                          (self.write_q_proj, self.write_k_proj))
+        if m.tied_addressing:
+            q_BTNH = self.q_proj(h_BTD)
+        else:
+            q_BTNH, k_BMNH = self.write_q_proj(h_BTD), self.write_k_proj(n_BMD)
         # Slots take the place of queries, tokens that of keys.
-        q_BTNH, k_BMNH, mask = q_proj(h_BTD), self._keys(k_proj(n_BMD)), Mask(valid_BT)
+        k_BMNH, mask = self._keys(k_BMNH), Mask(valid_BT)
         S_BMNH, log_sum_BNM = kernels.attention(
             k_BMNH, q_BTNH, self.write_proj(h_BTD), mask, self.config.attention_implementation,
             out_dtype="float32", log_sum_exp=True)
@@ -226,12 +239,13 @@ def flops(config: ModelConfig) -> float:
     """Returns the forward FLOPs per token and block.
 
     Per token these are q (for read and write), o, the output gate and the write's values; per slot
-    k (for read and write), v, the input and the forget gate, and what they see of the slot; per
+    k (one for read and write if tied_addressing), v, the gates, and what they see of the slot; per
     pair of token and slot the two affinities and the products with their values. Sums over the
     affinities, such as softmax and u, are not counted, as in attention.
     """
     m = config.memory
     T, D, M = config.segment_length, config.embed_dim, m.num_slots
     num_gates = 1 if m.coupled_gates else 2
-    per_slot = 3 + num_gates * (1 + m.gates_see_slot)
+    num_keys = 1 if m.tied_addressing else 2
+    per_slot = num_keys + 1 + num_gates * (1 + m.gates_see_slot)
     return 2 * D * D * (5 + per_slot * M / T) + 8 * D * M
