@@ -23,7 +23,7 @@ from flax import struct
 
 from lm2_jax import partition
 from lm2_jax.config import ModelConfig
-from lm2_jax.model import kernels, segments
+from lm2_jax.model import handing, kernels, segments
 from lm2_jax.model import memory as memories
 from lm2_jax.model.block import Block
 from lm2_jax.model.linear import unshard
@@ -171,7 +171,7 @@ def tick(model: LanguageModel, variables: Params, pipe: Pipe, tokens_BT: Array, 
     params = nn.unbox(variables["params"])
     for number, (part, stack) in enumerate(zip(parts(c), pipe, strict=True)):
         G = stack.signal.cut.shape[0]
-        signal = jax.tree.map(_shifted, stack.signal, entering)
+        signal = jax.tree.map(handing.shifted, stack.signal, entering)
         first = _grouped(init_state(c, x_BSD.shape[0], _window_size(stack)), part, G)
         keys = None if dropout is None else jax.random.split(
             jax.random.fold_in(dropout, number), (G, (part.end - part.first) // G))
@@ -181,7 +181,7 @@ def tick(model: LanguageModel, variables: Params, pipe: Pipe, tokens_BT: Array, 
         x_GBSD, state, opened_G = jax.vmap(read, spmd_axis_name=partition.stage_axis())(
             own, signal, stack.state, first, keys)
         stack = _with_axes(partition.constrain, Stack(signal.replace(x_BSD=x_GBSD), state))
-        entering, opened = jax.tree.map(lambda a: a[-1], stack.signal), opened + opened_G.sum()
+        entering, opened = jax.tree.map(handing.last, stack.signal), opened + opened_G.sum()
         stacks.append(stack)
     leaving_BSD = partition.constrain(entering.x_BSD, "act_batch", "act_len", "act_embed")
     return tuple(stacks), leaving_BSD, opened
@@ -234,16 +234,6 @@ def memory_open(sown: Params, row_axis: int) -> Array:
     """
     open_BX, = sown["open"]
     return jnp.sum(jnp.mean(open_BX, axis=tuple(range(row_axis, open_BX.ndim))))
-
-
-def _shifted(read_G: Array, entering: Array) -> Array:
-    """Moves what each group has read to the next one, and what enters to the first.
-
-    Over stages this is one exchange with the neighbour: of a rotation the partitioner makes a
-    collective permute.
-    """
-    first_G = jnp.arange(read_G.shape[0]).reshape(-1, *[1] * entering.ndim) == 0
-    return jnp.where(first_G, entering[None], jnp.roll(read_G, 1, axis=0))
 
 
 def _grouped(state: State, part: Part, G: int) -> State:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from lm2_jax import partition
-from lm2_jax.config import ModelConfig
+from lm2_jax.config import Config, ModelConfig
 from lm2_jax.model import memory as memories
 from lm2_jax.model import wavefront
 from lm2_jax.model.lm import init_state
-from lm2_jax.report import collectives
+from lm2_jax.report import collectives, groups
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Pipeline:
       signal: bytes of the residual stream that a stage passes to the next one in a tick.
       exchanges: how often that happens in a run.
       kept: bytes that the backward pass keeps of all ticks of a micro-batch; 0 without gradients.
-      found_exchanges: between stages in the compiled program, of at least `signal` bytes; None if
-        it was not compiled.
+      ways: devices that split heads. The compiler may split a signal over them while it is passed.
+      found_exchanges: between stages in the compiled program, of at least `signal / ways` bytes;
+        None if it was not compiled.
       found_bytes: of these.
     """
 
@@ -41,6 +42,7 @@ class Pipeline:
     signal: int
     exchanges: int
     kept: int
+    ways: int = 1
     found_exchanges: int | None = None
     found_bytes: int | None = None
 
@@ -51,18 +53,20 @@ class Pipeline:
 
 
 def expected(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: int,
-             micro_batches: int = 1, gradient: bool = True) -> Pipeline | None:
+             micro_batches: int = 1, passes: int = 3) -> Pipeline | None:
     """Returns what the arithmetic says; None for a mesh without stages.
 
-    S segments take S + K - 1 ticks in each stack of K stages. In each tick every stack passes on
-    once what its stages have read, and the last stage of one stack passes it to the first of the
-    next. With gradients the backward pass repeats the exchanges to have the inputs of the blocks
-    again, and passes the gradients back. It keeps what is carried from tick to tick: the signals
-    and the state, and the output of the last block.
+    S segments take S + K - 1 ticks in each stack of K stages. In each tick the stages of every
+    stack pass on once what they have read; what the last one has read leaves by a sum over the
+    stages, which is not an exchange. The backward pass passes the gradients back; where segments
+    are rematerialised, it first repeats the exchanges. It keeps what is carried from tick to tick:
+    the signals and the state, and the output of the last block. (Compiled for a TPU, a
+    rematerialised tick has one exchange more: the slice that wraps around in the rotation.)
 
     Args:
       rows: of all micro-batches.
       micro_batches: in a run.
+      passes: over the segments: 1 without gradients, 2 with them, 3 with `train.remat_segments`.
     """
     K = mesh.shape.get(partition.STAGE, 1)
     if K == 1:
@@ -82,29 +86,31 @@ def expected(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: 
                                                   (K,) * stacks))
     carried = sum(jax.tree.leaves(wavefront.pipe_with_axes(on_a_device, pipe)))
     return Pipeline(mesh.size, K, segments, ticks, micro_batches, signal,
-                    ticks * (2 * stacks - 1) * micro_batches * (3 if gradient else 1),
-                    ticks * (carried + signal) if gradient else 0)
+                    ticks * stacks * micro_batches * passes,
+                    ticks * (carried + signal) if passes > 1 else 0,
+                    partition.ways(mesh, "heads"))
 
 
-def facts(config: ModelConfig, mesh: partition.AnyMesh, segments: int, rows: int,
+def facts(config: Config, mesh: partition.AnyMesh, segments: int, rows: int,
           micro_batches: int) -> dict:
     """Returns what is `expected` of a training step, for its `Step`; empty without stages."""
-    found = expected(config, mesh, segments, rows, micro_batches)
+    found = expected(config.model, mesh, segments, rows, micro_batches,
+                     passes=3 if config.train.remat_segments else 2)
     return dataclasses.asdict(found) if found else {}
 
 
 def with_found(facts: dict, hlo: str) -> dict:
     """Returns `facts` with the exchanges between stages of a compiled program.
 
-    These are its collective permutes between devices of different stages: the devices of a stage
-    have consecutive numbers, since stages are the first axis of the mesh.
+    These are its collective permutes between devices in the same place of different stages: the
+    devices of a stage have consecutive numbers, since stages are the first axis of the mesh.
     """
     if not facts:
         return {}
-    size, signal = facts["devices"] // facts["stages"], facts["signal"]
+    size, least = facts["devices"] // facts["stages"], facts["signal"] // facts["ways"]
     found = [one for one in collectives.each(hlo)
-             if one.kind == "collective-permute" and one.bytes >= signal  # not those of masks
-             and len({number // size for number in one.group}) > 1]
+             if one.kind == "collective-permute" and one.bytes >= least  # not those of masks
+             and all(a != b and a % size == b % size for a, b in groups.of(one.line))]
     return {**facts, "found_exchanges": sum(one.runs for one in found),
             "found_bytes": sum(one.runs * one.bytes for one in found)}
 
@@ -113,7 +119,7 @@ def lines(pipeline: Pipeline) -> list[str]:
     """What there is to say of it, a sentence each."""
     p, found = pipeline, ""
     if p.found_exchanges is not None:
-        found = (f"; the program has {p.found_exchanges:,} of so many bytes and more, "
+        found = (f"; the program has {p.found_exchanges:,}, "
                  f"{(p.found_bytes or 0) / 2**30:.2f} GiB")
     kept = (f" The backward pass keeps {p.kept / 2**30:.2f} GiB a device of what is carried from "
             "tick to tick." if p.kept else "")

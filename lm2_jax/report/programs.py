@@ -119,7 +119,7 @@ def training(config: Config, mesh: partition.AnyMesh
         title=training_title(config, segments, rows, parts), matrix_flops=computed,
         recomputed=computed - flops.of_traced(once),
         model_flops=clock.flops_per_token(config.model) * tokens,
-        pipeline=pipeline.facts(config.model, mesh, segments, rows, parts))
+        pipeline=pipeline.facts(config, mesh, segments, rows, parts))
 
 
 def evaluation(config: Config, mesh: partition.AnyMesh
