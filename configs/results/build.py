@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lm2_jax.bench import attention, compiling, roofline
+from lm2_jax.bench import attention, bptt, compiling, roofline
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
@@ -154,6 +154,8 @@ def make_table(name: str) -> str:
         return compiled(folder)
     if name == "lm2_1b7_roofline":
         return roofline_bounds(folder)
+    if name == "bptt":
+        return bptt.table(bptt.read_rows(folder / "bptt.json")).markdown()
     if name == "attention_kernels":
         rows = json.loads((folder / "attention.json").read_text("utf-8"))["rows"]
         return attention.table([attention.Row(**row) for row in rows]).markdown()

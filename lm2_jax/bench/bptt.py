@@ -91,7 +91,7 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
         config = files.load_config(path, {**overrides, **changes})
         rows.append(_row(config, path, name, topology, segments, memory, console))
     known = {(row.variant, row.topology, *row.mesh.values(), row.memory): row
-             for row in (*_read(out / "bptt.json"), *rows)}
+             for row in (*read_rows(out / "bptt.json"), *rows)}
     with replacing(out / "bptt.json") as partial:
         partial.write_text(json.dumps([dataclasses.asdict(row) for row in known.values()], indent=1)
                            + "\n", "utf-8")
@@ -121,7 +121,8 @@ def _row(config: Config, path: str, variant: str, topology: str, segments: Seque
                jax.__version__, datetime.now(UTC).strftime("%Y-%m-%d"))
 
 
-def _read(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """Reads a bptt.json; [] if there is none."""
     if not path.exists():
         return []
     return [Row(**row | {"peaks": {int(count): peak for count, peak in row["peaks"].items()}})
