@@ -34,7 +34,7 @@ def test_a_segment_adds_its_banks(tmp_path):
     assert row.memory == 5 * 10**8 and row.longest > 1000
     (tmp_path / "bptt.json").write_text(json.dumps(
         [one | {"topology": "v5e:4x4"} for one in rows]))
-    kept = bptt._read(tmp_path / "bptt.json")
+    kept = bptt.read_rows(tmp_path / "bptt.json")
     assert "| v5e:4x4 | 2 x 1 x 1 | banks in bfloat16 |" in bptt.table(kept).markdown()
 
 
