@@ -74,8 +74,8 @@ def test_large_slices_have_eight_times_the_rows(config):
     tokens = {segments * rows * 2048 for _, segments, rows in large.data.curriculum}
     assert tokens == {2**22} and large.batch_sizes() == [8 * n for n in config.batch_sizes()]
     assert large.model == config.model
-    for devices in (64, 256):  # one row or more for each, no heads split, 128 channels of each row
+    for devices in (64, 256):  # one row or more for each, and no heads split
         mesh = meshes.for_training(large, devices)
-        assert dict(mesh.shape) == {"data": devices // 16, "fsdp": 16, "tensor": 1}
+        assert dict(mesh.shape) == {"data": 1, "fsdp": devices, "tensor": 1}
     with pytest.raises(UserError, match="no batch of 9M tokens; there are 0.5M, 4M"):
         lm2.load_config(f"{CONFIG}:9M")
