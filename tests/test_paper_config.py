@@ -76,6 +76,6 @@ def test_large_slices_have_eight_times_the_rows(config):
     assert large.model == config.model
     for devices in (64, 256):  # one row or more for each, and no heads split
         mesh = meshes.for_training(large, devices)
-        assert mesh.shape["tensor"] == 1 and mesh.shape["fsdp"] == devices
+        assert dict(mesh.shape) == {"data": 1, "fsdp": devices, "tensor": 1}
     with pytest.raises(UserError, match="no batch of 9M tokens; there are 0.5M, 4M"):
         lm2.load_config(f"{CONFIG}:9M")
