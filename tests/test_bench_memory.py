@@ -25,9 +25,9 @@ def test_flops_are_those_of_the_products_of_read_and_write():
     T = M = D = 16
     N, B = 2, 3
     traced, _ = memory._passes(D, N, B)
-    # Of tokens: q, o and the output gate of the read, q and r of the write. Of slots: k and v of
-    # the read, k of the write, two gates. Two attentions. The gradients of a product are two more.
-    assert flops.of_traced(traced) == 3 * B * 2 * (5 * T * D * D + 5 * M * D * D + 4 * T * M * D)
+    # Of tokens: q, o and the output gate of the read, q and r of the write. Of slots: k, which both
+    # use, v and two gates. Two attentions. The gradients of a product are two more.
+    assert flops.of_traced(traced) == 3 * B * 2 * (5 * T * D * D + 4 * M * D * D + 4 * T * M * D)
 
 
 def test_both_modules_are_in_the_table(tmp_path, compiled_quickly):

@@ -49,10 +49,9 @@ class Segment(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, bank_BMD):
-        memory = LM2Memory(self.config)
-        read_BTD = memory.read(x_BTD, memory.prepare(bank_BMD))
-        valid_BT = jnp.ones(x_BTD.shape[:2], bool)
-        return x_BTD + read_BTD, memory.write(x_BTD, bank_BMD, valid_BT)
+        memory, valid_BT = LM2Memory(self.config), jnp.ones(x_BTD.shape[:2], bool)
+        read_BTD, state = memory.mix(x_BTD, bank_BMD, valid_BT)
+        return x_BTD + read_BTD, memory.write(x_BTD, state, valid_BT)
 
 
 def run(sizes: Sequence[int], heads: int, rows: int, torch_python: str, repeats: int,

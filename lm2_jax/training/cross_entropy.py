@@ -115,9 +115,18 @@ def _chunks(a_SBT: jax.Array, size: int) -> jax.Array:
     """[S, B, T, ...] as [S T / size, B, size, ...]: parts of a segment, or several segments."""
     S, B, T, *rest = a_SBT.shape
     if size <= T:
-        return a_SBT.reshape(S, B, T // size, size, *rest).swapaxes(1, 2).reshape(
-            -1, B, size, *rest)
-    return a_SBT.reshape(-1, size // T, B, T, *rest).swapaxes(1, 2).reshape(-1, B, size, *rest)
+        a = _by_rows(a_SBT.reshape(S, B, T // size, size, *rest), 1).swapaxes(1, 2)
+        return _by_rows(_by_rows(a, 2).reshape(-1, B, size, *rest), 1)
+    return _by_rows(a_SBT.reshape(-1, size // T, B, T, *rest).swapaxes(1, 2).reshape(
+        -1, B, size, *rest), 1)
+
+
+def _by_rows(a: jax.Array, axis: int) -> jax.Array:
+    """Constrains an array to be split along its axis of rows alone; else the partitioner gathers
+    all rows for a reshape."""
+    names = [None] * a.ndim
+    names[axis] = "act_batch"
+    return partition.constrain(a, *names)
 
 
 def _segments(a_CBX: jax.Array, S: int, T: int) -> jax.Array:
