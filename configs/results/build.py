@@ -199,7 +199,7 @@ def rates() -> list[decode.Rate]:
 def speed() -> str:
     """Four lines about speed for the first page, from the tables of the others."""
     taken = {one.name: median(one.seconds) for one in step_times("training_step")}
-    eager, built = (taken[f"torch, {name}"] / taken["as configured"]
+    eager, built = (taken["as configured"] / taken[f"torch, {name}"]
                     for name in ("eager", "compiled"))
     decoding = {(rate.by, rate.batch): rate.decoding for rate in rates()}
     generation = [f"{decoding[decode.OURS, batch] / decoding[decode.THEIRS, batch]:.2f} "
@@ -212,9 +212,9 @@ def speed() -> str:
         roofline.read_rows(RESULTS / "lm2_1b7_roofline" / "roofline.json"))
         if row.variant.name.startswith("LM2")]
     return "".join(f"- {line}.\n" for line in (
-        f"A training step of a Llama of 10 M parameters takes 1/{eager:.2f} of PyTorch's time "
-        f"(eager), 1/{built:.2f} (compiled)",
-        "A Llama of 135 M parameters generates at transformers' rate times "
+        f"A training step of a Llama of 10 M parameters takes {eager:.2f} of PyTorch's time "
+        f"(eager), {built:.2f} (compiled)",
+        "A Llama of 135 M parameters generates at so many times the rate of transformers: "
         + ", ".join(generation),
         f"LM2 of 10 M parameters reads {longest.length} tokens at "
         f"{longest.tokens / median(longest.seconds):,.0f} a second, in "
