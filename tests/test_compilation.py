@@ -68,7 +68,7 @@ def test_a_program_that_the_report_has_is_not_compiled_again(tmp_path, monkeypat
         assert cli.main(command) == 0
     assert (tmp_path / "report.json").read_text("utf-8") == wanted
     assert len(json.loads(wanted)["steps"][0]["digest"]) == 64
-    changed = [*command, "--config.model.mlp_dim=64"]
+    changed = [*command, "--config.model.mlp_dim=32"]
     assert cli.main(changed) == 0
     assert (tmp_path / "report.json").read_text("utf-8") != wanted
 
