@@ -124,9 +124,7 @@ def _chunks(a_SBT: jax.Array, size: int) -> jax.Array:
 def _by_rows(a: jax.Array, axis: int) -> jax.Array:
     """Constrains an array to be split along its axis of rows alone; else the partitioner gathers
     all rows for a reshape."""
-    names = [None] * a.ndim
-    names[axis] = "act_batch"
-    return partition.constrain(a, *names)
+    return partition.constrain(a, *("act_batch" if n == axis else None for n in range(a.ndim)))
 
 
 def _segments(a_CBX: jax.Array, S: int, T: int) -> jax.Array:
