@@ -214,8 +214,8 @@ def speed() -> str:
     return "".join(f"- {line}.\n" for line in (
         f"A training step of a Llama of 10 M parameters takes {eager:.2f} of PyTorch's time "
         f"(eager), {built:.2f} (compiled)",
-        "A Llama of 135 M parameters generates at so many times the rate of transformers: "
-        + ", ".join(generation),
+        "A Llama of 135 M parameters generates at the rate of transformers times "
+        + " and ".join(generation),
         f"LM2 of 10 M parameters reads {longest.length} tokens at "
         f"{longest.tokens / median(longest.seconds):,.0f} a second, in "
         f"{longest.peak / 1e6:,.0f} MB; {both.length} in 1/{faster:.0f} of full attention's time",

@@ -176,7 +176,8 @@ class Checkpointer(Restorer):
             stored = ocp.StandardCheckpointHandler().metadata(path_for_orbax(folder / part)).tree
             if differences := contents.differences(contents.describe(stored), expected):
                 raise ValueError(f"{part} was not stored as it is: {differences[0]}")
-        checksums.write(folder, PARTS)  # in a bucket only with its lease, and so is the marker
+        # In a bucket this fails if the lease is lost, and orbax then writes no marker.
+        checksums.write(folder, PARTS)
 
     def _barrier(self, *, key: str, timeout_ms: int) -> None:
         """Replaces orbax's barrier, at which the others would wait for a process that failed.

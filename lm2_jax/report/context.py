@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from lm2_jax.report import records, style
 from lm2_jax.report.table import Table
@@ -170,6 +171,10 @@ def plot(found: Contexts, path: Path) -> Path:
                       [median(p.seconds) if what == "seconds" else p.peak / MB for p in points],
                       label=name if what == "seconds" else None, **style.series(index))
         axes.set_yscale("log")
+        # Memory spans less than a decade, so that minor ticks have numbers too.
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.yaxis.set_minor_formatter(
+            StrMethodFormatter("{x:,g}") if what != "seconds" else NullFormatter())
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(lengths.values()), list(lengths))
         axes.set_xlabel("tokens of the context")

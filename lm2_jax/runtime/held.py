@@ -15,6 +15,7 @@ def add(folder: str, confirm: Callable[[], None]) -> None:
 
 
 def remove(folder: str) -> None:
+    """Undoes `add`, once the lease is released."""
     _confirm.pop(folder, None)
 
 
