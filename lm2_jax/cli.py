@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lm2_jax.errors import RunError, UserError
-from lm2_jax.runtime import allocator
 
 DESCRIPTION = "Memory-augmented language models in JAX."
 # The module of a command is imported only when it runs: `lm2 help` need not load JAX.
@@ -69,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cannot go on. Any other exception is a programming error and keeps its traceback; set
     LM2_TRACEBACK=1 to see the traceback of every error.
     """
-    in_own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(_help(COMMANDS))
@@ -86,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
-    if in_own_process:
-        allocator.keep_freed_memory()
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, others = make_parser(name, command).parse_known_args(rest)
     try:

@@ -10,7 +10,6 @@ from typing import Any
 from lm2_jax.bench import torch_llama, torch_memory
 from lm2_jax.config import ModelConfig
 from lm2_jax.errors import UserError
-from lm2_jax.runtime import allocator
 
 
 def cores() -> int:
@@ -60,8 +59,7 @@ def _answering(python: str, script: str, options: dict
     try:
         process = subprocess.Popen(
             [python, script, json.dumps(options | {"threads": cores()})], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=allocator.environment_of_the_user())
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         raise UserError(f"--torch-python={python}: {error.strerror}") from error
     questions, answers, errors = process.stdin, process.stdout, process.stderr

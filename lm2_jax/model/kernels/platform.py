@@ -28,14 +28,15 @@ def unroll(length: int, copied: int = 0) -> int:
       copied: bytes of one iteration's parameters, which XLA copies from those of all iterations
         where the loop is unrolled; 0 where that does not matter.
 
-    On a single CPU device it is min(length, CPU_UNROLL), because loops hinder XLA's CPU
-    compiler; but 1 if an iteration would copy more than CPU_COPY bytes, which takes longer. It is 1
-    on accelerators, and on meshes of several CPU devices, which are used to test the programs of
-    accelerators.
+    On a single CPU device short loops, of at most CPU_UNROLL iterations, are unrolled whole, since
+    a loop hinders XLA's CPU compiler; but not if an iteration would copy more than CPU_COPY bytes,
+    which takes longer. A loop that is unrolled in part is as slow as one that is not, and takes
+    several times as long to compile. Nothing is unrolled on accelerators, nor on meshes of several
+    CPU devices, which are used to test the programs of accelerators.
     """
     mesh = jax.sharding.get_abstract_mesh()
     on_cpu = platform() == "cpu" and (mesh.empty or mesh.size == 1)
-    return min(CPU_UNROLL, length) if on_cpu and copied <= CPU_COPY else 1
+    return length if on_cpu and length <= CPU_UNROLL and copied <= CPU_COPY else 1
 
 
 def filling_tokens(width: int) -> int:
