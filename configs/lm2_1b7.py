@@ -14,7 +14,7 @@ needs:
 A training step has 0.5 million tokens, which 16 chips of v5e or 64 of v5p take at full speed. On
 64 chips of v6e or 256 of v5e each chip has too few tokens for the parameters that it receives in
 the meantime; there, --config=lm2_1b7:4M has eight times the rows, up to four on a chip at a time.
-Its learning rate is the same, untried, and on a v5e:16x16 its step does not fit yet.
+Its learning rate is the same, untried.
 
 Rematerialisation (model.remat, train.remat_segments) is set to the fastest that fits into the
 16 GiB of a v5e:4x4 chip; larger topologies may fit a faster one, and `lm2 bench roofline` compares
