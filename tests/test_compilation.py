@@ -188,4 +188,4 @@ def test_the_committed_reports_say_that_the_papers_model_fits():
                                                      "v5e:16x16"]
     for report in found:
         assert report.parameters > 1.7e9
-        assert len(report.steps) == 3 and all(step.fits for step in report.steps)
+        assert len(report.steps) == 4 and all(step.fits for step in report.steps)
