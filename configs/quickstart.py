@@ -1,4 +1,4 @@
-"""LM2 learns to answer from its memory, in four to ten minutes on two CPU cores.
+"""LM2 learns to answer from its memory, in seven to fifteen minutes on two CPU cores.
 
     lm2 train --config=quickstart --workdir=runs/quickstart
 
