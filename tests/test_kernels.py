@@ -28,9 +28,9 @@ def test_a_token_that_sees_nothing_is_finite():
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("length", [1, 3, 30])
-def test_loops_are_unrolled_on_one_cpu_device_alone(length):
-    on_cpu = length if length <= CPU_UNROLL else 1
+@pytest.mark.parametrize("length,on_cpu", [
+    (1, 1), (3, 3), (CPU_UNROLL, CPU_UNROLL), (CPU_UNROLL + 1, 1), (30, 1)])
+def test_short_loops_are_unrolled_whole_on_one_cpu_device_alone(length, on_cpu):
     assert unroll(length) == unroll(length, CPU_COPY) == on_cpu
     assert unroll(length, CPU_COPY + 1) == 1
     for mesh, wanted in ((partition.make_mesh({}, jax.devices()[:1]), on_cpu),

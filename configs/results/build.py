@@ -7,7 +7,6 @@ rivals/lm2_seed0=runs/rivals/lm2_seed0.
 """
 
 import csv
-import dataclasses
 import itertools
 import json
 import math
@@ -24,7 +23,7 @@ from lm2_jax.bench import attention, bptt, compiling, decode, memory, roofline, 
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
-from lm2_jax.report import comparison_plots, compilation, context, costs, plots, tables
+from lm2_jax.report import comparison_plots, compilation, context, plots, tables
 from lm2_jax.report.comparison import Comparison, means
 from lm2_jax.report.table import Table, percent, spread
 from lm2_jax.runtime.files import replacing
@@ -159,8 +158,6 @@ def make_table(name: str) -> str:
         return speed()
     if name == "context":
         return context.table(context.read(folder / "context.json")).markdown()
-    if name == "costs":
-        return costs.table(of_memory(folder / "costs.json")).markdown()
     if name in ("training_step", "training_step_lm2"):
         return step.table(step_times(name)).markdown()
     if name == "decode":
@@ -185,13 +182,6 @@ def make_table(name: str) -> str:
         steps = json.loads((folder / "compile.json").read_text("utf-8"))["steps"]
         return compiling.table([compiling.Size(**step) for step in steps]).markdown()
     return kills(folder / "200_kills.json")
-
-
-def of_memory(path: Path) -> costs.Costs:
-    """What `lm2 bench costs` measured."""
-    found = json.loads(path.read_text("utf-8"))
-    found = {field.name: found[field.name] for field in dataclasses.fields(costs.Costs)}
-    return costs.Costs(**found | {"pairs": [costs.Pair(**one) for one in found["pairs"]]})
 
 
 def step_times(name: str) -> list[step.Step]:

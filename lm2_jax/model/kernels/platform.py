@@ -30,9 +30,9 @@ def unroll(length: int, copied: int = 0) -> int:
 
     On a single CPU device short loops, of at most CPU_UNROLL iterations, are unrolled whole, since
     a loop hinders XLA's CPU compiler; but not if an iteration would copy more than CPU_COPY bytes,
-    which takes longer. A loop that is unrolled in part is as slow as one that is not, and takes
-    several times as long to compile. Nothing is unrolled on accelerators, nor on meshes of several
-    CPU devices, which are used to test the programs of accelerators.
+    which takes longer. Longer loops are not unrolled in part: that takes several times as long to
+    compile, and the program is no faster. Nothing is unrolled on accelerators, nor on meshes of
+    several CPU devices, which are used to test the programs of accelerators.
     """
     mesh = jax.sharding.get_abstract_mesh()
     on_cpu = platform() == "cpu" and (mesh.empty or mesh.size == 1)
