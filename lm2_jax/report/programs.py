@@ -26,6 +26,9 @@ from lm2_jax.training import state as train_state
 from lm2_jax.training.step import make_train_step
 from lm2_jax.types import Batch
 
+# jax 0.12 has a level of optimization in the place of an effort.
+EFFORT, LEVEL = "jax_exec_time_optimization_effort", "jax_optimization_level"
+
 
 def begin(config: Config, name: str, topology: str, slices: int = 1
           ) -> tuple[compilation.Report, topologies.Topology, partition.AnyMesh]:
@@ -47,7 +50,7 @@ def begin(config: Config, name: str, topology: str, slices: int = 1
     report = compilation.Report(
         config=name, topology=found.name, chip=found.kind, memory=found.memory,
         mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
-        effort=jax.config.jax_exec_time_optimization_effort,  # type: ignore[attr-defined]
+        effort=_effort(),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(
             abstract_params(LanguageModel(config.model), mesh))))
     return report, found, mesh
@@ -58,14 +61,23 @@ def compile_quickly() -> None:
 
     FLOPs and collectives stay as they are; memory traffic can be a quarter more.
     """
-    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    if hasattr(jax.config, EFFORT):
+        jax.config.update(EFFORT, -1.0)
+    else:
+        jax.config.update(LEVEL, "O0")
+
+
+def _effort() -> float:
+    """The effort of the compiler: -1 is the least, 0 the default."""
+    if hasattr(jax.config, EFFORT):
+        return getattr(jax.config, EFFORT)
+    return -1.0 if str(getattr(jax.config, LEVEL)).endswith("O0") else 0.0
 
 
 def digest(traced: jax.stages.Traced, topology: topologies.Topology) -> str:
     """SHA-256 (hex) of the program as it goes to the compiler, and of the compiler's version."""
     lowered = traced.lower(lowering_platforms=topology.lowering or None)
-    effort = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
-    text = f"{jax.__version__} {topology.kind} {effort} {lowered.as_text()}"
+    text = f"{jax.__version__} {topology.kind} {_effort()} {lowered.as_text()}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
