@@ -1,10 +1,13 @@
 """`lm2 compile`: for virtual CPUs, abstract GPUs, and TPUs where their compiler is installed."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +37,18 @@ def eight_devices():
     assert jax.device_count() == 8
 
 
-def test_report_of_virtual_cpus(tmp_path, capsys):
-    out = tmp_path / "report.md"
-    assert cli.main([*SMALL, "--topology=cpu:4", f"--out={out}"]) == 0
-    shown = capsys.readouterr().out
-    report = json.loads((tmp_path / "cpu_4.json").read_text("utf-8"))
+@pytest.fixture(scope="module")
+def of_cpus(tmp_path_factory):
+    """The folder of the report, and what was printed."""
+    out, shown = tmp_path_factory.mktemp("report") / "report.md", io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert cli.main([*SMALL, "--topology=cpu:4", f"--out={out}"]) == 0
+    return out.parent, shown.getvalue()
+
+
+def test_report_of_virtual_cpus(of_cpus):
+    folder, shown = of_cpus
+    out, report = folder / "report.md", json.loads((folder / "cpu_4.json").read_text("utf-8"))
     assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
     train, read, first, token = report["steps"]
     assert train["title"] == "training step, 3 segments of 48 tokens, 16 rows in 1 micro-batches"
@@ -59,16 +69,16 @@ def test_report_of_virtual_cpus(tmp_path, capsys):
         assert f"| cpu:4 | 2 x 2 x 1 | {step['title']} |" in table and step["title"] in shown
 
 
-def test_a_program_that_the_report_has_is_not_compiled_again(tmp_path, monkeypatch):
-    command = [*SMALL, "--topology=cpu:4", "--step=train", f"--out={tmp_path / 'report.json'}"]
-    assert cli.main(command) == 0
+def test_a_program_that_the_report_has_is_not_compiled_again(of_cpus, tmp_path, monkeypatch):
+    shutil.copy(of_cpus[0] / "cpu_4.json", tmp_path / "report.json")
+    command = [*SMALL, "--topology=cpu:4", f"--out={tmp_path / 'report.json'}"]
     wanted = (tmp_path / "report.json").read_text("utf-8")
     with monkeypatch.context() as patched:
         patched.setattr(programs, "compiled", lambda *_: pytest.fail("compiled"))
         assert cli.main(command) == 0
     assert (tmp_path / "report.json").read_text("utf-8") == wanted
     assert len(json.loads(wanted)["steps"][0]["digest"]) == 64
-    assert cli.main([*command, "--config.model.mlp_dim=32"]) == 0
+    assert cli.main([*command, "--step=train", "--config.model.mlp_dim=32"]) == 0
     changed = json.loads((tmp_path / "report.json").read_text("utf-8"))["steps"][0]
     assert changed["digest"] != json.loads(wanted)["steps"][0]["digest"]
 

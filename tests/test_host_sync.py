@@ -5,12 +5,15 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 from test_loop import Calls
 from training import CONFIG, MODEL, B, batch, compiled, one_device
 
 from lm2_jax import partition
 from lm2_jax.data import feed
 from lm2_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")  # as what other tests have compiled
 
 
 class Hooks(Calls):

@@ -54,28 +54,28 @@ def test_forget_gates_are_not_rounded_to_bfloat16():
     assert (forget < 1).all() and forget.mean() == pytest.approx(0.9975, abs=5e-4)
 
 
+@cache
+def last_memory(kind, num_slots, dtype):
+    """The compiled function of tokens [S, B, T]."""
+    config = make_config(kind, num_slots, dtype)
+    params = variables(make_config(kind, num_slots, "float32"))
+
+    def step(state, tokens_BT):
+        return LanguageModel(config).apply(params, tokens_BT, state, logits=False).state, None
+
+    return jax.jit(lambda tokens: jax.lax.scan(step, init_state(config, B), tokens)[0].memory)
+
+
 @pytest.mark.parametrize("kind,num_slots,tolerance", [("lm2", 8, 0.06), ("armt", 2, 0.15),
                                                       ("delta", 1, 0.03)])
 @pytest.mark.parametrize("repeat", [False, True], ids=["other tokens", "the same tokens"])
 def test_a_thousand_segments_stay_near_those_in_float32(kind, num_slots, tolerance, repeat):
     """Not for rmt, which sums nothing up: its tokens are computed anew by every segment."""
-    config = make_config(kind, num_slots)
     tokens_SBT = np.random.default_rng(0).integers(0, V, (1000, B, T), dtype=np.int32)
     if repeat:
         tokens_SBT = np.broadcast_to(tokens_SBT[:1], tokens_SBT.shape)
-
-    def last_memory(dtype):
-        own = dataclasses.replace(config, dtype=dtype)
-        params = variables(dataclasses.replace(config, dtype="float32"))
-
-        def step(state, tokens_BT):
-            return LanguageModel(own).apply(params, tokens_BT, state, logits=False).state, None
-
-        return jax.jit(lambda tokens: jax.lax.scan(step, init_state(own, B), tokens)[0].memory)(
-            tokens_SBT)
-
-    for half, wanted in zip(*(jax.tree.leaves(last_memory(dtype)) for dtype in (
-            "bfloat16", "float32")), strict=True):
+    for half, wanted in zip(*(jax.tree.leaves(last_memory(kind, num_slots, dtype)(tokens_SBT))
+                              for dtype in ("bfloat16", "float32")), strict=True):
         assert half.dtype == wanted.dtype
         wanted = np.asarray(wanted, np.float64)
         assert np.linalg.norm(half - wanted) < tolerance * np.linalg.norm(wanted)

@@ -15,9 +15,9 @@ from lm2_jax.model.state import init_state
 
 each_case = pytest.mark.parametrize("name", CASES)
 some_cases = pytest.mark.parametrize("name", [
-    "memory in all blocks", "window beyond a segment",
-    pytest.param("window alone", marks=pytest.mark.slow), "memory tokens", "associations",
-    "recurrence in one block"])
+    "memory in all blocks", "window beyond a segment", "associations",
+    *(pytest.param(name, marks=pytest.mark.slow)
+      for name in ("window alone", "memory tokens", "recurrence in one block"))])
 
 
 @cache

@@ -20,6 +20,8 @@ TINY = runs.ROOT / "configs" / "tiny.py"
 @pytest.fixture(scope="module")
 def data():
     return lm2.batches(lm2.load_config(TINY, {"train.batch_size": 8, "train.num_steps": 6,
+                                              "model.num_layers": 1,
+                                              "model.memory.num_layers": 1,
                                               "data.curriculum": ((0, 2),)}))
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import lm2_jax
 from lm2_jax.config import shipped
 from lm2_jax.config.files import load_config
 
@@ -24,9 +25,11 @@ def test_it_takes_three_minutes_to_read():
     assert len(README.splitlines()) <= 140
 
 
-def test_python_example_runs():
+def test_python_example_runs(monkeypatch):
     *lines, load, ask = blocks("python")[0].strip().split("\n")
     assert load.startswith("run = lm2.load(") and "lm2.generate(run, " in ask  # a run is not here
+    monkeypatch.setattr(lm2_jax, "load_config", lambda name: load_config(name, {
+        "model.num_layers": "1", "model.memory.num_layers": "1"}))  # it compiles sooner
     names = {}
     exec("\n".join(lines), names)
     out, cfg = names["out"], names["cfg"]

@@ -108,8 +108,9 @@ def test_an_abstract_mesh_of_slices():
 
 
 @pytest.mark.parametrize("shape", [
-    dict(data=1, fsdp=4, tensor=1, dcn_data=2), dict(data=1, fsdp=2, tensor=2, dcn_data=2),
-    pytest.param(dict(data=2, fsdp=1, tensor=2, dcn_data=1, dcn_fsdp=2), marks=pytest.mark.slow)],
+    dict(data=1, fsdp=4, tensor=1, dcn_data=2), *(pytest.param(shape, marks=pytest.mark.slow)
+        for shape in (dict(data=1, fsdp=2, tensor=2, dcn_data=2),
+                      dict(data=2, fsdp=1, tensor=2, dcn_data=1, dcn_fsdp=2)))],
     ids=str)
 def test_three_steps_on_two_slices_are_those_of_one_device(shape):
     mesh, _ = two_slices(**shape)

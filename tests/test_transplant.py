@@ -5,12 +5,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
+import reference
 
 from lm2_jax.checkpoint import transplant
 from lm2_jax.config import MemoryConfig, ModelConfig
-from lm2_jax.model.lm import LanguageModel
-from lm2_jax.model.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -23,8 +21,7 @@ def variables(seed, memory_layers, kind="lm2", **sizes):
                                 num_kv_heads=2, mlp_dim=12, segment_length=4) | sizes,
                          memory=MemoryConfig(kind=kind, num_slots=3, num_heads=2, key_dim=4,
                                              num_layers=memory_layers))
-    return config, nn.unbox(jax.jit(LanguageModel(config).init)(
-        jax.random.key(seed), np.zeros((1, 4), np.int32), init_state(config, 1)))
+    return config, reference.params(config, seed)
 
 
 def by_block(tree, memory_layers):
