@@ -33,8 +33,9 @@ hypothesis.settings.load_profile("lm2")
 # Tracing makes many small objects, and few that are garbage: collections take a tenth of the time.
 gc.set_threshold(100_000, 50, 100)
 
-SLOW = ("test_resume", "test_hosts", "test_checkpoint_faults", "test_mesh", "test_train",
-        "test_cli", "test_model_rules")
+SLOW = ("test_hosts", "test_notebook", "test_bucket_runs", "test_resume", "test_sweep",
+        "test_checkpoint_faults", "test_beginning", "test_model_rules", "test_train", "test_cli",
+        "test_mesh", "test_wavefront", "test_stages")
 
 
 def pytest_configure(config):

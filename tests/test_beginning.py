@@ -80,7 +80,7 @@ def test_a_model_of_another_shape_is_refused(folder, tmp_path):
 
 
 @pytest.mark.processes
-def test_from_a_llama_to_one_with_a_memory_by_commands(tmp_path, capsys):
+def test_from_a_llama_to_one_with_a_memory_by_commands(tmp_path, capsys, compiled_quickly):
     """Two steps that train the memory alone, a resume, and the whole model as another's folder."""
     tokens = tokenizers.train([WORDS], kind="bpe", vocab_size=400)
     config = config_of("grouped") | {"vocab_size": 400}
@@ -89,6 +89,7 @@ def test_from_a_llama_to_one_with_a_memory_by_commands(tmp_path, capsys):
     assert main(["convert", "from-hf", str(folder), f"--workdir={converted}"]) == 0
     arguments = ["--config=tiny", "--config.eval.lengths=()", "--config.eval.batch_size=8",
                  "--config.train.eval_every_steps=0", "--config.train.advance_accuracy=0",
+                 "--config.data.curriculum=((0,1),)",
                  "--config.train.trainable=*/memory/*", "--config.model.memory.num_layers=1"]
     runs = []
     for name, begin in (("a", f"--init-from-hf={folder}"), ("b", f"--init-from={converted}")):

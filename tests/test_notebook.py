@@ -65,8 +65,10 @@ def test_the_number_of_devices_is_set_before_jax_is_used():
 
 @pytest.mark.processes
 def test_it_runs_from_start_to_end():
+    # It compiles hundreds of small programs, quicker so.
     done = subprocess.run([sys.executable, run_notebook.__file__], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(runs.ROOT), "LM2_LLAMA": ""})
+                          env={**os.environ, "PYTHONPATH": str(runs.ROOT), "LM2_LLAMA": "",
+                               "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
     assert done.returncode == 0, done.stderr[-4000:]
 
 

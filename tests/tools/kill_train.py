@@ -108,7 +108,8 @@ def num_steps(kills: int) -> int:
 
 def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
         say: Callable[[str], None] = print, killed: Path | None = None,
-        after_kill: Callable[[list[Kill]], bool] = lambda _: False) -> Report:
+        after_kill: Callable[[list[Kill]], bool] = lambda _: False,
+        last: int = 0) -> Report:
     """Trains in `killed` and kills the process `kills` times.
 
     Args:
@@ -117,20 +118,22 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
       alone: workdir of an uninterrupted run; None to train it in `folder` first.
       say: prints a line.
       after_kill: receives the kills so far; returns whether they are enough.
+      last: the step at which the runs end; 0 = num_steps(kills).
     """
-    steps = f"--config.train.num_steps={num_steps(kills)}"
+    last = last or num_steps(kills)
+    steps = f"--config.train.num_steps={last}"
     if alone is None:
         say("the uninterrupted run ...")
         alone = folder / "alone"
         finish(alone, steps)
-    if last_step(alone) != num_steps(kills):
-        raise ValueError(f"{alone} has {last_step(alone)} steps; it must have {num_steps(kills)}")
+    if last_step(alone) != last:
+        raise ValueError(f"{alone} has {last_step(alone)} steps; it must have {last}")
     killed = killed or folder / "killed"
     rng, startup, done = np.random.default_rng(seed), 5.0, []
     say(f"{'kill':>4}  {'moment':8}  {'seconds':>7}  {'step':>4}  {'in a save':9}  checkpoints")
     for number in range(kills):
         kind = KINDS[number % len(KINDS)]
-        target = next_target(killed, rng, num_steps(kills), kills - number)
+        target = next_target(killed, rng, last, kills - number)
         kill, startup = kill_once(killed, folder / "killed.log", steps, number + 1, kind, target,
                                   rng, startup)
         done.append(kill)
@@ -139,7 +142,7 @@ def run(folder: Path, kills: int, seed: int, alone: Path | None = None,
         if after_kill(done):
             break
     finish(killed, steps)
-    report = compare(done, alone, killed, num_steps(kills))
+    report = compare(done, alone, killed, last)
     for name, value in report.summary().items():
         say(f"{name}: {value if not isinstance(value, bool) else 'yes' if value else 'NO'}")
     return report
