@@ -138,7 +138,8 @@ def test_evaluating_again_compiles_nothing():
     assert sizes == [f._cache_size() for f in programs]
 
 
-@pytest.mark.parametrize("name", ["memory in all blocks", "memory and window"])
+@pytest.mark.parametrize("name", [
+    "memory and window", pytest.param("memory in all blocks", marks=pytest.mark.slow)])
 def test_a_mesh_that_splits_heads_compiles_once_and_reuses_the_state(name, monkeypatch):
     monkeypatch.setattr(readings, "CHUNK", 2)
     model, rows = LanguageModel(CONFIGS[name]), [4, 4]

@@ -13,7 +13,9 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import apply_segments, split_segments
 from lm2_jax.model.state import init_state
 
-each_case = pytest.mark.parametrize("name", CASES)
+each_case = pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name == "associations in one block" else name
+    for name in CASES])
 some_cases = pytest.mark.parametrize("name", [
     "memory in all blocks", "window beyond a segment", "associations",
     *(pytest.param(name, marks=pytest.mark.slow)
