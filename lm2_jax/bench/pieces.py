@@ -41,8 +41,8 @@ class Piece:
 
 PIECES = (
     Piece("ceilings", "llama", 20, on_device.ceilings),
-    Piece("train llama", "llama", 70, on_device.train_llama),
-    Piece("train LM2", "LM2", 100, on_device.train_lm2),
+    Piece("train llama", "llama", 80, on_device.train_llama),
+    Piece("train LM2", "LM2", 130, on_device.train_lm2),
     Piece("prefill sequential", "inference", 45, on_device.prefill_sequential),
     Piece("prefill wavefront", "inference", 45, on_device.prefill_wavefront),
     Piece("decode", "inference", 45, on_device.decode),
