@@ -1,4 +1,4 @@
-"""Learning rates of the memories and of the window of rivals.py: one seed at each, before any ranking.
+"""Learning rates of the memories and of the window of rivals.py, one seed at each.
 
     lm2 sweep --config=rates --out=runs/rates
 
