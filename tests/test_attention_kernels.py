@@ -89,15 +89,19 @@ def test_the_kernel_of_tpus_interpreted_gives_what_xla_gives(kind, T, S, dtype):
     check("splash", mask_of(kind, S), T, S, dtype)
 
 
-@pytest.mark.parametrize("kind,T,S", [("a row without keys", 9, 21), ("causal keys", 9, 21)])
+@pytest.mark.parametrize("kind,T,S", [
+    ("a row without keys", 9, 21), ("causal keys", 9, 21), ("causal keys", 8, 21), ("none", 7, 4),
+    ("causal", 7, 7)])
 def test_keys_in_front_and_lengths_are_the_mask_that_cudnn_needs(monkeypatch, kind, T, S):
-    """XLA's attention in the place of cuDNN's, with the same arguments."""
+    """XLA's attention in the place of cuDNN's, with the same arguments. An odd number of queries or
+    keys is refused, as cuDNN's is where gradients are taken."""
     plain = jax.nn.dot_product_attention
     calls = []
 
-    def xla(*args, implementation, **options):
+    def xla(q, k, v, *, implementation, **options):
+        assert q.shape[1] % 2 == k.shape[1] % 2 == 0
         calls.append(options)
-        return plain(*args, implementation="xla", **options)
+        return plain(q, k, v, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", xla)
     mask, arrays = mask_of(kind, S), operands(T, S)
@@ -122,7 +126,8 @@ def test_the_platform_decides_what_auto_is(monkeypatch):
 
     assert chosen("tpu", 2048, 2048) == "splash"
     assert chosen("tpu", 2048, 16) == "xla"
-    assert chosen("gpu", 2048, 16) == "cudnn"
+    assert chosen("gpu", 2048, 16) == chosen("gpu", 2, 16) == "cudnn"
+    assert chosen("gpu", 1, 2048) == "xla"
     assert chosen("gpu", 64, 64, "float32") == "xla"
     assert chosen("gpu", 2048, 2048, capability="8.6") == "chunked"
     assert chosen("cpu", 64, 64) == "xla"

@@ -116,6 +116,16 @@ def test_loss_and_gradients(name, remat, remat_segments, bptt_segments):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(one[1])) > 1e-2
 
 
+def test_a_window_without_places():
+    """As in the training of rows whose segments do not see the one before."""
+    config = make_config(T=5, M=4, P=2, num_layers=3, attention_window=5)
+    tokens_BL = np.random.default_rng(0).integers(0, V, (B, 20), dtype=np.int32)
+    one, other = (jitted(config, schedule)(variables(config), tokens_BL, init_state(config, B, 0))
+                  for schedule in ("sequential", "wavefront"))
+    assert other.state.window.key_QBWKH.shape[2] == 0
+    check_close((one.logits, one.state), (other.logits, other.state))
+
+
 def test_dropout_differs_by_segment_and_block_and_is_repeated():
     config = make_config(T=5, P=2, dropout=0.5)
     tokens_BL = np.zeros((1, 30), np.int32)

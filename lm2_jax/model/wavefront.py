@@ -119,8 +119,8 @@ def end(config: ModelConfig, pipeline: Pipeline) -> State:
     """Returns the state after the last segment, which every group has read."""
     c = config
 
-    def blocks(a):
-        return a.reshape(-1, *a.shape[2:])
+    def blocks(a):  # not reshape(-1, ...), which fails where the window has no places
+        return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
 
     memory = jax.tree.map(blocks, pipeline[0].state.memory)
     windows = [stack.state.window for stack in pipeline]
@@ -244,7 +244,7 @@ def write_rate(sown: Params, row_axis: int) -> Array:
 def _grouped(state: State, part: Part, G: int) -> State:
     """Returns the state of a stack's blocks, its first axis split into groups."""
     def of_part(a):
-        return a[part.first:part.end].reshape(G, -1, *a.shape[1:])
+        return a[part.first:part.end].reshape(G, (part.end - part.first) // G, *a.shape[1:])
 
     memory = jax.tree.map(of_part, state.memory) if part.name == "memory_blocks" else None
     window = state.window

@@ -3,7 +3,8 @@
 The kernel takes no mask of keys, only how many keys of each row are valid, so the valid keys of a
 row are moved to its front. A causal mask aligns the first query with the first key there; so the
 queries are moved in the same way, after zeros have been put in front for the keys that precede
-them.
+them. Where gradients are taken, jax has the kernel refuse an odd number of queries or keys, so that
+one is added.
 """
 
 import functools
@@ -31,21 +32,29 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     call = functools.partial(jax.nn.dot_product_attention, is_causal=mask.causal,
                              implementation="cudnn")
-    if mask.valid_BS is None and (not mask.causal or S == T):
+    if mask.valid_BS is None and T % 2 == S % 2 == 0 and (not mask.causal or S == T):
         return call(q_BTNH, k_BSKH, v_BSKH)
     valid_BS = jnp.ones((len(q_BTNH), S), bool) if mask.valid_BS is None else mask.valid_BS
+    if mask.causal:
+        q_BTNH = jnp.pad(q_BTNH, ((0, 0), (S - T, 0), (0, 0), (0, 0)))
+    q_BTNH, k_BSKH, v_BSKH, valid_BS = map(_even, (q_BTNH, k_BSKH, v_BSKH, valid_BS))
     # Masked keys and values are 0, so that they get no gradient, whatever the kernel returns.
     k_BSKH, v_BSKH = (jnp.where(valid_BS[..., None, None], x, 0) for x in (k_BSKH, v_BSKH))
     order_BS = jnp.argsort(~valid_BS, axis=1, stable=True)
     k_BSKH, v_BSKH = (_take(x, order_BS) for x in (k_BSKH, v_BSKH))
     if mask.causal:
-        q_BTNH = _take(jnp.pad(q_BTNH, ((0, 0), (S - T, 0), (0, 0), (0, 0))), order_BS)
+        q_BTNH = _take(q_BTNH, order_BS)
     # A row without a key would be undefined.
     lengths_B = jnp.maximum(jnp.sum(valid_BS, axis=1, dtype=jnp.int32), 1)
     out_BTNH = call(q_BTNH, k_BSKH, v_BSKH, key_value_seq_lengths=lengths_B)
     if mask.causal:
-        out_BTNH = _take(out_BTNH, jnp.argsort(order_BS, axis=1)[:, S - T:])
-    return out_BTNH
+        return _take(out_BTNH, jnp.argsort(order_BS, axis=1)[:, S - T:S])
+    return out_BTNH[:, :T]
+
+
+def _even(x: jax.Array) -> jax.Array:
+    """Adds zeros or False at the end of the second axis if its length is odd."""
+    return jnp.pad(x, [(0, x.shape[1] % 2 if axis == 1 else 0) for axis in range(x.ndim)])
 
 
 def _take(x_BSKH: jax.Array, index_BS: jax.Array) -> jax.Array:
