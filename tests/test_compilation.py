@@ -148,7 +148,7 @@ def test_gpus_are_lowered_for(capsys):
 
 
 @pytest.mark.parametrize("arguments,message", [
-    (["--topology=v5e"], "v5e:4x4, v5p:4x4x4, v6e:8x8, cpu:8, gpu:8"),
+    (["--topology=v5e"], "v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, cpu:8, gpu:8"),
     (["--topology=cpu:x"], "the form cpu:8"), (["--topology=cpu:512"], "has 8 CPU devices"),
     (["--topology=cpu:4", "--out=x.txt"], "must end in .json or .md"),
     (["--topology=cpu:4", "--config.model.vocab_size=0"], "--config.model.vocab_size=32000"),
@@ -165,6 +165,28 @@ def test_without_the_tpu_compiler_the_extra_is_named(monkeypatch, capsys):
     assert cli.main([*SMALL, "--topology=v5e:4x4"]) == 2
     said = capsys.readouterr().err
     assert "pip install 'lm2_jax[tpu]'" in said and said.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is not None,
+                    reason="the compiler for GPUs is installed")
+def test_without_the_compiler_for_gpus_the_extra_is_named(capsys):
+    assert cli.main([*SMALL, "--topology=h100:8"]) == 2
+    said = capsys.readouterr().err
+    assert "pip install 'lm2_jax[cuda]'" in said and said.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None,
+                    reason="the compiler for GPUs is not installed: pip install 'lm2_jax[cuda]'")
+def test_the_compiler_for_gpus_takes_every_step(tmp_path):
+    out = tmp_path / "report.json"
+    subprocess.run([sys.executable, "-m", "lm2_jax.cli", *SMALL, "--topology=h100:4",
+                    f"--out={out}"], check=True,
+                   env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})
+    report = json.loads(out.read_text("utf-8"))
+    assert "H100" in report["chip"] and report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    for step in report["steps"]:
+        assert step["fits"] and 0 < step["bytes"]["peak"] < 2**30
+    assert report["steps"][0]["flops"] and report["steps"][0]["bound"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,

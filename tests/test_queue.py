@@ -155,7 +155,9 @@ def test_two_queues_never_run_the_same_job_at_once(tmp_path):
 
 def test_the_last_line_of_a_log(tmp_path):
     path = tmp_path / "log"
-    for text, wanted in (("", ""), ("\n \n", ""), ("one\ntwo", "two"), ("x" * 9999 + "\ny\n", "y")):
+    for text, wanted in (("", ""), ("\n \n", ""), ("one\ntwo", "two"), ("x" * 9999 + "\ny\n", "y"),
+                         ("ValueError: no\n--------------------\nFor simplicity, JAX has removed "
+                          "its internal frames from the traceback.\n", "ValueError: no")):
         path.write_text(text)
         assert last_line(path) == wanted
 

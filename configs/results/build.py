@@ -19,13 +19,14 @@ from statistics import median
 
 from rich.console import Console
 
-from lm2_jax.bench import attention, bptt, compiling, decode, memory, roofline, step
+from lm2_jax.bench import attention, bptt, compiling, decode, device, memory, roofline, step
+from lm2_jax.bench.measures import Result
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
 from lm2_jax.report import comparison_plots, compilation, context, plots, tables
 from lm2_jax.report.comparison import Comparison, means
-from lm2_jax.report.table import Table, percent, spread
+from lm2_jax.report.table import Table, spread
 from lm2_jax.runtime.files import replacing
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "sparse": "coupled gates that see the slot, window, long sparse samples",
           "passed": "coupled gates that see the slot, window, passed states"}
 ABLATIONS = {f"{run}_seed?": run for run in source.runs("ablations")}
+RATES = {f"{run}_seed?": run for run in source.runs("rates")}
 DRAWN = {"ablations": ("paper", "open", "null", "base"),
          "trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
@@ -62,8 +64,8 @@ DRAWN = {"ablations": ("paper", "open", "null", "base"),
                     "coupled gates that see the slot, window, passed states"),
          "window": ("from step 1,500", "from step 1,500, three segments",
                     "from step 1,800, 4,500 steps", "from step 450, three segments")}  # if not all
-COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "window": WINDOWS, "trials": TRIALS,
-            "rivals": RIVALS, "rivals_qa2": RIVALS}
+COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "rates": RATES, "window": WINDOWS,
+            "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 
 
@@ -150,7 +152,7 @@ def make_table(name: str) -> str:
                                if row.length in ("192", "1k", "4k", "16k")]).markdown()
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
-    if name in ("ablations", "trials", "window"):
+    if name in ("ablations", "rates", "trials", "window"):
         return by_trial(folder)
     if name in COMPARED:
         return by_model(folder)
@@ -162,6 +164,8 @@ def make_table(name: str) -> str:
         return step.table(step_times(name)).markdown()
     if name == "decode":
         return decode.table(rates()).markdown()
+    if name == "device":
+        return device.table(pieces()).markdown()
     if name == "memory_module":
         rows = json.loads((folder / "memory.json").read_text("utf-8"))["rows"]
         return memory.table([memory.Row(**row) for row in rows]).markdown()
@@ -196,6 +200,12 @@ def rates() -> list[decode.Rate]:
     return [decode.Rate(**one) for one in found]
 
 
+def pieces() -> list[Result]:
+    """What `lm2 bench device` measured."""
+    found = json.loads((RESULTS / "device" / "device.json").read_text("utf-8"))["pieces"]
+    return [Result.from_dict(one) for one in found]
+
+
 def speed() -> str:
     """Four lines about speed for the first page, from the tables of the others."""
     taken = {one.name: median(one.seconds) for one in step_times("training_step")}
@@ -208,9 +218,12 @@ def speed() -> str:
     lm2, full = read.of(read.lm2[0]), {p.tokens: p for p in read.of(read.full)}
     longest, both = lm2[-1], max((p for p in lm2 if p.tokens in full), key=lambda p: p.tokens)
     faster = median(full[both.tokens].seconds) / median(both.seconds)
-    bounds = [f"{percent(row.mfu)} % on {row.report.topology}" for row in roofline.best(
-        roofline.read_rows(RESULTS / "lm2_1b7_roofline" / "roofline.json"))
-        if row.variant.name.startswith("LM2")]
+    found = {piece.name: piece for piece in pieces()}
+    mfu = {name: max((re.search(r"MFU ([\d.]+)", one.against)[1] for one in found[name].measures
+                      if one.what.startswith("step")), key=float)
+           for name in ("train LM2", "train llama")}
+    (text,) = found["prefill full attention"].measures
+    slower = re.match(r"([\d.]+) of sequential", text.against)[1]
     return "".join(f"- {line}.\n" for line in (
         f"A training step of a Llama of 10 M parameters takes {eager:.2f} of PyTorch's time "
         f"(eager), {built:.2f} (compiled)",
@@ -219,8 +232,9 @@ def speed() -> str:
         f"LM2 of 10 M parameters reads {longest.length} tokens at "
         f"{longest.tokens / median(longest.seconds):,.0f} a second, in "
         f"{longest.peak / 1e6:,.0f} MB; {both.length} in 1/{faster:.0f} of full attention's time",
-        "A training step of LM2 1.7 B, as compiled for TPUs, can reach an MFU of "
-        + ", ".join(bounds)))
+        f"One H100 trains LM2 of 1.8 billion parameters at {mfu['train LM2']} % of its peak "
+        f"(MFU), the backbone at {mfu['train llama']} %; LM2 reads 128k tokens in 1/{slower} of "
+        "full attention's time"))
 
 
 def by_trial(folder: Path) -> str:

@@ -10,6 +10,7 @@ from lm2_jax.runtime import locks
 
 WAITING, ELSEWHERE, RUNNING, DONE, STOPPED, FAILED = (
     "waiting", "in use elsewhere", "running", "done", "stopped", "failed")
+NOTE_OF_JAX = "For simplicity, JAX has removed its internal frames"
 TAIL = 4096  # bytes of a log in which its last line is looked for
 
 
@@ -121,8 +122,13 @@ class Queue:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a text file that is not empty; "" if there is none."""
+    """The last line of a text file that says something; "" if there is none.
+
+    That is not an empty one, nor JAX's note on its tracebacks, which stands below the error.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
-        lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    said = [line.strip() for line in lines
+            if line.strip(" -") and not line.startswith(NOTE_OF_JAX)]
+    return said[-1] if said else ""

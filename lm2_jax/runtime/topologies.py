@@ -1,19 +1,22 @@
-"""Devices to compile for without having them: TPU slices, virtual CPUs, abstract GPUs."""
+"""Devices to compile for without having them: TPU slices, H100s, virtual CPUs, abstract GPUs."""
 
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 
 from lm2_jax.errors import UserError
 
-EXAMPLES = "v5e:4x4, v5p:4x4x4, v6e:8x8, cpu:8, gpu:8"
+EXAMPLES = "v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, cpu:8, gpu:8"
 GIB = 2**30
 TPU_MEMORY = {"TPU v4": 32 * GIB, "TPU v5 lite": 16 * GIB, "TPU v5e": 16 * GIB,
               "TPU v5": 95 * GIB, "TPU v5p": 95 * GIB, "TPU v6 lite": 32 * GIB,
               "TPU v6e": 32 * GIB}
+H100 = Path(__file__).with_name("h100.txt")  # as XLA's compiler wants a GPU described
+H100_MEMORY = 84_942_979_072
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,27 @@ class Topology:
 
 
 def find(name: str, slices: int = 1) -> Topology:
-    """Returns the devices of "v5e:4x4" (a TPU slice), "cpu:8" (virtual CPUs) or "gpu:8" (abstract).
+    """Returns the devices of "v5e:4x4" (a TPU slice), "h100:8" (GPUs of one host), "cpu:8" (virtual
+    CPUs) or "gpu:8" (abstract).
 
     Args:
       slices: number of such TPU slices, which reach each other over the network.
 
     Raises:
-      UserError: for another name, or if libtpu is needed and not installed.
+      UserError: for another name, or if libtpu or JAX for CUDA is needed and not installed.
     """
-    if slices < 1 or slices > 1 and name.startswith(("cpu", "gpu")):
+    if slices < 1 or slices > 1 and name.startswith(("cpu", "gpu", "h100")):
         raise UserError(f"--slices is {slices}; it must be at least 1, and 1 for {name}")
     jax.config.update("jax_platforms", "cpu")  # devices of this machine are not used
     platform, _, size = name.partition(":")
-    if platform in ("cpu", "gpu"):
+    if platform in ("cpu", "gpu", "h100"):
         if not size.isdigit() or int(size) < 1:
             raise UserError(f"--topology is {name!r}; it must have the form {platform}:8")
         if platform == "gpu":
             return Topology(name, int(size), "GPU (abstract)", lowering=("cuda",))
+        if platform == "h100":
+            devices = _h100s(name, int(size))
+            return Topology(name, devices, devices[0].device_kind, H100_MEMORY)
         return Topology(name, _virtual_cpus(int(size)), "CPU (virtual)")
     if not re.fullmatch(r"v\d+[a-z]*:\d+(x\d+)*", name):
         raise UserError(f"--topology is {name!r}; it must be as one of {EXAMPLES}")
@@ -83,6 +90,18 @@ def _tpu_slices(name: str, count: int) -> list:
             raise UserError(f"--topology={name}: libtpu says {reason}") from None
         raise UserError(f"--topology is {name!r}; it must be as one of {EXAMPLES} (libtpu says "
                          f"{reason})") from None
+
+
+def _h100s(name: str, count: int) -> list:
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(
+            platform="cuda", topology=f"1x1x{count}",
+            target_config=H100.read_text("utf-8")).devices)
+    except NotImplementedError:
+        raise UserError(f"--topology={name} needs the compiler for GPUs, which is not installed: "
+                        "pip install 'lm2_jax[cuda]'") from None
 
 
 def _virtual_cpus(count: int) -> list:
