@@ -79,7 +79,8 @@ EPILOG = arguments.CONFIG_HELP
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--topology", required=True, metavar="NAME",
-                        help="a TPU slice as v5e:4x4 (needs jax[tpu]), cpu:8, or gpu:8 (lowered)")
+                        help="a TPU slice as v5e:4x4 (needs jax[tpu]), h100:8 (needs "
+                             "jax[cuda]), cpu:8, or gpu:8 (lowered)")
     parser.add_argument("--slices", type=int, default=1, metavar="N",
                         help="compile for so many of these TPU slices, and list the collectives "
                              "between them")
