@@ -116,7 +116,7 @@ def test_auto_takes_the_kernel_of_the_gpu(kernel):
     model = LanguageModel(dataclasses.replace(MODEL, segment_length=16, attention_window=16))
     state = init_state(model.config, batch_size=2)
     tokens = jnp.zeros((2, 16), jnp.int32)
-    variables = model.init(jax.random.key(0), tokens, state)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens, state)
     text = jax.jit(model.apply).lower(variables, tokens, state).as_text()
     assert text.count("cudnn$fmha") >= 3 and "fmhaScaleBias" not in text
 
@@ -132,7 +132,7 @@ def test_a_model_reads_padded_and_packed_segments_as_with_xla(kernel, window):
     def logits(**changes):
         model = LanguageModel(dataclasses.replace(config, **changes))
         state = init_state(model.config, batch_size=4)
-        variables = model.init(jax.random.key(1), tokens[:, :16], state)
+        variables = jax.jit(model.init)(jax.random.key(1), tokens[:, :16], state)
         read = jax.jit(lambda variables: apply_segments(model, variables, tokens, state,
                                                         valid_BL=valid, reset_BS=reset).logits)
         return np.asarray(read(variables), np.float32)[np.asarray(valid)]
