@@ -111,10 +111,12 @@ def train_lm2(bench: Bench) -> Found:
 
 
 def _train(bench: Bench, config: Config, name: str) -> Found:
-    segments, T = bench.scale.segments, config.model.segment_length
+    # The backbone carries nothing from one segment to the next, so that each may be a row.
+    segments = bench.scale.segments if config.model.memory.num_layers else 1
+    T = config.model.segment_length
     flops, found, best = clock.flops_per_token(config.model), [], (float("inf"), 0)
     for remat_segments, remat in REMAT:
-        step = _largest_step(bench, dataclasses.replace(
+        step = _largest_step(bench, segments, dataclasses.replace(
             config, mesh=MeshConfig(), model=dataclasses.replace(config.model, remat=remat),
             train=dataclasses.replace(config.train, remat_segments=remat_segments,
                                       rows_per_device=0)))
@@ -137,18 +139,18 @@ def _train(bench: Bench, config: Config, name: str) -> Found:
     return found, {f"{name}_token_seconds": best[0], f"{name}_rows": float(best[1])}
 
 
-def _largest_step(bench: Bench, config: Config):
+def _largest_step(bench: Bench, segments: int, config: Config):
     """(rows, work, peak bytes) of the step with the most rows that fits, or None.
 
     Numbers of rows that are planned to fit are compiled, the largest first, until one does.
     """
     limit = _limit()
-    for rows in bench.scale.rows:
-        if MARGIN * _planned(config, bench.scale.segments, rows) > limit:
+    for rows in (rows * bench.scale.segments // segments for rows in bench.scale.rows):
+        if MARGIN * _planned(config, segments, rows) > limit:
             continue
         model = costs.Model(config)
         try:
-            work, peak = model.training(bench.scale.segments, rows)
+            work, peak = model.training(segments, rows)
             if peak <= limit:
                 jax.block_until_ready(work())
                 return rows, work, peak
