@@ -146,18 +146,22 @@ def _largest_step(bench: Bench, segments: int, config: Config):
     """
     limit = _limit()
     for rows in (rows * bench.scale.segments // segments for rows in bench.scale.rows):
-        if MARGIN * _planned(config, segments, rows) > limit:
-            continue
-        model = costs.Model(config)
-        try:
-            work, peak = model.training(segments, rows)
-            if peak <= limit:
-                jax.block_until_ready(work())
-                return rows, work, peak
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-        work = model = None  # the state, before that of fewer rows
+        if MARGIN * _planned(config, segments, rows) <= limit:
+            if step := _step_within(limit, segments, rows, config):
+                return rows, *step
+    return None
+
+
+def _step_within(limit: float, segments: int, rows: int, config: Config):
+    """(work, peak bytes) of a step that fits into so many bytes and has run once; else None."""
+    try:
+        work, peak = costs.Model(config).training(segments, rows)
+        if peak <= limit:
+            jax.block_until_ready(work())
+            return work, peak
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
     return None
 
 
