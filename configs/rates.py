@@ -1,5 +1,9 @@
 """Learning rates of the memories and of the window of rivals.py, one seed at each.
 
+    lm2 train --config=rates:lm2_1e-3 --workdir=runs/rates/lm2_1e-3_seed0
+
+All of them, one run a core, with one table of the results:
+
     lm2 sweep --config=rates --out=runs/rates
 
 A run is `MODEL_RATE`: a model of rivals.py with train.learning_rate=RATE, which falls to a tenth of
