@@ -59,7 +59,7 @@ def test_everything_that_it_names_exists():
 def test_its_commands_have_configs_that_load(page):
     """Also those of the other pages, and of the configs themselves."""
     text = re.sub(r"\\+\n\s*", " ", (ROOT / page).read_text(encoding="utf-8"))
-    commands = re.findall(r"^.*\blm2 \w+ .*--config=([\w:./]+)(.*)", text, re.M)
+    commands = re.findall(r"^.*\blm2 \w+ .*--config=([\w:./-]+)(.*)", text, re.M)
     assert commands
     for name, rest in commands:
         if name.startswith("runs/"):  # written by a run
