@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -84,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
+    # JAX makes many small objects where it traces, and few that are garbage: by Python's thresholds
+    # an eighth of the CPU time of a short run is spent on looking for those.
+    gc.set_threshold(100_000, 50, 100)
     command = importlib.import_module("lm2_jax.commands." + MODULES.get(name, name))
     args, others = make_parser(name, command).parse_known_args(rest)
     try:
