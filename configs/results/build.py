@@ -58,6 +58,7 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
 ABLATIONS = {f"{run}_seed?": run for run in source.runs("ablations")}
 RATES = {f"{run}_seed?": run for run in source.runs("rates")}
 DRAWN = {"ablations": ("paper", "open", "null", "base"),
+         "rates": ("rmt_5e-4", "armt_5e-4", "delta_1e-3", "window_1e-3"),
          "trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
                     "coupled gates that see the slot, window, long sparse samples",
@@ -232,9 +233,9 @@ def speed() -> str:
         f"LM2 of 10 M parameters reads {longest.length} tokens at "
         f"{longest.tokens / median(longest.seconds):,.0f} a second, in "
         f"{longest.peak / 1e6:,.0f} MB; {both.length} in 1/{faster:.0f} of full attention's time",
-        f"One H100 trains LM2 of 1.8 billion parameters at {mfu['train LM2']} % of its peak "
-        f"(MFU), the backbone at {mfu['train llama']} %; LM2 reads 128k tokens in 1/{slower} of "
-        "full attention's time"))
+        f"A training step of LM2 1.7 B reaches an MFU of {mfu['train LM2']} % on one H100, that of "
+        f"its backbone {mfu['train llama']} %; LM2 reads 128k tokens {slower} times as fast as "
+        "full attention"))
 
 
 def by_trial(folder: Path) -> str:

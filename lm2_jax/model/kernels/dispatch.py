@@ -86,8 +86,8 @@ def _choose(implementation: str, q_BTNH: jax.Array, k_BSKH: jax.Array) -> str:
     if implementation == "auto":
         if found == "tpu" and min(T, S) >= SPLASH_LENGTH:
             return "splash"
-        # A single query is of a step of decoding, where XLA reads keys and values in place; for a
-        # kernel it would first copy each block's out of the array of all blocks.
+        # Decoding has a single query. For it XLA reads keys and values in place; for a kernel it
+        # would first copy those of each block out of the array of all blocks.
         if found == "gpu" and T > 1 and cudnn.takes(q_BTNH):
             return "cudnn"
         return "xla" if T * S <= (CPU_WHOLE if found == "cpu" else WHOLE) else "chunked"
