@@ -64,7 +64,8 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
     """Compiles the training step for two numbers of segments; prints and writes the table.
 
     The memory of the compiled step grows by the same amount with each segment, since the segments
-    are a loop. Both VARIANTS are compiled; nothing is run.
+    are a loop, except for few segments, where other parts of the step need the most. Both VARIANTS
+    are compiled; nothing is run.
 
     Args:
       path: or name of the config.
@@ -83,7 +84,7 @@ def run(path: str, overrides: Mapping[str, str], topology: str, segments: Sequen
     console, out = console or Console(), paths.of(out)
     if len(segments) < 2 or len(set(segments)) < len(segments) or min(segments) < 1:
         raise UserError(f"--segments is {','.join(map(str, segments))!r}; it must be two different "
-                        "numbers from 1 on, as 2,4")
+                        "numbers from 1 on, as 8,16")
     if quick:
         programs.compile_quickly()
     rows = []

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
     parser.add_argument("--topology", default="v5e:4x4", metavar="NAME",
                         help="a TPU slice (it needs jax[tpu]) or cpu:8 (%(default)s)")
-    parser.add_argument("--segments", default="2,4", metavar="A,B",
+    parser.add_argument("--segments", default="8,16", metavar="A,B",
                         help="numbers of segments to compile (%(default)s)")
     parser.add_argument("--memory", type=float, metavar="GB",
                         help="of a device, in place of the topology's, to estimate another device")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     if not all(name.isdecimal() for name in arguments.names(args.segments)):
-        raise UserError(f"--segments is {args.segments!r}; it must be numbers, as 2,4")
+        raise UserError(f"--segments is {args.segments!r}; it must be numbers, as 8,16")
     bptt.run(args.config, overrides, args.topology,
              list(map(int, arguments.names(args.segments))), args.out, args.memory, args.quick)
     return 0
