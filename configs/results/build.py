@@ -15,22 +15,21 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from statistics import median
 
 from rich.console import Console
 
-from lm2_jax.bench import attention, bptt, compiling, decode, device, memory, roofline, step
-from lm2_jax.bench.measures import Result
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
-from lm2_jax.report import comparison_plots, compilation, context, plots, tables
+from lm2_jax.report import comparison_plots, compilation, plots, tables
 from lm2_jax.report.comparison import Comparison, means
 from lm2_jax.report.table import Table, spread
 from lm2_jax.runtime.files import replacing
 
+measurements = source.module(Path(__file__).with_name("measurements.py"))
+
 ROOT = Path(__file__).parents[2]
-RESULTS = Path("configs/results")  # from ROOT, so that reports name paths of the repository
+RESULTS = measurements.RESULTS
 PAGES = (Path("README.md"), RESULTS / "README.md")  # whose tables are made here
 SINGLE = ("quickstart", "babilong_real")
 # Patterns of the folders of runs that are compared, and what they are called.
@@ -65,6 +64,8 @@ DRAWN = {"ablations": ("paper", "open", "null", "base"),
                     "coupled gates that see the slot, window, passed states"),
          "window": ("from step 1,500", "from step 1,500, three segments",
                     "from step 1,800, 4,500 steps", "from step 450, three segments")}  # if not all
+LLAMAS = {"llama": "before", "blocks_1": "memory in the first block",
+          "blocks_30": "memory in all 30 blocks"}
 COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "rates": RATES, "window": WINDOWS,
             "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
@@ -86,11 +87,16 @@ def main(copies: list[str]) -> None:
 
 
 def copy_run(workdir: Path, folder: Path) -> None:
-    """Copies results.json, provenance.json and gates.json, and of metrics.jsonl what is drawn."""
+    """Copies results.json, provenance.json and gates.json, those of the perplexity, and of
+    metrics.jsonl what is drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("results.json", "provenance.json", "gates.json", "gates.png"):
+    for name in ("results.json", "provenance.json", "gates.json", "gates.png",
+                 "perplexity/perplexity.json", "perplexity/provenance.json"):
         if (workdir / "eval" / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(workdir / "eval" / name, folder / name)
+    if not (workdir / "metrics.jsonl").exists():  # nothing was trained there
+        return
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text("utf-8").splitlines())
     with replacing(folder / "training.csv") as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -157,85 +163,16 @@ def make_table(name: str) -> str:
         return by_trial(folder)
     if name in COMPARED:
         return by_model(folder)
-    if name == "speed":
-        return speed()
-    if name == "context":
-        return context.table(context.read(folder / "context.json")).markdown()
-    if name in ("training_step", "training_step_lm2"):
-        return step.table(step_times(name)).markdown()
-    if name == "decode":
-        return decode.table(rates()).markdown()
-    if name == "device":
-        return device.table(pieces()).markdown()
-    if name == "memory_module":
-        rows = json.loads((folder / "memory.json").read_text("utf-8"))["rows"]
-        return memory.table([memory.Row(**row) for row in rows]).markdown()
-    if name == "lm2_1b7_compile":
-        return compiled(folder)
-    if name == "lm2_1b7_roofline":
-        return roofline_bounds(folder)
-    if name == "bptt":
-        return bptt.table(bptt.read_rows(folder / "bptt.json")).markdown()
-    if name == "attention_kernels":
-        rows = json.loads((folder / "attention.json").read_text("utf-8"))["rows"]
-        return attention.table([attention.Row(**row) for row in rows]).markdown()
-    if name == "buckets":
-        return operations(folder / "operations.json")
-    if name == "buckets/kills":
-        return kills(*sorted(folder.parent.glob("kills_*.json")))
-    if name == "compile_time":
-        steps = json.loads((folder / "compile.json").read_text("utf-8"))["steps"]
-        return compiling.table([compiling.Size(**step) for step in steps]).markdown()
-    return kills(folder / "200_kills.json")
+    if name == "llama_memory":
+        return by_segment(folder)
+    if name == "llama_memory/answers":
+        return answers(folder.parent)
+    return measurements.make_table(name)
 
 
-def step_times(name: str) -> list[step.Step]:
-    """What `lm2 bench step` measured."""
-    found = json.loads((RESULTS / name / "step.json").read_text("utf-8"))["steps"]
-    return [step.Step(**one) for one in found]
 
 
-def rates() -> list[decode.Rate]:
-    """What `lm2 bench decode` measured."""
-    found = json.loads((RESULTS / "decode" / "decode.json").read_text("utf-8"))["rates"]
-    return [decode.Rate(**one) for one in found]
 
-
-def pieces() -> list[Result]:
-    """What `lm2 bench device` measured."""
-    found = json.loads((RESULTS / "device" / "device.json").read_text("utf-8"))["pieces"]
-    return [Result.from_dict(one) for one in found]
-
-
-def speed() -> str:
-    """Four lines about speed for the first page, from the tables of the others."""
-    taken = {one.name: median(one.seconds) for one in step_times("training_step")}
-    eager, built = (taken["as configured"] / taken[f"torch, {name}"]
-                    for name in ("eager", "compiled"))
-    decoding = {(rate.by, rate.batch): rate.decoding for rate in rates()}
-    generation = [f"{decoding[decode.OURS, batch] / decoding[decode.THEIRS, batch]:.2f} "
-                  f"(batch {batch})" for by, batch in decoding if by == decode.OURS]
-    read = context.read(RESULTS / "context" / "context.json")
-    lm2, full = read.of(read.lm2[0]), {p.tokens: p for p in read.of(read.full)}
-    longest, both = lm2[-1], max((p for p in lm2 if p.tokens in full), key=lambda p: p.tokens)
-    faster = median(full[both.tokens].seconds) / median(both.seconds)
-    found = {piece.name: piece for piece in pieces()}
-    mfu = {name: max((re.search(r"MFU ([\d.]+)", one.against)[1] for one in found[name].measures
-                      if one.what.startswith("step")), key=float)
-           for name in ("train LM2", "train llama")}
-    (text,) = found["prefill full attention"].measures
-    slower = re.match(r"([\d.]+) of sequential", text.against)[1]
-    return "".join(f"- {line}.\n" for line in (
-        f"A training step of a Llama of 10 M parameters takes {eager:.2f} of PyTorch's time "
-        f"(eager), {built:.2f} (compiled)",
-        "A Llama of 135 M parameters generates at the rate of transformers times "
-        + " and ".join(generation),
-        f"LM2 of 10 M parameters reads {longest.length} tokens at "
-        f"{longest.tokens / median(longest.seconds):,.0f} a second, in "
-        f"{longest.peak / 1e6:,.0f} MB; {both.length} in 1/{faster:.0f} of full attention's time",
-        f"A training step of LM2 1.7 B reaches an MFU of {mfu['train LM2']} % on one H100, that of "
-        f"its backbone {mfu['train llama']} %; LM2 reads 128k tokens {slower} times as fast as "
-        "full attention"))
 
 
 def by_trial(folder: Path) -> str:
@@ -267,6 +204,39 @@ def by_model(folder: Path) -> str:
     return Table(["length", "tokens", *groups, "constant answer"], [rows]).markdown()
 
 
+def by_segment(folder: Path) -> str:
+    """Segments down, models across: nats a token with the memory carried, and with it wiped."""
+    runs = {label: read_run(folder / name) for name, label in LLAMAS.items()}
+    columns = {}
+    for label, run in runs.items():
+        for memory, suffix in (("carried", ""), ("reset", ", wiped")):
+            found = {row.segments: row for row in run.perplexity if row.memory == memory}
+            if found:
+                columns[label + suffix] = found
+    first = next(iter(columns.values()))
+    rows = [[segments, *(f"{at[segments].loss:.4f}" for at in columns.values())]
+            for segments in first]
+    rows.append(["perplexity", *(f"{at['all'].perplexity:.2f}" for at in columns.values())])
+    return Table(["segment", *columns], [rows]).markdown()
+
+
+def answers(folder: Path) -> str:
+    """Lengths down, models across, with the memory carried and wiped."""
+    runs = {label: read_run(folder / name) for name, label in LLAMAS.items()}
+    runs = {label: run for label, run in runs.items() if run.rows}
+    rows = []
+    for cell in cells(next(iter(runs.values())).rows):
+        at = cell.any.length
+        found = [{row.memory: row for row in run.rows if row.length == at}
+                 for run in runs.values()]
+        rows.append([at, f"{cell.any.tokens:,.0f}", str(cell.any.n), *(
+            f"{100 * of_run[memory].exact_match:.1f}" for of_run in found
+            for memory in ("carried", "reset")), f"{100 * cell.any.constant_answer:.1f}"])
+    return Table(["length", "tokens", "n", *(label + suffix for label in runs
+                                             for suffix in ("", ", wiped")), "constant answer"],
+                 [rows]).markdown()
+
+
 def half_lives(folder: Path) -> str:
     """The half-life of the median slot and dimension, blocks across."""
     rows = []
@@ -276,54 +246,8 @@ def half_lives(folder: Path) -> str:
     return Table(["run", *(f"block {i}" for i in range(len(rows[0]) - 1))], [rows]).markdown()
 
 
-def compiled(folder: Path) -> str:
-    """The peak memory of a chip on each topology."""
-    def peak(steps: list[compilation.Step]) -> str:
-        return f"{max(step.bytes['peak'] for step in steps) / compilation.GIB:.2f} GiB"
-
-    rows = []
-    for made in compilation.read_all(folder):
-        train, *evaluation = made.steps
-        rows.append([made.topology, " x ".join(map(str, made.mesh.values())),
-                     re.search(r"(\d+) micro-batches", train.title)[1], peak([train]),
-                     peak(evaluation), f"{made.memory / compilation.GIB:.0f} GiB"])
-    return Table(["topology", "data x fsdp x tensor", "micro-batches", "peak of a chip, training",
-                  "evaluation", "memory of a chip"], [rows], text_columns=2).markdown()
 
 
-def roofline_bounds(folder: Path) -> str:
-    """The best variant of each model on each topology, and what limits it."""
-    best = roofline.best(roofline.read_rows(folder / "roofline.json"))
-    rows = [[row.report.topology, row.variant.name, " x ".join(map(str, row.report.mesh.values())),
-             *(f"{1e3 * row.step.bound[name]:,.0f}" for name in (
-                 "arithmetic", "memory", "interconnect")),
-             row.step.roofline.limit, f"{100 * row.mfu:.1f}"] for row in best]
-    return Table(["topology", "variant", "data x fsdp x tensor", "arithmetic ms", "memory ms",
-                  "interconnect ms", "limit", "MFU at the bound, %"], [rows],
-                 text_columns=3).markdown()
-
-
-def operations(path: Path) -> str:
-    """What a save, a resume and the like cost in a bucket: kinds of operations across."""
-    counts = json.loads(path.read_text("utf-8"))["counts"]
-    kinds = list(counts[0]["operations"])
-    return Table(["what", "store", *kinds], [
-        [[one["what"], one["store"], *(str(one["operations"][kind]) for kind in kinds)]
-         for one in counts if one["store"] == store] for store in ("gs", "s3")]).markdown()
-
-
-def kills(*paths: Path) -> str:
-    """What the kills of runs lost, one file of `kill_train.py` across."""
-    facts = [json.loads(path.read_text("utf-8")) for path in paths]
-
-    def text(value) -> str:
-        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-    rows = [[key, *(text(of_run.get(key, "-")) for of_run in facts)]
-            for key in facts[0] if key not in ("each", "command")]
-    names = [path.stem.removeprefix("kills_") if path.stem.startswith("kills_") else "result"
-             for path in paths]
-    return Table(["what", *names], [rows], text_columns=1 + len(names)).markdown()
 
 
 if __name__ == "__main__":
