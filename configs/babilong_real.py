@@ -24,12 +24,12 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=1024, deferred=True, deferred_fraction=0.8,
         bare_fraction=0.5, vary_length=False, sample_segments=8, passed_states=1.0,
-        curriculum=((0, 1, 40), (400, 2, 24), (1000, 3, 16), (1500, 4, 12), (2000, 8, 8),
-                    (8200, 32, 2)))
+        curriculum=((0, 1, 40), (400, 2, 24), (1600, 3, 16), (2200, 4, 12), (2800, 8, 8),
+                    (8400, 32, 2)))
     config.train = dict(
         num_steps=10_000, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
         weight_decay=0.01, remat_segments=False, bptt_segments=8, window_from_segments=3,
-        write_cost=0.1, write_cost_from=8200)
+        write_cost=0.1, write_cost_from=8400)
     config.checkpoint = dict(every_steps=100)
     config.eval = dict(
         lengths=("0k", "1k", "4k", "16k", "64k", "128k"), num_samples=300,
