@@ -189,6 +189,16 @@ def test_the_compiler_for_gpus_takes_every_step(tmp_path):
     assert report["steps"][0]["flops"] and report["steps"][0]["bound"]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None,
+                    reason="the compiler for GPUs is not installed: pip install 'lm2_jax[cuda]'")
+def test_decoding_on_a_gpu_reads_each_parameter_once():
+    """Without kernels.DECODING_OPTIONS and padded rows it moves 1.7 times their bytes."""
+    out = subprocess.run([sys.executable, ROOT / "tests/tools/traffic_of_decoding.py"], check=True,
+                         capture_output=True, text=True,
+                         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}).stdout
+    assert float(out) < 1.1
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                     reason="the TPU compiler is not installed: pip install 'lm2_jax[tpu]'")
 def test_the_tpu_compiler_takes_every_step(tmp_path):

@@ -12,8 +12,10 @@ from lm2_jax.model.kernels import (
     Mask,
     attention,
     attention_with_cache,
+    product,
     unroll,
 )
+from lm2_jax.model.kernels.products import GPU_ROWS
 
 Q = jnp.ones((2, 3, 4, 8))
 
@@ -54,3 +56,19 @@ def test_attention_with_a_cache_is_attention_over_both(dtype, tolerance):
     wanted = jax.nn.dot_product_attention(q, *both, mask=mask_BTS[:, None])
     np.testing.assert_allclose(found.astype(jnp.float32), wanted.astype(jnp.float32),
                                atol=tolerance)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
+def test_a_row_alone_is_padded_on_gpus(rows, out_dtype, monkeypatch):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (rows, 24), jnp.bfloat16)
+    kernel = jax.random.normal(keys[1], (24, 40), jnp.bfloat16)
+    expected = jnp.matmul(x, kernel, preferred_element_type=out_dtype)
+    monkeypatch.setattr("lm2_jax.model.kernels.products.on_gpu", lambda: True)
+    found = product(x, kernel, out_dtype)
+    assert found.dtype == out_dtype and found.shape == (rows, 40)
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=1e-2,
+                               atol=1e-2)
+    traced = jax.make_jaxpr(product, static_argnums=2)(x, kernel, out_dtype)
+    assert (f"bf16[{GPU_ROWS},24]" in str(traced)) == (rows == 1)

@@ -116,3 +116,26 @@ def test_of_a_program_for_a_tpu():
     condition = 1 + 2 * 4
     batched = 2 * 8 * (64 * 48 + 64 * 40 + 48 * 40)
     assert found.bytes == 5 * (bodies + condition) + batched
+
+
+# A slice of an array that a GPU copies while it computes something else.
+ASYNCHRONOUS = """HloModule jit_step, is_scheduled=true
+
+%part (p.0: bf16[16,64,32], p.1: s32[]) -> bf16[64,32] {
+  %p.0 = bf16[16,64,32]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %slice.1 = bf16[1,64,32]{2,1,0} dynamic-slice(%p.0, %p.1, %p.1, %p.1), dynamic_slice_sizes={1,64,32}
+  ROOT %bitcast.1 = bf16[64,32]{1,0} bitcast(%slice.1)
+}
+
+ENTRY %main (w: bf16[16,64,32], i: s32[]) -> bf16[64,32] {
+  %w = bf16[16,64,32]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %start = ((bf16[16,64,32]{2,1,0}, s32[]), bf16[64,32]{1,0}, u32[]) fusion-start(%w, %i), kind=kLoop, calls=%part
+  ROOT %done = bf16[64,32]{1,0} fusion-done(%start)
+}
+"""  # noqa: E501
+
+
+def test_a_copy_beside_other_work_counts_once():
+    assert traffic.of_program(ASYNCHRONOUS).bytes == 2 * 2 * 64 * 32 + 4

@@ -14,6 +14,7 @@ from flax import struct
 from lm2_jax import partition
 from lm2_jax.generation.reading import Reading, advance, padded, places_for, take, with_places
 from lm2_jax.generation.sampling import Sampling, sample
+from lm2_jax.model import kernels
 from lm2_jax.model import running as segments
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel
@@ -166,7 +167,8 @@ def begin(model: LanguageModel, sampling: Sampling, capacity: int, params: Param
                    Position(running, tokens_BT, jnp.zeros((), jnp.int32), seen_BV), x_B1D, seed_B)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3,
+                   compiler_options=kernels.DECODING_OPTIONS)
 def step(model: LanguageModel, sampling: Sampling, params: Params, position: Position, token_B,
          seed_B) -> tuple[Position, jax.Array]:
     """Reads a token of each row; returns where the rows are then, and the next token of each."""

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm2_jax.model import kernels
 from lm2_jax.partition import constrain
 
 
@@ -50,8 +51,7 @@ class Linear(nn.Module):
         # An einsum over all axes would make the kernel's gradient 1.5 times as slow on a CPU.
         x_2d, kernel_2d = x.astype(self.dtype).reshape(-1, fan_in), kernel.reshape(fan_in, -1)
         out_dtype = self.out_dtype or self.dtype
-        y = x_2d @ kernel_2d if out_dtype == self.dtype else (
-            einsum_float32("if,fo->io", x_2d, kernel_2d))
+        y = kernels.product(x_2d, kernel_2d, out_dtype)
         y = y.reshape(*x.shape[:x.ndim - summed], *out)
         if self.bias_axes is None:
             return y
@@ -79,26 +79,6 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
         return (x * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def einsum_float32(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns einsum(equation, a, b) in float32; the gradients have the dtype of the operands.
-
-    The backward pass casts the incoming gradient to the dtype of `a`, so that its products are as
-    fast as the forward one. For float32 operands this is `jnp.einsum`.
-    """
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
-def _einsum_backward(equation, operands, gradient):
-    (a, b), gradient = operands, gradient.astype(operands[0].dtype)
-    return (*jax.linear_transpose(lambda a: jnp.einsum(equation, a, b), a)(gradient),
-            *jax.linear_transpose(lambda b: jnp.einsum(equation, a, b), b)(gradient))
-
-
-einsum_float32.defvjp(lambda equation, a, b: (einsum_float32(equation, a, b), (a, b)),
-                      _einsum_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -78,12 +78,15 @@ def _moved(one: Instruction, part: Computation, parsed: dict[str, Computation]) 
             target in one.line for target in NO_TRAFFIC):
         return 0
     operands = [_size(part[name].result) if name in part else 0 for name in one.operands]
-    if one.opcode == "fusion":
+    if one.opcode in ("fusion", "fusion-start"):
         inner = parsed[texts.called(one.line)[0]]
         read = _read(inner, parsed)
+        results = _in_memory(one.result)
+        if one.opcode == "fusion-start":  # ((operands), results, ...)
+            results = results[len(operands):]
         return sum(min(size, read.get(i, size)) for i, size in enumerate(operands)) + sum(
             min(size, written) for size, written in zip(
-                _in_memory(one.result), _written(inner, parsed), strict=False))
+                results, _written(inner, parsed), strict=False))
     if one.opcode == "slice-start":  # ((operands), result, ...)
         return _sizes(one.result)[1]
     if one.opcode in STARTED:  # (operand, result, ...) or (result, operand, ...)

@@ -5,6 +5,10 @@ import jax
 CPU_UNROLL = 8
 CPU_COPY = 2**22
 GPU_FILLING = 2**22
+# Of programs that read every parameter for a few tokens, as decoding does; only GPUs mind them. XLA
+# then reads the parameters of each block in place. Otherwise it copies those for its own kernels
+# out of the arrays of all blocks, and concatenates two that are multiplied by the same tokens.
+DECODING_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": "0"}
 
 
 def platform() -> str:
@@ -18,6 +22,11 @@ def platform() -> str:
         return jax.default_backend()
     device = getattr(mesh, "abstract_device", None)  # None if its kind is unknown
     return device.platform if device is not None else ""
+
+
+def on_gpu() -> bool:
+    """Whether a program is traced for GPUs."""
+    return platform() in ("gpu", "cuda", "rocm")
 
 
 def unroll(length: int, copied: int = 0) -> int:
@@ -50,4 +59,4 @@ def filling_tokens(width: int) -> int:
     schedule for 64 segments and 1.99 for 8 (configs/results/device), as if 2,700 to 2,900 tokens
     filled it. On CPUs, and on TPUs, which compute one product after the other, it is 0.
     """
-    return GPU_FILLING // width if platform() in ("gpu", "cuda", "rocm") else 0
+    return GPU_FILLING // width if on_gpu() else 0

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lm2_jax.model.kernels.mask import Mask
-from lm2_jax.model.linear import einsum_float32
+from lm2_jax.model.kernels.products import einsum_float32
 
 MASKED = -1e30  # affinity of what is masked, finite so that gradients are
 
