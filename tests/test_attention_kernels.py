@@ -89,12 +89,15 @@ def test_the_kernel_of_tpus_interpreted_gives_what_xla_gives(kind, T, S, dtype):
     check("splash", mask_of(kind, S), T, S, dtype)
 
 
+@pytest.mark.parametrize("log_sum_exp", ["cudnn", "chunked"])
 @pytest.mark.parametrize("kind,T,S", [
     ("a row without keys", 9, 21), ("causal keys", 9, 21), ("causal keys", 8, 21), ("none", 7, 4),
-    ("causal", 7, 7)])
-def test_keys_in_front_and_lengths_are_the_mask_that_cudnn_needs(monkeypatch, kind, T, S):
+    ("none", 8, 6), ("causal", 7, 7)])
+def test_keys_in_front_and_lengths_are_the_mask_that_cudnn_needs(monkeypatch, kind, T, S,
+                                                                log_sum_exp):
     """XLA's attention in the place of cuDNN's, with the same arguments. An odd number of queries or
-    keys is refused, as cuDNN's is where gradients are taken."""
+    keys is refused, as cuDNN's is where gradients are taken. A log-sum-exp by cuDNN has no gradient
+    of its own."""
     plain = jax.nn.dot_product_attention
     calls = []
 
@@ -103,11 +106,27 @@ def test_keys_in_front_and_lengths_are_the_mask_that_cudnn_needs(monkeypatch, ki
         calls.append(options)
         return plain(q, k, v, implementation="xla", **options)
 
+    class Fused:
+        MaskType = cudnn.fused.MaskType
+
+        @staticmethod
+        def dot_product_attention(q, k, v, *, scale, mask_type, return_residual, q_seqlen=None,
+                                  kv_seqlen=None):
+            assert return_residual and scale == q.shape[-1] ** -0.5
+            assert (mask_type == Fused.MaskType.PADDING) == (kv_seqlen is not None)
+            out = xla(q, k, v, implementation="cudnn", key_value_seq_lengths=kv_seqlen)
+            valid = None if kv_seqlen is None else jnp.arange(k.shape[1])[None] < kv_seqlen[:, None]
+            affinities = kernels.affinities(q, k, Mask(valid))
+            return out, jax.lax.stop_gradient(jax.nn.logsumexp(affinities, axis=-1))
+
     monkeypatch.setattr(jax.nn, "dot_product_attention", xla)
+    monkeypatch.setattr(cudnn, "fused", Fused if log_sum_exp == "cudnn" else None)
     mask, arrays = mask_of(kind, S), operands(T, S)
 
     def ours(q, k, v, mask):
-        return cudnn.attention(q, k, v, mask), chunked.log_sum_exp(q, k, mask)
+        out, log_sum = cudnn.attention(q, k, v, mask, log_sum_exp=True)
+        assert (log_sum is not None) == (log_sum_exp == "cudnn" and not mask.causal)
+        return out, chunked.log_sum_exp(q, k, mask, log_sum)
 
     for a, b in zip(results(ours, *arrays, mask), results(named("xla"), *arrays, mask),
                     strict=True):

@@ -23,21 +23,38 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
 
     The arguments are those of `kernels.attention`.
     """
-    (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
-    valid_BS = jnp.ones((B, S), bool) if mask.valid_BS is None else mask.valid_BS
-    rows, columns = _size(T), _size(S)
-    q_BKGTH = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3)
-    out_BKGTH, lse_BKGT = _attention(
-        _padded(q_BKGTH, rows, axis=3), *(_padded(x.swapaxes(1, 2), columns, axis=2)
-                                          for x in (k_BSKH, v_BSKH)),
-        _padded(valid_BS, columns, axis=1), (S - T if mask.causal else None, rows, columns))
+    B, T, N, _ = q_BTNH.shape
+    out_BKGTH, lse_BKGT = _attention(*_in_chunks(q_BTNH, k_BSKH, v_BSKH, mask))
     out_BTNH = jnp.moveaxis(out_BKGTH[:, :, :, :T], 3, 1).reshape(B, T, N, v_BSKH.shape[-1])
     return out_BTNH.astype(out_dtype), lse_BKGT[..., :T].reshape(B, N, T)
 
 
-def log_sum_exp(q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask) -> jax.Array:
-    """Returns the log-sum-exp of the affinities of each query and head, float32 [B, N, T]."""
-    return attention(q_BTNH, k_BSKH, k_BSKH[..., :0], mask, jnp.float32)[1]
+def log_sum_exp(q_BTNH: jax.Array, k_BSKH: jax.Array, mask: Mask,
+                known_BNT: jax.Array | None = None) -> jax.Array:
+    """Returns the log-sum-exp of the affinities of each query and head, float32 [B, N, T].
+
+    Args:
+      known_BNT: the result, if another kernel has computed it; it gets its gradient here.
+    """
+    v_BSKH = k_BSKH[..., :0]
+    if known_BNT is None:
+        return attention(q_BTNH, k_BSKH, v_BSKH, mask, jnp.float32)[1]
+    q_BKGTH, k_BKSH, v_BKSH, valid_BS, sizes = _in_chunks(q_BTNH, k_BSKH, v_BSKH, mask)
+    (B, N, T), (_, K, G) = known_BNT.shape, q_BKGTH.shape[:3]
+    known_BKGT = _padded(known_BNT.reshape(B, K, G, T), sizes[1], axis=3)
+    lse_BKGT = _known(q_BKGTH, k_BKSH, v_BKSH, valid_BS, known_BKGT, sizes)
+    return lse_BKGT[..., :T].reshape(B, N, T)
+
+
+def _in_chunks(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> tuple:
+    """Returns what `_attention` takes."""
+    (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
+    valid_BS = jnp.ones((B, S), bool) if mask.valid_BS is None else mask.valid_BS
+    rows, columns = _size(T), _size(S)
+    q_BKGTH = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3)
+    return (_padded(q_BKGTH, rows, axis=3), *(_padded(x.swapaxes(1, 2), columns, axis=2)
+                                              for x in (k_BSKH, v_BSKH)),
+            _padded(valid_BS, columns, axis=1), (S - T if mask.causal else None, rows, columns))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -113,6 +130,24 @@ def _backward(sizes, residuals, gradients):
 
 
 _attention.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _known(q_BKGTH, k_BKSH, v_BKSH, valid_BS, lse_BKGT, sizes) -> jax.Array:
+    """The log-sum-exp, as given; its gradient is that of `_attention`. Values have no channels."""
+    return lse_BKGT
+
+
+def _known_forward(q_BKGTH, k_BKSH, v_BKSH, valid_BS, lse_BKGT, sizes):
+    out = jnp.zeros((*q_BKGTH.shape[:-1], 0), jnp.float32)
+    return lse_BKGT, (q_BKGTH, k_BKSH, v_BKSH, valid_BS, out, lse_BKGT)
+
+
+def _known_backward(sizes, residuals, of_lse):
+    return *_backward(sizes, residuals, (residuals[4], of_lse)), None
+
+
+_known.defvjp(_known_forward, _known_backward)
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -7,12 +7,15 @@ them. Where gradients are taken, jax has the kernel refuse an odd number of quer
 one is added.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from lm2_jax.model.kernels.mask import Mask
+
+try:  # jax.nn.dot_product_attention rounds the log-sum-exp of the kernel to bfloat16
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+except ImportError:
+    fused = None  # type: ignore[assignment]
 
 DTYPES = ("bfloat16", "float16")
 HEAD_DIM, HEAD_DIM_OF_HOPPER = 128, 256  # largest head_dim
@@ -27,13 +30,17 @@ def takes(q_BTNH: jax.Array) -> bool:
     return H <= (HEAD_DIM if float(capability) < 9 else HEAD_DIM_OF_HOPPER)
 
 
-def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(H)) v, [B, T, N, H] in the dtype of q."""
+def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask,
+              log_sum_exp: bool = False) -> tuple[jax.Array, jax.Array | None]:
+    """Returns (softmax(q k^T / sqrt(H)) v, log-sum-exp of the affinities).
+
+    The first is [B, T, N, H] in the dtype of q. The second is float32 [B, N, T] without a gradient;
+    it is None unless it is asked for, if the mask is causal, and if this version of jax does not
+    give it.
+    """
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
-    call = functools.partial(jax.nn.dot_product_attention, is_causal=mask.causal,
-                             implementation="cudnn")
     if mask.valid_BS is None and T % 2 == S % 2 == 0 and (not mask.causal or S == T):
-        return call(q_BTNH, k_BSKH, v_BSKH)
+        return _kernel(q_BTNH, k_BSKH, v_BSKH, None, mask.causal, log_sum_exp)
     valid_BS = jnp.ones((len(q_BTNH), S), bool) if mask.valid_BS is None else mask.valid_BS
     if mask.causal:
         q_BTNH = jnp.pad(q_BTNH, ((0, 0), (S - T, 0), (0, 0), (0, 0)))
@@ -46,10 +53,25 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mas
         q_BTNH = _take(q_BTNH, order_BS)
     # A row without a key would be undefined.
     lengths_B = jnp.maximum(jnp.sum(valid_BS, axis=1, dtype=jnp.int32), 1)
-    out_BTNH = call(q_BTNH, k_BSKH, v_BSKH, key_value_seq_lengths=lengths_B)
+    out_BTNH, log_sum_BNT = _kernel(q_BTNH, k_BSKH, v_BSKH, lengths_B, mask.causal, log_sum_exp)
     if mask.causal:
-        return _take(out_BTNH, jnp.argsort(order_BS, axis=1)[:, S - T:S])
-    return out_BTNH[:, :T]
+        return _take(out_BTNH, jnp.argsort(order_BS, axis=1)[:, S - T:S]), None
+    return out_BTNH[:, :T], None if log_sum_BNT is None else log_sum_BNT[..., :T]
+
+
+def _kernel(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, lengths_B: jax.Array | None,
+            causal: bool, log_sum_exp: bool) -> tuple[jax.Array, jax.Array | None]:
+    """Calls the kernel, with the number of valid keys of each row; None if all are valid."""
+    if fused is None or causal or not log_sum_exp:
+        return jax.nn.dot_product_attention(
+            q_BTNH, k_BSKH, v_BSKH, is_causal=causal, implementation="cudnn",
+            key_value_seq_lengths=lengths_B), None
+    B, T, _, H = q_BTNH.shape
+    lengths: dict = dict(mask_type=fused.MaskType.NO_MASK) if lengths_B is None else dict(
+        q_seqlen=jnp.full(B, T, jnp.int32), kv_seqlen=lengths_B, mask_type=fused.MaskType.PADDING)
+    out_BTNH, log_sum_BNT = fused.dot_product_attention(
+        q_BTNH, k_BSKH, v_BSKH, scale=H**-0.5, return_residual=True, **lengths)
+    return out_BTNH, jax.lax.stop_gradient(log_sum_BNT)
 
 
 def _even(x: jax.Array) -> jax.Array:

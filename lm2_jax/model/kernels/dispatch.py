@@ -68,9 +68,10 @@ def _run(chosen: str, dtype, log_sum_exp: bool, causal: bool, q_BTNH, k_BSKH, v_
     """Returns what `attention` returns, for arrays of one device."""
     mask = Mask(valid_BS, causal)
     if chosen == "cudnn":
-        out_BTNH = cudnn.attention(q_BTNH, k_BSKH, v_BSKH, mask).astype(dtype)
-        # jax rounds the log-sum-exp of the kernel to bfloat16 and gives it no gradient.
-        return (out_BTNH, chunked.log_sum_exp(q_BTNH, k_BSKH, mask)) if log_sum_exp else out_BTNH
+        out_BTNH, log_sum_BNT = cudnn.attention(q_BTNH, k_BSKH, v_BSKH, mask, log_sum_exp)
+        out_BTNH = out_BTNH.astype(dtype)
+        return (out_BTNH, chunked.log_sum_exp(q_BTNH, k_BSKH, mask, log_sum_BNT)
+                ) if log_sum_exp else out_BTNH
     if chosen == "splash":
         from lm2_jax.model.kernels import splash  # Pallas takes time to import
 
