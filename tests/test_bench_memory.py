@@ -37,7 +37,11 @@ def test_both_modules_are_in_the_table(tmp_path, compiled_quickly):
     rows, text = printed(memory.run, [16], 2, 2, str(rival), 3, tmp_path)
     assert [(row.module, row.size) for row in rows] == [("lm2_jax", 16), ("authors' module", 16)]
     assert rows[1].seconds == (0.25, 0.25, 0.25) and rows[1].flops == 1000
-    assert json.loads((tmp_path / "memory.json").read_text())["rows"][0]["flops"] == rows[0].flops
+    stored = json.loads((tmp_path / "memory.json").read_text())
+    assert stored["rows"][0]["flops"] == rows[0].flops
+    origin = stored["measured"]
+    assert {"date", "host", "commit"} < origin.keys() and origin["versions"]["jax"]
+    assert f"Measured on {origin['date']}, " in (tmp_path / "memory.md").read_text()
     assert "torch 2.0" in text and "authors' module" in (tmp_path / "memory.md").read_text()
 
 

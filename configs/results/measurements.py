@@ -8,7 +8,7 @@ from statistics import median
 
 from lm2_jax.bench import attention, bptt, compiling, decode, device, memory, roofline, step
 from lm2_jax.bench.measures import Result
-from lm2_jax.report import compilation, context, costs
+from lm2_jax.report import compilation, context, costs, records
 from lm2_jax.report.table import Table
 
 RESULTS = Path("configs/results")  # from the root, so that reports name paths of the repository
@@ -27,6 +27,7 @@ def read(path: str):
 def memory_costs() -> costs.Costs:
     """What `lm2 bench costs` measured."""
     found = read("costs/costs.json")
+    found.pop(records.MEASURED, None)
     return costs.Costs(**found | {"pairs": [costs.Pair(**pair) for pair in found["pairs"]]})
 
 
