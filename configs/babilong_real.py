@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data = dict(
         tasks=("qa1",), tokenizer_vocab_size=1024, deferred=True, deferred_fraction=0.8,
         bare_fraction=0.5, vary_length=False, sample_segments=8, passed_states=1.0,
-        curriculum=((0, 1, 40), (400, 2, 24), (1600, 3, 16), (2200, 4, 12), (2800, 8, 8),
+        curriculum=((0, 1, 40), (400, 2, 24), (2600, 3, 16), (3200, 4, 12), (3800, 8, 8),
                     (8400, 32, 2)))
     config.train = dict(
         num_steps=10_000, learning_rate=1e-3, final_learning_rate=5e-5, warmup_steps=50,
