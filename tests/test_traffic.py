@@ -121,9 +121,9 @@ def test_of_a_program_for_a_tpu():
 # A slice of an array that a GPU copies while it computes something else.
 ASYNCHRONOUS = """HloModule jit_step, is_scheduled=true
 
-%part (p.0: bf16[16,64,32], p.1: s32[]) -> bf16[64,32] {
-  %p.0 = bf16[16,64,32]{2,1,0} parameter(0)
-  %p.1 = s32[] parameter(1)
+%part (p.1: s32[], p.0: bf16[16,64,32]) -> bf16[64,32] {
+  %p.1 = s32[] parameter(0)
+  %p.0 = bf16[16,64,32]{2,1,0} parameter(1)
   %slice.1 = bf16[1,64,32]{2,1,0} dynamic-slice(%p.0, %p.1, %p.1, %p.1), dynamic_slice_sizes={1,64,32}
   ROOT %bitcast.1 = bf16[64,32]{1,0} bitcast(%slice.1)
 }
@@ -131,7 +131,7 @@ ASYNCHRONOUS = """HloModule jit_step, is_scheduled=true
 ENTRY %main (w: bf16[16,64,32], i: s32[]) -> bf16[64,32] {
   %w = bf16[16,64,32]{2,1,0} parameter(0)
   %i = s32[] parameter(1)
-  %start = ((bf16[16,64,32]{2,1,0}, s32[]), bf16[64,32]{1,0}, u32[]) fusion-start(%w, %i), kind=kLoop, calls=%part
+  %start = ((s32[], bf16[16,64,32]{2,1,0}), bf16[64,32]{1,0}, u32[]) fusion-start(%i, %w), kind=kLoop, calls=%part
   ROOT %done = bf16[64,32]{1,0} fusion-done(%start)
 }
 """  # noqa: E501

@@ -170,11 +170,6 @@ def make_table(name: str) -> str:
     return measurements.make_table(name)
 
 
-
-
-
-
-
 def by_trial(folder: Path) -> str:
     """Runs of one seed down, lengths across: exact match and the number of samples."""
     runs = {label: read_run(path) for label, (path,) in found_in(folder).items()}
@@ -244,10 +239,6 @@ def half_lives(folder: Path) -> str:
         blocks = json.loads(path.read_text("utf-8"))
         rows.append([path.parent.name, *(f"{block['half_life'][1]:,.0f}" for block in blocks)])
     return Table(["run", *(f"block {i}" for i in range(len(rows[0]) - 1))], [rows]).markdown()
-
-
-
-
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def write(folder: Path, name: str, facts: object, heading: str, table: Table, in
     Args:
       name: of both files, without a suffix.
       facts: what JSON can hold. If it is a dict, the JSON gets the `origin` too, as MEASURED, and
-        the Markdown ends with it. Otherwise its entries tell their own.
+        the Markdown ends with it. The entries of a list have their own date and version.
       heading: the line above the table.
       indent: spaces of each level of the JSON file.
 

@@ -5,9 +5,10 @@ import jax
 CPU_UNROLL = 8
 CPU_COPY = 2**22
 GPU_FILLING = 2**22
-# Of programs that read every parameter for a few tokens, as decoding does; only GPUs mind them. XLA
-# then reads the parameters of each block in place. Otherwise it copies those for its own kernels
-# out of the arrays of all blocks, and concatenates two that are multiplied by the same tokens.
+# Compiler options for programs that read every parameter for a few tokens, as decoding does. They
+# take effect on GPUs alone: XLA then reads the parameters of each block in place. By default its
+# Triton kernels get copies, taken out of the arrays of all blocks, and two parameters that are
+# multiplied by the same tokens are concatenated first.
 DECODING_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": "0"}
 
 
