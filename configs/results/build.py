@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +22,12 @@ from rich.console import Console
 from lm2_jax.commands.report import read_run, report
 from lm2_jax.config import source
 from lm2_jax.eval.results import cells
-from lm2_jax.report import comparison_plots, compilation, plots, tables
+from lm2_jax.report import comparison_plots, compilation, perplexity_comparison, plots, tables
 from lm2_jax.report.comparison import Comparison, means
 from lm2_jax.report.table import Table, spread
 from lm2_jax.runtime.files import replacing
+from lm2_jax.training import held_out
+from lm2_jax.training.writers import read_lines
 
 measurements = source.module(Path(__file__).with_name("measurements.py"))
 
@@ -66,9 +69,12 @@ DRAWN = {"ablations": ("paper", "open", "null", "base"),
                     "from step 1,800, 4,500 steps", "from step 450, three segments")}  # if not all
 LLAMAS = {"llama": "before", "blocks_1": "memory in the first block",
           "blocks_30": "memory in all 30 blocks"}
+BLOCKS = {f"{run}_seed?": run for run in source.runs("ablation_blocks")}
 COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "rates": RATES, "window": WINDOWS,
             "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
+NAMES = COMPARED | {"ablation_blocks": BLOCKS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
+HELD_OUT = ("tokens", "loss")
 
 
 def main(copies: list[str]) -> None:
@@ -80,6 +86,7 @@ def main(copies: list[str]) -> None:
         draw(RESULTS / name)
     for name in COMPARED:
         compare(RESULTS / name, RESULTS / name)
+    draw_held_out(RESULTS / "ablation_blocks")
     folder = RESULTS / "lm2_1b7_compile"
     (folder / "report.md").write_text(compilation.markdown(compilation.read_all(folder)), "utf-8")
     for page in PAGES:
@@ -95,15 +102,32 @@ def copy_run(workdir: Path, folder: Path) -> None:
         if (workdir / "eval" / name).exists():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(workdir / "eval" / name, folder / name)
-    if not (workdir / "metrics.jsonl").exists():  # nothing was trained there
+    lines = read_lines(workdir / "metrics.jsonl")
+    if not lines:  # nothing was trained there
         return
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text("utf-8").splitlines())
-    with replacing(folder / "training.csv") as partial, open(partial, "w", newline="") as file:
+    write_csv(folder / "training.csv", TRAINING, ([line[key] for key in TRAINING]
+                                                  for line in lines if "loss" in line))
+    if curve := perplexity_comparison.curve(lines, held_out.KEY):
+        write_csv(folder / "held_out.csv", HELD_OUT, curve)
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with replacing(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TRAINING)
-        for line in lines:
-            writer.writerow(f"{line[key]:.5g}" if isinstance(line[key], float) else line[key]
-                            for key in TRAINING)
+        writer.writerow(names)
+        for row in rows:
+            writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in row)
+
+
+def draw_held_out(folder: Path) -> None:
+    """Draws held_out.png: the loss of held-out documents over the tokens seen, seeds by name."""
+    curves: dict[str, list[list[tuple[int, float]]]] = {}
+    for name, paths in found_in(folder).items():
+        for path in paths:
+            with open(path / "held_out.csv", newline="") as file:
+                curves.setdefault(name, []).append(
+                    [(int(row["tokens"]), float(row["loss"])) for row in csv.DictReader(file)])
+    perplexity_comparison.plot_held_out(curves, folder / "held_out.png")
 
 
 def draw(folder: Path) -> None:
@@ -138,7 +162,7 @@ def compare(folder: Path, out: Path) -> Comparison:
 def found_in(folder: Path) -> dict[str, list[Path]]:
     """The folders of the runs that are compared there, by what they are called."""
     found = {label: sorted(folder.glob(pattern))
-             for pattern, label in COMPARED[folder.name].items()}
+             for pattern, label in NAMES[folder.name].items()}
     return {label: paths for label, paths in found.items() if paths}
 
 
@@ -163,6 +187,10 @@ def make_table(name: str) -> str:
         return by_trial(folder)
     if name in COMPARED:
         return by_model(folder)
+    if name == "ablation_blocks":
+        return perplexity_comparison.names_table(
+            {label: list(map(read_run, paths)) for label, paths in found_in(folder).items()}
+        ).markdown()
     if name == "llama_memory":
         return by_segment(folder)
     if name == "llama_memory/answers":

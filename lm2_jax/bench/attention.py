@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -76,7 +75,7 @@ def run(lengths: Sequence[int], implementations: Sequence[str], heads: int, head
                                repeats)
     device = jax.devices()[0].device_kind
     heading = (f"{rows} rows, {heads} heads of {head_dim}, {dtype}, on one {device}; jax "
-               f"{jax.__version__}; {datetime.now(UTC).strftime('%Y-%m-%d')}")
+               f"{jax.__version__}; {records.today()}")
     console.print(table(found).terminal(heading))
     facts = {"heading": heading, "rows": [dataclasses.asdict(row) for row in found]}
     for path in records.write(out, "attention", facts, heading, table(found)):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import jax
@@ -115,7 +114,7 @@ def _row(config: Config, path: str, variant: str, topology: str, segments: Seque
             peaks[count] = compilation.memory(analysis)["peak"]
             console.print(f"{topology}, {variant}, {count} segments: {size(peaks[count])}")
     return Row(variant, topology, report.mesh, config.model.segment_length, available, peaks,
-               jax.__version__, datetime.now(UTC).strftime("%Y-%m-%d"))
+               jax.__version__, records.today())
 
 
 def read_rows(path: Path) -> list[Row]:

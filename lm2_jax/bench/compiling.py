@@ -13,7 +13,7 @@ from lm2_jax.config import Config
 from lm2_jax.errors import UserError
 from lm2_jax.report import hlo, programs, records
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import meshes, paths, topologies
+from lm2_jax.runtime import compilation_cache, meshes, paths, topologies
 from lm2_jax.runtime.console import Console
 
 BLOCKS, SEGMENTS = (4, 16), (8, 64)
@@ -55,7 +55,7 @@ def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
     console = console or Console()
     if repeats < 1:
         raise UserError(f"--repeats is {repeats}; there must be 1 at least")
-    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.disable()
     found = topologies.find(topology)
     if found.lowering:
         raise UserError(f"there is no compiler for {topology} here; take a TPU slice or cpu:8")

@@ -1,7 +1,6 @@
 """`lm2 bench context`: time and memory of reading contexts, by LM2 and by other models."""
 
 import dataclasses
-import datetime
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.model.schedule import wavefront_groups
 from lm2_jax.report import context as report
+from lm2_jax.report import records
 from lm2_jax.report.context import Contexts, Point
 from lm2_jax.runtime import children, paths
 from lm2_jax.runtime.console import Console
@@ -124,7 +124,7 @@ def _facts(config: Config, minutes: float) -> dict:
         "device": f"{device.device_kind}, {len(os.sched_getaffinity(0))} cores"
                   if device.platform == "cpu" else device.device_kind,
         "versions": f"jax {jax.__version__}, Python {sys.version.split()[0]}",
-        "date": datetime.date.today().isoformat(),
+        "date": records.today(),
         "model": json.loads(json.dumps(dataclasses.asdict(c))),
         "note": "Times are medians; without logits. Full attention is one causal call, and the "
                 "others are streamed segment by segment. Peak memory is that of a process of its "

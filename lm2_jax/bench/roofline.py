@@ -4,14 +4,13 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from lm2_jax import partition
 from lm2_jax.config import Config, files
 from lm2_jax.config.model import REMAT_POLICIES
 from lm2_jax.errors import UserError
-from lm2_jax.report import compilation, formulas, programs
+from lm2_jax.report import compilation, formulas, programs, records
 from lm2_jax.report.compilation import size
 from lm2_jax.report.table import Table, percent
 from lm2_jax.runtime import paths
@@ -139,7 +138,7 @@ def _row(config: Config, path: str, variant: Variant, topology: str,
             programs.heaviest_stage(config, mesh)[i] for i in (1, 0, 2)))
     console.print(f"{topology}, {variant.name}: compiled in {step.seconds:.0f} s")
     report.steps.append(step)
-    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    date = records.today()
     return Row(variant, digest, date, report, dataclasses.asdict(costs))
 
 

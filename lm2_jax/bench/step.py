@@ -21,7 +21,7 @@ from lm2_jax.data.babilong import corpus
 from lm2_jax.errors import UserError
 from lm2_jax.report import records
 from lm2_jax.report.table import Table
-from lm2_jax.runtime import paths
+from lm2_jax.runtime import compilation_cache, paths
 from lm2_jax.runtime.console import Console
 from lm2_jax.training.clock import flops_per_token
 
@@ -75,6 +75,7 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
         words = corpus.make_tokenizer(config.data, config.seed)
         config = with_vocab_size(config, words.vocab_size, corpus.vocab_multiple(config.data))
     config = dataclasses.replace(config, mesh=MeshConfig())
+    compilation_cache.disable()
     segments, rows = config.data.curriculum[-1][1], config.batch_sizes()[-1]
     tokens = rows * segments * config.model.segment_length
     measured: list[tuple[Step, Callable[[], float], list[float]]] = []

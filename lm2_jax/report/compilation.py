@@ -97,6 +97,7 @@ class Report:
       parameters: number of the model's parameters.
       steps: the programs.
       effort: of the compiler for fast programs, from -1 to 1; 0 is its default.
+      date: of the report.
     """
 
     config: str
@@ -108,6 +109,7 @@ class Report:
     parameters: int
     steps: list[Step] = field(default_factory=list)
     effort: float = 0.0
+    date: str = ""
 
 
 def memory(analysis) -> dict[str, int]:
@@ -240,6 +242,7 @@ def markdown(reports: Sequence[Report]) -> str:
           for step in report.steps if (bound := step.roofline)]], text_columns=3)
     compiled = sorted({f"{report.config}, {report.parameters / 1e9:.3f} B parameters, jax "
                        f"{report.jax}"
+                       + (f", {report.date}" if report.date else "")
                        + (", compiled with the least effort" if report.effort < 0 else "")
                        for report in reports})
     notes = ("Bytes are per device; those of a collective are the size of its result. FLOPs are "

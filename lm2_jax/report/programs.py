@@ -17,7 +17,16 @@ from lm2_jax.generation import engine
 from lm2_jax.generation.reading import places_for
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
-from lm2_jax.report import collectives, compilation, crossing, flops, pipeline, roofline, traffic
+from lm2_jax.report import (
+    collectives,
+    compilation,
+    crossing,
+    flops,
+    pipeline,
+    records,
+    roofline,
+    traffic,
+)
 from lm2_jax.report import hlo as texts
 from lm2_jax.runtime import meshes, topologies
 from lm2_jax.runtime.meshes import micro_batches
@@ -50,7 +59,7 @@ def begin(config: Config, name: str, topology: str, slices: int = 1
     report = compilation.Report(
         config=name, topology=found.name, chip=found.kind, memory=found.memory,
         mesh={axis: int(size) for axis, size in mesh.shape.items()}, jax=jax.__version__,
-        effort=_effort(),
+        date=records.today(), effort=_effort(),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(
             abstract_params(LanguageModel(config.model), mesh))))
     return report, found, mesh

@@ -46,10 +46,15 @@ def origin() -> dict:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-    return {"date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    return {"date": today(),
             "host": f"{_processor()}, {cores} cores",
             "versions": versions | {"Python": platform.python_version()},
             "commit": provenance.commit()}
+
+
+def today() -> str:
+    """The date in UTC, as "2026-01-31"."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def _processor() -> str:

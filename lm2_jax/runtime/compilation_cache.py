@@ -21,6 +21,11 @@ def enable() -> None:
         config.update("jax_compilation_cache_dir", str(default_folder()))
 
 
+def disable() -> None:
+    """Has this process compile every program, so that the time for it can be measured."""
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def default_folder() -> Path:
     """Returns $XDG_CACHE_HOME/lm2_jax/compiled/CPU, by default below ~/.cache.
 
