@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lm2_jax.errors import RunError, UserError
+from lm2_jax.runtime import huge_pages
 
 DESCRIPTION = "Memory-augmented language models in JAX."
 # The module of a command is imported only when it runs: `lm2 help` need not load JAX.
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cannot go on. Any other exception is a programming error and keeps its traceback; set
     LM2_TRACEBACK=1 to see the traceback of every error.
     """
+    in_own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("help", "-h", "--help"):
         print(_help(COMMANDS))
@@ -85,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lm2: no command {wanted!r}; choose from {', '.join(group or COMMANDS)}",
               file=sys.stderr)
         return 2
+    if in_own_process:
+        huge_pages.ask_for_them()
     # JAX makes many small objects where it traces, and few that are garbage: by Python's thresholds
     # an eighth of the CPU time of a short run is spent on looking for those.
     gc.set_threshold(100_000, 50, 100)

@@ -17,7 +17,7 @@ DOOR = {"runtime/paths.py", "runtime/files.py", "runtime/appended.py", "runtime/
 OWN = {"runtime/console.py", "runtime/compilation_cache.py", "runtime/children.py",
        "config/shipped.py", "config/source.py", "data/workers.py", "report/paper.py",
        "report/provenance.py", "bench/eval.py", "bench/device.py", "bench/pieces.py",
-       "bench/prefill.py",
+       "bench/prefill.py", "runtime/huge_pages.py",
        "eval/identity.py", "eval/harness/running.py"}
 FORBIDDEN_MODULES = {"shutil", "fcntl"}
 FORBIDDEN = {"os": {"open", "replace", "rename", "remove", "unlink", "mkdir", "makedirs", "listdir",

@@ -10,6 +10,7 @@ from typing import Any
 from lm2_jax.bench import torch_llama, torch_memory
 from lm2_jax.config import ModelConfig
 from lm2_jax.errors import UserError
+from lm2_jax.runtime import huge_pages
 
 
 def cores() -> int:
@@ -59,7 +60,8 @@ def _answering(python: str, script: str, options: dict
     try:
         process = subprocess.Popen(
             [python, script, json.dumps(options | {"threads": cores()})], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=huge_pages.environment_of_the_user())
     except OSError as error:
         raise UserError(f"--torch-python={python}: {error.strerror}") from error
     questions, answers, errors = process.stdin, process.stdout, process.stderr
