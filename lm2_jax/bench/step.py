@@ -54,8 +54,9 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
     """Measures untrained models on random tokens on one device; prints and writes the table.
 
     The step is that of the last stage of the curriculum, with full rows. It is compared with that
-    of the model without its memory, and with the variants that the arguments ask for. After two
-    steps of each, the repetitions of the variants alternate.
+    of the model without its memory, and with the variants that the arguments ask for. The
+    repetitions of the variants alternate; each is the second of two steps in a row, since in
+    training a step follows another.
 
     Args:
       name: of the config, for the heading.
@@ -104,6 +105,7 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
             console.print(f"{title}: ready")
         for repeat in range(repeats):
             for _, work, seconds in measured if repeat % 2 == 0 else reversed(measured):
+                work()  # its memory and caches are another variant's
                 seconds.append(work())
     steps = [dataclasses.replace(step, seconds=seconds) for step, _, seconds in measured]
     heading = (f"{name} on one {jax.devices()[0].device_kind}, {cores()} cores: {rows} "
