@@ -108,6 +108,18 @@ def roofline_bounds() -> str:
                  text_columns=3).markdown()
 
 
+def inside() -> str:
+    """The answers, linear probes and gradients of `lm2 analyze`, by segments since the fact."""
+    found = read("inside/analysis.json")
+    probe, gradient = found["probe"], found["gradient"]
+    rows = [[str(segments), *(f"{100 * shares[at]:.1f}" for shares in probe["accuracy"].values()),
+             *(f"{1e3 * median(norm for norm in gradient[of][at] if norm is not None):.2f}"
+               for of in ("fact", "prose"))]
+            for at, segments in enumerate(probe["segments"])]
+    return Table(["segments since the fact", *(f"{name}, %" for name in probe["accuracy"]),
+                  "1000 x gradient to the fact, median", "to prose"], [rows]).markdown()
+
+
 def operations() -> str:
     """What a save, a resume and the like cost in a bucket: kinds of operations across."""
     counts = read("buckets/operations.json")["counts"]
@@ -149,6 +161,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ).markdown(),
     "compile_time": lambda: compiling.table(
         [compiling.Size(**one) for one in read("compile_time/compile.json")["steps"]]).markdown(),
+    "inside": inside,
     "buckets": operations,
     "buckets/kills": lambda: kills(*sorted((RESULTS / "buckets").glob("kills_*.json"))),
     "kill_train": lambda: kills(RESULTS / "kill_train/200_kills.json"),
