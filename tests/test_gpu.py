@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import kill_train
 import numpy as np
+import packing_cases
 import pytest
 import runs
 import training
@@ -142,6 +143,13 @@ def test_a_model_reads_padded_and_packed_segments_as_with_xla(kernel, window):
     xla = logits(attention_implementation="xla")
     assert np.isfinite(ours).all()
     assert np.abs(ours - exact).max() <= 2 * np.abs(xla - exact).max() + BF16
+
+
+def test_documents_of_a_row_do_not_see_each_other(kernel):
+    config = dataclasses.replace(MODEL, attention_window=32, attention_implementation=kernel)
+    model, state = LanguageModel(config), init_state(config, batch_size=1)
+    tokens = jnp.ones((1, config.segment_length), jnp.int32)
+    packing_cases.check_isolation(config, jax.jit(model.init)(jax.random.key(1), tokens, state))
 
 
 def test_three_steps_in_bfloat16_are_near_those_in_float32(kernel):
