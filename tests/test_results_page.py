@@ -64,3 +64,18 @@ def test_a_copied_run_is_drawn_from_its_copies(tmp_path, run, drawn):
     assert x.tolist() == [1, 2, 3, 4, 5]
     assert y == pytest.approx([1 / step for step in x], rel=1e-4)
     assert drawn["training.png"].get_suptitle().endswith("kept")
+
+
+def test_held_out_losses_are_drawn_from_copies(tmp_path, drawn):
+    for name in ("blocks_1_seed0", "blocks_1_seed1", "llama_seed0"):
+        (tmp_path / name).mkdir()
+        lines = [{"step": 1, "segments": 2, "loss": 3.0, "tokens": 8, "answer_accuracy": 0.0},
+                 {"step": 1, "held_out_loss": 2.5}]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(
+            json.dumps(line) + "\n" for line in lines))
+        build.copy_run(tmp_path / name, tmp_path / "ablation_blocks" / name)
+    build.draw_held_out(tmp_path / "ablation_blocks")
+    labels = [line.get_label() for line in drawn["held_out.png"].axes[0].get_lines()]
+    assert labels == ["blocks_1 (2 seeds)", "llama (1 seed)"]
+    for line in drawn["held_out.png"].axes[0].get_lines():
+        assert [values.tolist() for values in line.get_data()] == [[8], [2.5]]
