@@ -17,8 +17,8 @@ print(jax.config.jax_compilation_cache_dir)
 """
 
 
-def run(tmp_path, **environment):
-    process = subprocess.run([sys.executable, "-c", SCRIPT], cwd=runs.ROOT, text=True, check=True,
+def run(tmp_path, script=SCRIPT, **environment):
+    process = subprocess.run([sys.executable, "-c", script], cwd=runs.ROOT, text=True, check=True,
                              stdout=subprocess.PIPE, env=clean() | {
                                  "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment})
     return process.stdout.strip()
@@ -35,6 +35,23 @@ def test_programs_are_kept_in_the_users_cache_folder(tmp_path):
     assert folder.startswith(str(tmp_path / "cache" / "lm2_jax" / "compiled"))
     assert list((tmp_path / "cache").rglob("jit_*"))
     assert run(tmp_path) == folder
+
+
+def test_nothing_is_kept_where_the_cache_is_disabled(tmp_path):
+    """Although a program was kept before."""
+    run(tmp_path, SCRIPT + """
+def second(x):
+    return x * 3
+
+def third(x):
+    return x * 4
+
+with compilation_cache.disabled():
+    jax.jit(second)(3)
+jax.jit(third)(3)
+""")
+    kept = {path.name.split("-")[0] for path in (tmp_path / "cache").rglob("jit_*")}
+    assert "jit_third" in kept and "jit_second" not in kept
 
 
 @pytest.mark.parametrize("environment", [{"JAX_COMPILATION_CACHE_DIR": "own"},

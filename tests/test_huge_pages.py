@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from lm2_jax import cli
 from lm2_jax.runtime import huge_pages
 
 FAULTS = """
@@ -63,3 +64,11 @@ def test_a_process_starts_anew_where_that_helps(mode, set_to, restarts, monkeypa
     assert os.environ.get(huge_pages.VARIABLE, "") == (
         huge_pages.SETTING if restarts else set_to)
     assert huge_pages.environment_of_the_user().get(huge_pages.VARIABLE, "") == set_to
+
+
+def test_commands_ask_for_them_in_a_process_of_their_own(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(huge_pages, "ask_for_them", lambda: asked.append(True))
+    monkeypatch.setattr(sys, "argv", ["lm2", "configs"])
+    assert cli.main(["configs"]) == 0 and not asked  # called by another program
+    assert cli.main() == 0 and asked

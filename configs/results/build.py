@@ -72,7 +72,7 @@ LLAMAS = {"llama": "before", "blocks_1": "memory in the first block",
 BLOCKS = {f"{run}_seed?": run for run in source.runs("ablation_blocks")}
 COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "rates": RATES, "window": WINDOWS,
             "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
-NAMES = COMPARED | {"ablation_blocks": BLOCKS}
+LABELS = COMPARED | {"ablation_blocks": BLOCKS}
 TRAINING = ("step", "segments", "loss", "answer_accuracy")
 HELD_OUT = ("tokens", "loss")
 
@@ -162,7 +162,7 @@ def compare(folder: Path, out: Path) -> Comparison:
 def found_in(folder: Path) -> dict[str, list[Path]]:
     """The folders of the runs that are compared there, by what they are called."""
     found = {label: sorted(folder.glob(pattern))
-             for pattern, label in NAMES[folder.name].items()}
+             for pattern, label in LABELS[folder.name].items()}
     return {label: paths for label, paths in found.items() if paths}
 
 

@@ -36,6 +36,7 @@ class Size:
     seconds: Sequence[float]
 
 
+@compilation_cache.disabled()
 def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
         console: Console | None = None) -> list[Size]:
     """Compiles steps with few and with many blocks and segments; prints and writes the table.
@@ -55,7 +56,6 @@ def run(config: Config, name: str, topology: str, repeats: int, out: str | Path,
     console = console or Console()
     if repeats < 1:
         raise UserError(f"--repeats is {repeats}; there must be 1 at least")
-    compilation_cache.disable()
     found = topologies.find(topology)
     if found.lowering:
         raise UserError(f"there is no compiler for {topology} here; take a TPU slice or cpu:8")

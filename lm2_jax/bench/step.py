@@ -49,6 +49,7 @@ class Step:
     seconds: Sequence[float]
 
 
+@compilation_cache.disabled()
 def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: int,
         out: str | Path, console: Console | None = None) -> list[Step]:
     """Measures untrained models on random tokens on one device; prints and writes the table.
@@ -76,7 +77,6 @@ def run(config: Config, name: str, *, remat: bool, torch_python: str, repeats: i
         words = corpus.make_tokenizer(config.data, config.seed)
         config = with_vocab_size(config, words.vocab_size, corpus.vocab_multiple(config.data))
     config = dataclasses.replace(config, mesh=MeshConfig())
-    compilation_cache.disable()
     segments, rows = config.data.curriculum[-1][1], config.batch_sizes()[-1]
     tokens = rows * segments * config.model.segment_length
     measured: list[tuple[Step, Callable[[], float], list[float]]] = []

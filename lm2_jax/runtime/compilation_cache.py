@@ -1,12 +1,15 @@
 """JAX's persistent cache of compiled programs, on by default for the commands."""
 
+import contextlib
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 
 def enable() -> None:
@@ -21,9 +24,18 @@ def enable() -> None:
         config.update("jax_compilation_cache_dir", str(default_folder()))
 
 
-def disable() -> None:
-    """Has this process compile every program, so that the time for it can be measured."""
-    jax.config.update("jax_enable_compilation_cache", False)
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """A context, or a decorator, in which every program is compiled, so that this can be timed."""
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    try:
+        config.update("jax_enable_compilation_cache", False)
+        reset_cache()  # JAX asks the setting once
+        yield
+    finally:
+        config.update("jax_enable_compilation_cache", before)
+        reset_cache()
 
 
 def default_folder() -> Path:
