@@ -4,6 +4,9 @@ The logits of transformers were written by tests/tools/make_golden_convert.py.
 """
 
 import json
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -252,3 +255,19 @@ def test_a_model_with_a_memory_comes_back(kind, layers, tmp_path):
     half = tensors_of(tmp_path / "half")
     assert all(np.array_equal(half[name], value.astype(ml_dtypes.bfloat16))
                for name, value in stored.items())
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_parameters_are_in_memory_once(tmp_path):
+    """Beside them there is room for the largest array and for 150 MB, not for a copy of them."""
+    config = config_of("grouped") | {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "head_dim": 64,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 4000}
+    hf_folders.write(tmp_path / "hf", config)
+    tool = Path(__file__).parent / "tools" / "memory_of_converting.py"
+    ran = subprocess.run([sys.executable, tool, tmp_path / "hf", tmp_path / "run"], check=True,
+                         capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    found = json.loads(ran.stdout)
+    assert found["parameters"] > 250e6
+    assert found["peak"] < found["parameters"] + found["largest"] + 150e6

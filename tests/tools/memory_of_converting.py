@@ -1,0 +1,51 @@
+"""Prints the memory that converting a Llama's folder takes, with what the process needs at least.
+
+    python tests/tools/memory_of_converting.py FOLDER WORKDIR
+
+The output is a JSON object in bytes: `peak`, the most anonymous memory while converting, less what
+the process had before; `parameters`, their size in float32; `largest`, that of the largest stacked
+array. Pages of files are not counted. Needs Linux.
+"""
+
+import json
+import re
+import sys
+import threading
+from pathlib import Path
+
+import jax
+
+from lm2_jax.convert import importing
+from lm2_jax.model.lm import LanguageModel
+from lm2_jax.model.params import abstract_params
+from lm2_jax.partition import make_mesh
+
+
+def anonymous() -> int:
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def main(folder: str, workdir: str) -> None:
+    mesh = make_mesh({}, jax.devices()[:1])
+    before = peak = anonymous()
+    done = threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, anonymous())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        source = importing.from_hf(folder, workdir)
+    finally:
+        done.set()
+        thread.join()
+    sizes = [4 * leaf.size for leaf in jax.tree.leaves(
+        abstract_params(LanguageModel(source.model), mesh))]
+    print(json.dumps({"peak": peak - before, "parameters": sum(sizes), "largest": max(sizes)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
