@@ -141,36 +141,6 @@ def test_no_device_has_more_than_its_part(tmp_path, monkeypatch):
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 4, 4, 12)}
 
 
-@pytest.mark.parametrize("changes,reason", [
-    ({"attention_bias": True}, "attention_bias is set"),
-    ({"mlp_bias": True}, "mlp_bias is set"),
-    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-    ({"sliding_window": 32, "model_type": "mistral"}, "sliding_window is 32"),
-    ({"model_type": "mixtral", "num_local_experts": 8}, "it is a mixture of experts"),
-    ({"num_local_experts": 8}, "it has 8 experts"),
-    ({"model_type": "qwen2"}, "its attention has biases"),
-    ({"model_type": "rwkv"}, "only llama and mistral are known"),
-    ({"quantization_config": {"bits": 4}}, "give the weights before quantisation"),
-    ({"layer_types": ["sliding_attention"] * 2}, "layers other than full_attention"),
-    ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
-    ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
-     "rope_type is 'linear'"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "lacks high_freq_factor"),
-    ({"partial_rotary_factor": 0.5}, "we rotate all channels"),
-    ({"num_key_value_heads": 3}, "model.num_kv_heads is 3"),
-    ({"hidden_size": None}, "lacks hidden_size"),
-])
-def test_what_is_not_a_llama_is_refused_with_the_reason(changes, reason, tmp_path):
-    folder = tmp_path / "hf"
-    hf_folders.write(folder, config_of("grouped"))
-    config = config_of("grouped") | {"rope_parameters": None} | changes
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="config.json") as error:
-        importing.from_hf(folder, tmp_path / "run")
-    assert reason in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "run").exists()
-
-
 def test_all_that_is_wrong_with_the_tensors_is_said_at_once(tmp_path):
     config = config_of("untied")
     weights = hf_folders.weights(config)
@@ -186,6 +156,33 @@ def test_all_that_is_wrong_with_the_tensors_is_said_at_once(tmp_path):
         "not of this model: model.layers.0.self_attn.q_proj.bias; "
         "of another shape: lm_head.weight [30, 32], not [40, 32]; "
         "of a dtype other than F32, BF16, F16: model.layers.0.mlp.up_proj.weight I8")
+
+
+def test_an_unembedding_of_a_tied_model_must_be_its_embedding(tmp_path):
+    config = config_of("grouped")
+    weights = hf_folders.weights(config)
+    weights["lm_head.weight"] = -weights["model.embed_tokens.weight"]
+    with pytest.raises(UserError, match="lm_head.weight differs from .* set it to false"):
+        importing.Source(hf_folders.write(tmp_path, config, weights))
+
+
+@FAST
+def test_half_precision_comes_back_over_several_files(tmp_path):
+    """Tensors of three dtypes, and the frequencies of older files, which are not parameters."""
+    weights = hf_folders.weights(config_of("untied"), np.float16)
+    weights["model.norm.weight"] = weights["model.norm.weight"].astype(np.float32)
+    weights["lm_head.weight"] = weights["lm_head.weight"].astype(ml_dtypes.bfloat16)
+    stored = weights | {"model.layers.0.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    hf_folders.write(tmp_path / "hf", config_of("untied"), stored)
+    source = importing.from_hf(tmp_path / "hf", tmp_path / "run")
+    assert "1 tensors rotary_emb.inv_freq" in source.notes[0]
+    done = exporting.to_hf(tmp_path / "run", tmp_path / "back", shard_bytes=20_000)
+    assert done.dtype == "float16" and same_bytes(tensors_of(tmp_path / "back"), weights)
+    # The index of the files is read again.
+    again = importing.Source(tmp_path / "back").tensors
+    assert again.shapes == {name: tensor.shape for name, tensor in weights.items()}
+    index = json.loads((tmp_path / "back" / tensors.INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in weights.values())
 
 
 def test_files_that_are_not_safetensors_are_refused(tmp_path):
@@ -206,6 +203,9 @@ def test_files_that_are_not_safetensors_are_refused(tmp_path):
     assert "must name files in its own folder" in refusal()
     index.write_text("{")
     assert "is not an index" in refusal()
+    (folder / tensors.SINGLE).write_bytes(part_bytes)
+    assert "has both model.safetensors and" in refusal()
+    (folder / tensors.SINGLE).unlink()
     index.unlink()
     (folder / "model-00001-of-00002.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")

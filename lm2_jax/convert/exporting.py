@@ -40,7 +40,7 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
           shard_bytes: int = tensors.SHARD_BYTES) -> Exported:
     """Writes a model as config.json, safetensors, tokenizer and a model card (README.md).
 
-    A workdir that `from_hf` wrote gives back the bytes of each tensor, and the files of the
+    A workdir that `from_hf` wrote gives back the bytes of each parameter, and the files of the
     tokenizer. The model of any other run is written as it was trained, in float32, with its
     tokenizer and as many rows of the vocabulary as that has tokens, or as the Llama has that it
     began from. A model without a memory is a LlamaForCausalLM; one with a memory is "lm2", which

@@ -128,13 +128,20 @@ class Source:
             abstract_params(LanguageModel(dataclasses.replace(self.model, vocab_size=self.rows)),
                             partition.make_mesh({}, 1)))}
         found = dict(self.tensors.shapes)
-        for name in [name for name in found if name.endswith(".rotary_emb.inv_freq")]:
-            del found[name]  # older files have the frequencies, which the config gives
+        frequencies = [name for name in found if name.endswith(".rotary_emb.inv_freq")]
+        for name in frequencies:
+            del found[name]
+        if frequencies:
+            self.notes.append(f"{len(frequencies)} tensors rotary_emb.inv_freq of older files are "
+                              f"left out: {llama.CONFIG} gives the frequencies")
         problems = [f"missing: {', '.join(sorted(wanted.keys() - found))}"] * (
             not wanted.keys() <= found.keys())
-        if (self.model.tie_embeddings and names.UNEMBEDDING in found
-                and names.EMBEDDING in found and self._is_copy()):
+        if self.model.tie_embeddings and {names.UNEMBEDDING, names.EMBEDDING} <= found.keys():
             del found[names.UNEMBEDDING]
+            if not self._is_copy():
+                problems.append(f"{names.UNEMBEDDING} differs from {names.EMBEDDING} although "
+                                "tie_word_embeddings is true; set it to false if the model has "
+                                "both")
         if extra := sorted(found.keys() - wanted):
             problems.append(f"not of this model: {', '.join(extra)}")
         if shapes := [f"{name} {list(found[name])}, not {list(shape)}"

@@ -28,6 +28,8 @@ OTHERS = {
 DEFAULTS: dict[str, Any] = dict(  # of transformers' LlamaConfig
     rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False, hidden_act="silu",
     max_position_embeddings=2048)
+MISTRAL: dict[str, Any] = dict(  # where its MistralConfig has others; null turns the window off
+    sliding_window=4096, num_key_value_heads=8, max_position_embeddings=131_072)
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
             "num_attention_heads")
 LONGEST_SEGMENT = 8192  # by default
@@ -71,19 +73,21 @@ def model_config(config: dict, path: Path, segment_length: int = 0) -> ModelConf
     if config.get("model_type") == LM2 and OUR_MODEL in config:
         model = files.from_stored({"model": config[OUR_MODEL]}).model
         return dataclasses.replace(model, segment_length=segment_length or model.segment_length)
-    rope = _rope(config)
-    values: dict[str, Any] = DEFAULTS | {k: v for k, v in config.items() if v is not None}
+    rope = _rope(config, path)
+    values: dict[str, Any] = DEFAULTS | (MISTRAL if config.get("model_type") == "mistral" else {})
+    values |= {k: v for k, v in config.items() if v is not None or k == "sliding_window"}
     if missing := [key for key in REQUIRED if key not in values]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     if reasons := _not_a_llama(values, rope):
-        raise UserError(f"{path} is not of a Llama that can be converted: " + "; ".join(reasons))
+        raise UserError(f"{path} describes a model that cannot be converted: "
+                        + "; ".join(reasons))
     scaling = None
-    if rope["rope_type"] == "llama3":
-        scaling = RopeScaling(
-            factor=float(rope["factor"]), low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_max_position=int(rope["original_max_position_embeddings"]))
     try:
+        if rope["rope_type"] == "llama3":
+            scaling = RopeScaling(
+                factor=float(rope["factor"]), low_freq_factor=float(rope["low_freq_factor"]),
+                high_freq_factor=float(rope["high_freq_factor"]),
+                original_max_position=int(rope["original_max_position_embeddings"]))
         return ModelConfig(
             vocab_size=values["vocab_size"], embed_dim=values["hidden_size"],
             num_layers=values["num_hidden_layers"], num_heads=values["num_attention_heads"],
@@ -93,7 +97,7 @@ def model_config(config: dict, path: Path, segment_length: int = 0) -> ModelConf
                                                  LONGEST_SEGMENT),
             rope_theta=float(rope.get("rope_theta", values["rope_theta"])), rope_scaling=scaling,
             norm_eps=float(values["rms_norm_eps"]), tie_embeddings=values["tie_word_embeddings"])
-    except (UserError, TypeError) as error:
+    except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be converted: {error}") from error
 
 
@@ -137,9 +141,17 @@ def shape(model: ModelConfig) -> dict[str, object]:
     return {f"model.{key}": values[key] for key in SHAPE}
 
 
-def _rope(config: dict) -> dict:
+def _rope(config: dict, path: Path) -> dict:
     """The parameters of the rotary positions, of either form, with their rope_type."""
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    forms = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
+    for key, rope in forms.items():
+        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+            raise UserError(f"{path} cannot be converted: {key} is {rope!r}; it must be an object "
+                            "with the parameters of the rotary positions of all blocks")
+    if len(forms) == 2 and forms["rope_scaling"] != forms["rope_parameters"]:
+        raise UserError(f"{path} cannot be converted: rope_scaling and rope_parameters differ; "
+                        "leave out the one that is wrong")
+    rope = dict(*list(forms.values())[:1])
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     return rope
 
@@ -153,6 +165,9 @@ def _not_a_llama(config: dict, rope: dict) -> list[str]:
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             reasons.append(f"{key} is set: our projections have no biases")
+    if not isinstance(config["tie_word_embeddings"], bool):
+        reasons.append(f"tie_word_embeddings is {config['tie_word_embeddings']!r}: it must be true "
+                       "or false")
     if config["hidden_act"] not in ("silu", "swish"):
         reasons.append(f"hidden_act is {config['hidden_act']!r}: our MLP uses silu")
     if config.get("sliding_window") and config.get("use_sliding_window", True):

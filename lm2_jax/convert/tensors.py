@@ -120,6 +120,9 @@ def _write_file(partial: Path, tensors: Sequence[ToWrite]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
+    if (folder / SINGLE).is_file() and (folder / INDEX).is_file():
+        raise UserError(f"{folder} has both {SINGLE} and {INDEX}; delete the one that is not of "
+                        "the model")
     if (folder / INDEX).is_file():
         try:
             index = json.loads((folder / INDEX).read_text("utf-8"))
