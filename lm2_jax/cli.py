@@ -18,8 +18,7 @@ DESCRIPTION = "Memory-augmented language models in JAX."
 COMMANDS = {
     "train": "Train in a workdir, or resume the run there, then evaluate.",
     "sweep": "Train the runs of a config, a few at a time, and compare them: a queue that resumes.",
-    "convert": "Make a workdir of a Llama of the transformers library, and such a Llama of a "
-               "workdir.",
+    "convert": "Import a Llama from a Hugging Face folder into a workdir, or export one.",
     "eval": "Evaluate a checkpoint: table, results.json, plots.",
     "generate": "Write on from a prompt, answer a question, or chat.",
     "read": "Read texts once and keep what the model has understood as a file, to ask it later.",
@@ -48,6 +47,12 @@ COMMANDS = {
     "bench roofline": "Compare variants of a training step by their roofline bounds on a TPU.",
     "bench step": "Measure the training step: time, FLOPs, memory, and other ways to take it.",
 }
+ROAD = """From a Llama (a Hugging Face folder LLAMA) and TEXTS to a Llama with a memory:
+    lm2 data tokenize TEXTS --tokenizer=LLAMA --held-out=0.05 --out=shards
+    lm2 convert from-hf LLAMA --workdir=runs/llama
+    lm2 train --config=books --init-from=runs/llama --workdir=runs/mine \\
+        --config.data.corpora=shards --config.train.trainable='*/memory/*'
+    lm2 convert to-hf OUT --workdir=runs/mine"""
 # Of the commands that are not named like their module.
 MODULES = {"eval": "evaluate", "data tokenize": "tokenize"} | {
     name: name.replace(" ", ".") for name in COMMANDS if name.startswith("bench ")}
@@ -73,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     in_own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("help", "-h", "--help"):
-        print(_help(COMMANDS))
+        print(f"{_help(COMMANDS)}\n\n{ROAD}")
         return 0
     name, *rest = argv
     if rest and f"{name} {rest[0]}" in COMMANDS:

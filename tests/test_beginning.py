@@ -6,6 +6,7 @@ import hf_folders
 import jax
 import numpy as np
 import pytest
+import shard_cases
 import test_convert
 from test_convert import config_of
 from training import one_device
@@ -54,7 +55,7 @@ def llama(folder):
 
 
 @pytest.mark.parametrize("kind,blocks,same", [
-    ("lm2", 1, "bits"), ("delta", 1, "bits"), ("armt", 1, "rounded")])
+    ("lm2", 1, "bits"), ("lm2", 2, "bits"), ("delta", 1, "bits"), ("armt", 1, "rounded")])
 def test_the_first_logits_are_those_of_the_llama(kind, blocks, same, folder, llama, tmp_path):
     model, mesh = model_beside(importing.Source(folder), kind=kind, num_layers=blocks), one_device()
     new = hf_folders.variables(model)
@@ -120,3 +121,28 @@ def test_from_a_llama_to_one_with_a_memory_by_commands(tmp_path, capsys, compile
     told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert told["chat_template"] == hf_folders.CHAT_TEMPLATE and told["bos_token"] == "<s>"
     assert llama.config.model.memory.num_layers == 0
+
+
+@pytest.mark.processes
+def test_the_way_of_the_readme_from_texts_and_a_llama_to_a_model_with_a_memory(
+        tmp_path, capsys, compiled_quickly):
+    """The documents that were held out are watched and measured, and the card says all of it."""
+    folder, converted, run, out = (tmp_path / name for name in ("hf", "llama", "mine", "out"))
+    tokens = tokenizers.load(shard_cases.words())._tokenizer
+    hf_folders.write(folder, config_of("grouped") | {"vocab_size": 400}, tokens=tokens)
+    texts = shard_cases.write(tmp_path / "texts.jsonl", shard_cases.texts(3, 40))
+    shard_cases.make([texts], tmp_path / "shards", folder, held_out=0.2)
+    assert main(["convert", "from-hf", str(folder), f"--workdir={converted}"]) == 0
+    assert main([
+        "train", "--config=books", f"--init-from={converted}", f"--workdir={run}",
+        f"--config.data.corpora={tmp_path / 'shards'}", "--config.train.trainable=*/memory/*",
+        "--config.model.memory.num_layers=2", "--config.data.curriculum=((0,2,8),)",
+        "--config.train.num_steps=2", "--config.eval.batch_size=8"]) == 0
+    printed = capsys.readouterr().out
+    assert "step 2: held-out loss" in printed and "perplexity.png" in printed
+    assert (run / "eval" / "perplexity" / "perplexity.json").exists()
+    assert main(["convert", "to-hf", str(out), f"--workdir={run}"]) == 0
+    card = (out / "README.md").read_text()
+    assert "- data: tokenized corpora `shards` (" in card and " tokens)" in card
+    assert f"- trained on 8 x cpu with jax {jax.__version__}" in card
+    assert "- evaluated at step 2" in card and "- began with the weights of `llama`" in card

@@ -52,6 +52,20 @@ def test_help_lists_the_commands(arguments, capsys):
         "generate", "read"))
 
 
+def test_help_shows_the_readmes_way_from_a_llama_to_a_memory(capsys):
+    def commands(text):
+        lines = text.replace("\\\n", " ").splitlines()
+        return [" ".join(line.split(" #")[0].split()) for line in lines]
+
+    assert call("help") == 0
+    shown = capsys.readouterr().out
+    way = [line for line in commands(shown[shown.index("From a Llama"):]) if line[:4] == "lm2 "]
+    assert [line.split(" -")[0].removeprefix("lm2 ") for line in way] == [
+        "data tokenize TEXTS", "convert from-hf LLAMA", "train", "convert to-hf OUT"]
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert set(way) <= set(commands(readme))
+
+
 @pytest.mark.parametrize("arguments", [["bench"], ["bench", "--help"]], ids=str)
 def test_help_lists_the_commands_of_a_group(arguments, capsys):
     assert call(*arguments) == 0

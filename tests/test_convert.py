@@ -257,6 +257,30 @@ def test_a_model_with_a_memory_comes_back(kind, layers, tmp_path):
                for name, value in stored.items())
 
 
+@FAST
+def test_no_file_names_tokens_that_the_exported_tokenizer_has_not(tmp_path):
+    """Our special tokens take the places of reserved ones, which the Llama's files still name."""
+    reserved = [f"<|reserved_special_token_{i}|>" for i in range(4)]
+    tokens = hf_folders.tokenizer(20)
+    tokens.add_special_tokens(reserved)
+    ids = {name: tokens.token_to_id(name) for name in reserved}
+    folder = hf_folders.write(tmp_path / "hf", config_of("grouped"), tokens=tokens)
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {
+        "added_tokens_decoder": {str(i): {"content": name} for name, i in ids.items()},
+        "additional_special_tokens": reserved}))
+    (folder / "added_tokens.json").write_text(json.dumps(ids))
+    model = ModelConfig(vocab_size=128, embed_dim=32, num_layers=1, num_heads=2, num_kv_heads=1,
+                        mlp_dim=48, segment_length=8, memory=MemoryConfig(num_layers=0))
+    write_run(tmp_path / "run", model)
+    importing.keep(folder, tmp_path / "run")
+    tokenizers.load(folder).save(tmp_path / "run" / "tokenizer.json")
+    exporting.to_hf(tmp_path / "run", tmp_path / "back")
+    kept = "".join(path.read_text() for path in (tmp_path / "back").glob("*.json"))
+    assert "<answer>" in kept and "chat_template" in kept
+    assert reserved[0] not in kept and not (tmp_path / "back" / "added_tokens.json").exists()
+
+
 @pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_parameters_are_in_memory_once(tmp_path):

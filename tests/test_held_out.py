@@ -79,6 +79,7 @@ def test_a_mixture_with_a_corpus_without_held_out_documents_has_none(tmp_path):
     shard_cases.make([source], tmp_path / "x")
     source = shard_cases.source_of("a", tmp_path / "x")
     assert source.mixture.held_out() is None
+    assert source.mixture.without_held_out == [str(tmp_path / "x")]
     assert shard_cases.source_of("a", "b").mixture.held_out().corpora[1].split == "held_out"
 
 

@@ -62,7 +62,7 @@ def test_what_is_not_a_llama_is_refused_with_the_reason(changes, reason, tmp_pat
 @pytest.mark.parametrize("scaling", [{}, LLAMA3])
 def test_both_forms_of_the_rotary_positions_give_one_model(scaling):
     older = model_of({"rope_theta": 500_000.0, "rope_scaling": scaling or None})
-    newer = model_of({"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0} | scaling})
+    newer = model_of({"rope_parameters": {"rope_theta": 500_000.0} | scaling})
     assert older == newer and older.rope_theta == 500_000
     assert older.rope_scaling == (RopeScaling(8.0, 1.0, 4.0, 8192) if scaling else None)
 

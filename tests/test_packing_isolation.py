@@ -15,9 +15,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("kernel", [
-    "xla", "chunked", pytest.param("splash", marks=pytest.mark.slow)])
+# The kernel of TPUs is interpreted here: one model suffices where every test runs.
+@pytest.mark.parametrize("name,kernel", [
+    *((name, kernel) for name in CASES for kernel in ("xla", "chunked")),
+    ("lm2 and a long window", "splash"),
+    *(pytest.param(name, "splash", marks=pytest.mark.slow)
+      for name in CASES if name != "lm2 and a long window")])
 def test_a_changed_token_changes_its_own_document_alone(name, kernel):
     config = dataclasses.replace(CASES[name], attention_implementation=kernel)
     packing_cases.check_isolation(config, model_cases.variables(config))

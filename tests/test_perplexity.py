@@ -62,16 +62,19 @@ def held_out(name):
 
 
 def nats_of_logits(tokens, wipe):
-    """The cross-entropy of each target by the logits of one call, or of one call a segment."""
+    """The cross-entropy of each target by the logits of one call, or of one call a segment, each
+    with the initial memory and the window that the segment before left."""
     read, targets = tokens[:-1], tokens[1:]
     parts = [read[i:i + T] for i in range(0, len(read), T)] if wipe else [read]
-    model, logits = lm2.LanguageModel(MODEL), []
+    model, logits, state = lm2.LanguageModel(MODEL), [], lm2.init_state(MODEL, 1)
     for part in parts:
         padded = np.zeros((1, T if wipe else LONGEST), np.int32)
         padded[0, :len(part)] = part
-        out = lm2.apply_segments(model, PARAMS, padded, lm2.init_state(MODEL, 1),
+        state = state.replace(memory=lm2.init_state(MODEL, 1).memory)
+        out = lm2.apply_segments(model, PARAMS, padded, state,
                                  np.arange(padded.shape[1])[None] < len(part))
         logits.append(out.logits[0, :len(part)])
+        state = out.state
     return np.asarray(optax.softmax_cross_entropy_with_integer_labels(
         jnp.concatenate(logits), jnp.asarray(targets)), np.float64)
 
@@ -88,7 +91,7 @@ def test_losses_are_those_of_the_logits_of_whole_documents(wipe):
         counted = [i + 1 >= document.prompt for i in range(len(nats))]
         wanted = [np.sum((nats * counted)[i:i + T]) for i in range(0, len(nats), T)]
         np.testing.assert_allclose(nats_S, wanted, rtol=2e-5)
-    assert read == [4 * T + T + 1, T, 3] and len(asked) == 3
+    assert sum(read) == 5 * T + 3 + T + 1 and len(asked) == (6 if wipe else 3)
 
 
 def test_rows_are_ratios_of_sums_over_documents_and_of_counts_of_the_text():
@@ -102,8 +105,14 @@ def test_rows_are_ratios_of_sums_over_documents_and_of_counts_of_the_text():
     texts = map(json.loads, source)
     known = {len((row.get("text") or row["completion"]).encode()) for row in texts}
     assert set(index["bytes"].tolist()) <= known
+    sums = perplexity.sums("mixed", results[0][1])
     for mode in ("carried", "reset"):
         row = rows["all", mode]
+        own = [one for one in sums if one.memory == mode]
+        assert sorted(one.document for one in own) == list(range(len(documents)))
+        assert sum(one.nats for one in own) / sum(one.tokens for one in own) == pytest.approx(
+            row.loss)
+        assert all(one.bytes == index["bytes"][one.document] for one in own)
         nats = sum(nats_of_logits(tokens, mode == "reset")[max(prompt - 1, 0):].sum()
                    for tokens, prompt in map(documents.__getitem__, range(len(documents))))
         tokens = int(index["tokens"].sum()) - sum(max(prompt, 1) for prompt in prompts)
@@ -207,7 +216,7 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same(tmp_path):
     assert 0 < sum(read) < total / 2
     folder = tmp_path / "again" / "eval" / "perplexity"
     assert {path.name for path in folder.iterdir()} == {
-        "perplexity.json", "perplexity.png", "provenance.json", ".lock"}
+        "perplexity.json", "documents.json", "perplexity.png", "provenance.json", ".lock"}
     assert perplexity.read_rows(folder) == whole
     for row in whole:
         if row.memory == "carried":
@@ -249,6 +258,8 @@ def test_which_documents_are_measured(tmp_path):
     other = evaluator_of(data=own, max_documents=4, max_document_segments=2, seed=5)
     assert sorted(other.selections[0].numbers) != sorted(selection.numbers)
     assert len({json.dumps(e.identity(PARAMS, 3)) for e in (evaluator, other)}) == 2
+    unseen = evaluator_of(data=dataclasses.replace(own, corpora=(str(tmp_path / "x"),)))
+    assert run(unseen, tmp_path) == ([], f"{evaluator.notes[0]}\n", 0)
     with pytest.raises(UserError, match="x has no held-out documents"):
         PerplexityEvaluator(config_of(corpora=(str(tmp_path / "x"),)), evaluator.tokens, MESH)
     with pytest.raises(UserError, match="made with another tokenizer"):

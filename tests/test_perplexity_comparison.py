@@ -53,9 +53,10 @@ def trained(tmp_path):
             folder.mkdir(parents=True)
             workdirs.store_config(trial.config, trial.workdir)
             sizes = np.array([10, 6])
-            perplexity.write_rows(folder, perplexity.rows("shards/x", [
-                Measured({"carried": loss * sizes, "reset": (loss + 0.5) * sizes}, sizes, sizes / 2,
-                         sizes * 4.0)]))
+            measured = [Measured({"carried": loss * sizes + i, "reset": (loss + 0.5) * sizes + i},
+                                 sizes, sizes / 2, sizes * 4.0, i) for i in (-1, 1)]
+            perplexity.write_rows(folder, perplexity.rows("shards/x", measured))
+            perplexity.write_sums(folder, perplexity.sums("shards/x", measured))
             (folder / "provenance.json").write_text(json.dumps(
                 {"step": 4, "parameters": 1234, "config": files.to_dict(trial.config)}))
             lines = [*({"step": step, "tokens": 100} for step in range(1, 5)),
@@ -81,6 +82,10 @@ def test_a_sweep_has_a_table_and_a_figure_of_perplexity(trained):
     assert wide["perplexity"] == f"{(np.e + np.e ** 2) / 2:.2f} ({np.e:.2f}-{np.e ** 2:.2f})"
     assert narrow["bits per byte"] == f"{3 / 4 / np.log(2):.4f}"
     assert narrow["bits per byte, memory wiped"] == f"{3.5 / 4 / np.log(2):.4f}"
+    # The documents differ, and the runs on each of them by the same.
+    over = "nats a token over wide"
+    assert (wide[over], narrow[over]) == ("-", "+1.5000 ± 0.0000")
+    assert "Differences to wide are paired over documents" in page
     assert narrow["nats a token saved by carrying"] == "0.5000" and "1,234" in narrow["parameters"]
     assert "(held_out.png)" in page and "Exact match" not in page
     assert (out / "held_out.png").exists()

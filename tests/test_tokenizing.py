@@ -269,3 +269,7 @@ def test_the_command_has_help_and_writes_shards(tmp_path, capsys, monkeypatch):
     assert re.search(r"held_out: \d+ documents, \d[\d,]* tokens in 1 shards", " ".join(
         capsys.readouterr().out.split()))
     assert cli.main(command) == 2 and "another tokenized corpus" in capsys.readouterr().err
+    (index,) = (tmp_path / "out").glob("train*.index.npy")
+    index.write_bytes(index.read_bytes()[:-1] + b"x")
+    assert cli.main([*command, "--held-out=0.5"]) == 2
+    assert f"{index} is not that of the manifest" in capsys.readouterr().err

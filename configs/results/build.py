@@ -98,7 +98,8 @@ def copy_run(workdir: Path, folder: Path) -> None:
     metrics.jsonl what is drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "provenance.json", "gates.json", "gates.png",
-                 "perplexity/perplexity.json", "perplexity/provenance.json"):
+                 "perplexity/perplexity.json", "perplexity/documents.json",
+                 "perplexity/provenance.json"):
         if (workdir / "eval" / name).exists():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(workdir / "eval" / name, folder / name)

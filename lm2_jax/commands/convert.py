@@ -16,13 +16,16 @@ from lm2_jax.report import provenance
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.console import Console
 
-EPILOG = """from-hf FOLDER --workdir=W makes a workdir of a Llama's config.json, safetensors and
-tokenizer.json; to-hf FOLDER --workdir=W writes such a folder of a workdir's model."""
+EPILOG = """from-hf FOLDER --workdir=W imports a Llama (config.json, safetensors, tokenizer.json)
+into a new workdir; to-hf FOLDER --workdir=W exports a workdir's model to such a folder. Llamas are
+Llama 2 to 3.2, SmolLM2, Mistral without a sliding window, and what else is one by its config.json.
+Other models are refused with the reason: """ + ", ".join(
+    f"{name} ({why})" for name, why in importing.llama.OTHERS.items()) + "."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("direction", choices=("from-hf", "to-hf"))
-    parser.add_argument("folder", help="of the transformers library; to-hf creates it")
+    parser.add_argument("folder", help="Hugging Face model folder; to-hf creates it")
     arguments.add_checkpoint(parser)
     parser.add_argument("--segment-length", type=int, default=0, metavar="T",
                         help="from-hf: tokens of a segment; by default the context that the model "

@@ -108,11 +108,12 @@ def report(evaluators: Sequence[Evaluator], params: Params, step: int, workdir: 
       out: the folder; None = `workdir/eval`.
 
     Returns:
-      The results; none, with a line that says so, if there is nothing to evaluate.
+      The results; none, with a line that says why, if there is nothing to evaluate.
     """
     wanted = [evaluator for evaluator in evaluators if not evaluator.empty_key]
     if not wanted:
-        console.print(f"{evaluators[0].empty_key} is empty: no evaluation")
+        console.print("\n".join(line for evaluator in evaluators for line in evaluator.notes)
+                      or f"{evaluators[0].empty_key} is empty: no evaluation")
     with contextlib.ExitStack() as stack:
         opened = []
         for evaluator in wanted:

@@ -115,6 +115,7 @@ def read_run(folder: str | Path) -> Run:
         raise UserFileNotFoundError(f"{folder} is not evaluated (no eval/results.json); run: "
                                 f"{command}")
     perplexities = tuple(perplexity.read_rows(results / measured)) if has_perplexity else ()
+    documents = tuple(perplexity.read_sums(results / measured))
     rows = tuple(read_results(results)) if has_tasks else ()
     if has_tasks and not any(row.memory == "carried" for row in rows):
         raise UserError(f"{folder} has no results with the memory carried; run: {command} "
@@ -122,7 +123,8 @@ def read_run(folder: str | Path) -> Run:
     path = (results if rows else results / measured) / "provenance.json"
     unfinished = any((at / UNFINISHED).exists() for at in (results, results / measured))
     if not path.exists() and config:
-        return Run(str(folder), config, rows, unfinished=unfinished, perplexity=perplexities)
+        return Run(str(folder), config, rows, unfinished=unfinished, perplexity=perplexities,
+                   documents=documents)
     if not path.exists():
         raise UserFileNotFoundError(f"{folder} has results.json and no provenance.json; copy that "
                                 "beside it")
@@ -134,7 +136,7 @@ def read_run(folder: str | Path) -> Run:
                          f"{command}") from error
     config = dataclasses.replace(config or evaluated, eval=evaluated.eval)
     return Run(str(folder), config, rows, facts.get("step"), facts.get("parameters"), unfinished,
-               perplexities)
+               perplexities, documents)
 
 
 def _groups(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:

@@ -11,6 +11,7 @@ from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.shards import manifest as manifests
 from lm2_jax.data.shards import tokenizing
 from lm2_jax.data.shards.manifest import HELD_OUT, SPLITS, Manifest
+from lm2_jax.data.shards.reading import Documents
 from lm2_jax.data.text import documents as texts
 from lm2_jax.data.tokenizer import Tokenizer
 from lm2_jax.errors import UserError
@@ -39,7 +40,8 @@ def tokenize(sources: Sequence[str], tokenizer: str, out: str | Path, *, held_ou
       num_processes: that tokenize; 0 = as many as there are cores.
 
     Raises:
-      UserError: a source or the tokenizer cannot be read, or `out` holds something else.
+      UserError: a source or the tokenizer cannot be read, or `out` holds something else, or shards
+        that were changed.
     """
     console, folder = console or Console(), paths.of(out)
     num_processes = num_processes or len(children.cores()) or os.cpu_count() or 1
@@ -49,13 +51,15 @@ def tokenize(sources: Sequence[str], tokenizer: str, out: str | Path, *, held_ou
         raise UserError(f"--shard-characters is {shard_characters}; it must be at least 1")
     files = texts.find(sources)
     with locks.locked(folder, "lm2 data tokenize", "--out"):
-        words = _tokenizer(tokenizer, files, folder, vocab_size)
+        words = _tokenizer(tokenizer, files, folder, vocab_size, console)
         job = tokenizing.make_job(files, words, end=_end_id(words, end), held_out=held_out,
                                   shard_characters=shard_characters)
         if (folder / manifests.FILE).exists():
             manifest = manifests.read(folder)
             if manifest.job != job:
                 raise UserError(f"{folder} holds another tokenized corpus; use another --out")
+            for split in filter(manifest.shards.get, SPLITS):
+                Documents(folder, manifest, split).check()
         else:
             done = tokenizing.begin(folder, job)
             words.save(folder / "tokenizer.json")
@@ -88,11 +92,14 @@ def _run(folder: Path, job: manifests.Job, done: dict[int, dict], num_processes:
         bar.close()
 
 
-def _tokenizer(name: str, files: Sequence[Path], folder: Path, vocab_size: int) -> Tokenizer:
+def _tokenizer(name: str, files: Sequence[Path], folder: Path, vocab_size: int,
+               console: Console) -> Tokenizer:
     if name != "bpe":
         return tokenizers.load(name)
-    if (folder / "tokenizer.json").exists():  # of the call that is resumed
-        return tokenizers.load(folder / "tokenizer.json")
+    if (path := folder / "tokenizer.json").exists():  # of the call that is resumed
+        words = tokenizers.load(path)
+        console.print(f"{path} is used as it is, with {words.vocab_size} tokens")
+        return words
 
     def some():
         left = TRAINED_ON

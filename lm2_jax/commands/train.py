@@ -18,6 +18,7 @@ from lm2_jax.commands import arguments, evaluate, train_hooks
 from lm2_jax.config import Config, files
 from lm2_jax.convert.beginning import Beginning
 from lm2_jax.data import batches, feed, sources
+from lm2_jax.data.shards.batches import Mixture
 from lm2_jax.errors import RunError
 from lm2_jax.eval.babilong_evaluator import BabilongEvaluator
 from lm2_jax.eval.perplexity import Row as PerplexityRow
@@ -179,7 +180,10 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
             hooks = train_hooks.make(
                 config, workdir, step, stages, evaluator, checkpointer, curriculum, meta, console,
                 options.profile, preemption, begun)
-            if config.data.source == "corpus":
+            if isinstance(corpus, Mixture):
+                for folder in corpus.without_held_out:
+                    say(f"{folder} has no held-out documents (lm2 data tokenize --held-out): the "
+                        "loss on held-out documents is not measured")
                 hooks.held_out = HeldOutLoss(
                     make_loss(model, config.train, mesh, shardings.params),
                     held_out(config.data.curriculum[-1], config.train.held_out_batches), workdir,

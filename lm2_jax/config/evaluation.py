@@ -55,7 +55,8 @@ class EvalConfig:
     retrieve_order: str = "document"
     """RAG: retrieved sentences stand in document order, or by similarity, the best first."""
     memory: tuple[str, ...] = ("carried", "reset")
-    """Memory modes to evaluate: carried between segments, and reset at each segment."""
+    """Memory modes to evaluate: carried between segments, and reset at each segment. Where answers
+    are asked for, the attention window is reset too; perplexity is measured with the window."""
     reset_up_to: str = ""
     """Longest length at which the mode reset is evaluated; empty evaluates it at all."""
     max_new_tokens: int = 0

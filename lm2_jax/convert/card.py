@@ -6,6 +6,10 @@ from pathlib import Path
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import Config, files
+from lm2_jax.data.shards import manifest as manifests
+from lm2_jax.data.shards.manifest import TRAIN
+from lm2_jax.runtime import paths
+from lm2_jax.training import starts
 
 CARD = string.Template("""---
 library_name: $library
@@ -79,15 +83,34 @@ def _origin(config: Config, workdir: Path, step: int) -> list[str]:
         name = Path(json.loads(converted.read_text("utf-8"))["folder"]).name
         return [f"- converted from the transformers model in a folder `{name}`, not trained since"]
     lines = [f"- trained for {step} of {config.train.num_steps} steps of lm2_jax",
-             f"- data: tasks {', '.join(config.data.tasks)}; background `{config.data.background}`",
+             f"- data: {_data(config)}",
              f"- trained parameters: {', '.join(config.train.trainable) or 'all'}"]
     if begun.exists():
         facts = json.loads(begun.read_text("utf-8"))
         lines.append(f"- began with the weights of `{Path(facts['workdir']).name}`")
-    facts = workdir / "eval" / "provenance.json"
-    if facts.exists():
-        told = json.loads(facts.read_text("utf-8"))
-        versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
-        lines.append(f"- last evaluated at step {told['step']} on {told['devices']}; commit "
-                     f"{told['commit']}; {versions}")
+    if started := starts.read(workdir):
+        where = {f"{start['devices']} x {start['device']} with jax {start['jax']}": None
+                 for start in started}  # in order
+        lines.append(f"- trained on {', then '.join(where)}")
+    for facts in (workdir / "eval" / "provenance.json",
+                  workdir / "eval" / "perplexity" / "provenance.json"):
+        if facts.exists():
+            told = json.loads(facts.read_text("utf-8"))
+            versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+            lines.append(f"- evaluated at step {told['step']} on {told['devices']}; commit "
+                         f"{told['commit']}; {versions}")
     return lines
+
+
+def _data(config: Config) -> str:
+    """What the model was trained on, with the tokens of each corpus that is still there."""
+    data = config.data
+    if data.source != "corpus":
+        return f"tasks {', '.join(data.tasks)}; background `{data.background}`"
+    said = []
+    for folder in map(paths.of, data.corpora):
+        there = (folder / manifests.FILE).is_file()
+        tokens = manifests.read(folder).total(TRAIN, "tokens") if there else 0
+        said.append(f"`{folder.name}`" + (f" ({tokens:,} tokens)" if there else ""))
+    weights = ":".join(f"{weight:g}" for weight in data.corpus_weights)
+    return f"tokenized corpora {', '.join(said)}" + (f", in shares {weights}" if weights else "")

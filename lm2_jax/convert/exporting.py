@@ -25,6 +25,10 @@ from lm2_jax.types import Params
 
 TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+# A tokenizer with our special tokens has other names for some ids than these files and keys.
+_OF_THE_LLAMA_ALONE = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+                       "tokenizer.model")
+_NAMED_TOKENS = ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
 
 
 class Exported(NamedTuple):
@@ -140,7 +144,8 @@ def _copy_small_files(workdir: Path, to: Path, config: Config, converted: bool) 
     """Copies what the workdir keeps of a transformers model, and the tokenizer of its own."""
     kept = workdir / workdirs.SOURCE
     for path in sorted(kept.iterdir()) if kept.is_dir() else ():
-        if path.name not in (llama.CONFIG, Path(workdirs.CONVERTED).name):
+        if path.name not in (llama.CONFIG, Path(workdirs.CONVERTED).name) and (
+                converted or path.name not in _OF_THE_LLAMA_ALONE):
             copy(path, to / path.name)
     if converted:
         return
@@ -152,7 +157,10 @@ def _copy_small_files(workdir: Path, to: Path, config: Config, converted: bool) 
     told: dict[str, str | bool] = {"pad_token": tokens.pad, "eos_token": tokens.eos or END}
     if tokens.bos:
         told |= {"bos_token": tokens.bos, "add_bos_token": True}
-    _write(to / _TOKENIZER_CONFIG, own | _read(kept / _TOKENIZER_CONFIG) | told)
+    llamas = _read(kept / _TOKENIZER_CONFIG)
+    for key in _NAMED_TOKENS:
+        llamas.pop(key, None)
+    _write(to / _TOKENIZER_CONFIG, own | llamas | told)
 
 
 def _token_ids(workdir: Path) -> dict[str, int | None]:

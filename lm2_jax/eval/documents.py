@@ -15,7 +15,7 @@ from lm2_jax.generation.reading import CHUNK, places_for
 from lm2_jax.model.embedding import unembed, unembedding
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.schedule import Segments, read_segments
-from lm2_jax.model.state import init_state
+from lm2_jax.model.state import init_state, reset_memory
 from lm2_jax.types import Params, State
 
 LOGITS = 2**27  # most logits that are computed at a time
@@ -65,7 +65,8 @@ class DocumentReader:
         rows that have ended wait under padding.
 
         Args:
-          wipe: put the state back to the initial one at every segment.
+          wipe: put the memory back to the initial one at every segment; the attention window is
+            carried, so that the difference is what the memory saves.
           batch_size: rows that are computed at least, so that one compilation serves a short batch.
           progress: called with the number of tokens read since it was last called.
           between: called after each part of the batch.
@@ -77,10 +78,10 @@ class DocumentReader:
         S, done, found = max(counts), 0, []
         state = _first_state(c, B, min(places_for(S, 0, T), c.attention_window))
         while done < S:
-            count = CHUNK if done + CHUNK <= S else 1
+            count = CHUNK if done + CHUNK <= S and not wipe else 1
             arrays = self._segments(documents, B, done, count)
             state, nats_CB = _read(self.model, _logit_tokens(T, B, c.vocab_size), self.params,
-                                   state, *arrays, np.full(B, wipe))
+                                   wipe, state, *arrays)
             found.append(np.asarray(nats_CB, np.float64))
             progress(int(arrays[-1].sum()))
             done += count
@@ -115,19 +116,24 @@ def _logit_tokens(segment_length: int, rows: int, vocab_size: int) -> int:
 _first_state = jax.jit(init_state, static_argnums=(0, 1, 2))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _read(model: LanguageModel, chunk: int, params: Params, state: State, tokens_CBT, targets_CBT,
-          counted_CBT, valid_CBT, reset_B):
-    """The state after C segments, and the nats of each, [C, B] float32."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 3), donate_argnums=4)
+def _read(model: LanguageModel, chunk: int, params: Params, wipe: bool, state: State, tokens_CBT,
+          targets_CBT, counted_CBT, valid_CBT):
+    """The state after C segments, and the nats of each, [C, B] float32.
+
+    Args:
+      wipe: begin with the initial memory.
+    """
+    state = reset_memory(model.config, state) if wipe else state
     matrix_VD = unembedding(model.config, params)
 
     def finish(out, x):
         targets_BT, counted_BT = x
         return _nats(out.hidden, matrix_VD, targets_BT, counted_BT, chunk)
 
-    reset_CB = jnp.broadcast_to(reset_B, (len(tokens_CBT), *reset_B.shape))
+    starts_CB = jnp.zeros(tokens_CBT.shape[:2], bool)
     state, nats_CB, _ = read_segments(model, params, state,
-                                      Segments(tokens_CBT, valid_CBT, reset_CB), finish,
+                                      Segments(tokens_CBT, valid_CBT, starts_CB), finish,
                                       (targets_CBT, counted_CBT))
     return state, partition.constrain(nats_CB, None, None)  # whole on every host
 

@@ -23,7 +23,7 @@ from lm2_jax.errors import UserError, UserFileNotFoundError
 from lm2_jax.runtime import paths
 from lm2_jax.runtime.files import write_text
 
-FILE = "perplexity.json"
+FILE, DOCUMENTS = "perplexity.json", "documents.json"
 WHOLE = "all"  # in place of a range of segments
 Interval = tuple[float, float]
 
@@ -73,12 +73,40 @@ class Measured:
       nats: cross-entropy, by memory mode.
       tokens: that were predicted.
       words, bytes: of the text; fractions, since both are divided among the segments.
+      number: of the document in its split.
     """
 
     nats: Mapping[str, np.ndarray]
     tokens: np.ndarray
     words: np.ndarray
     bytes: np.ndarray
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums of a document over the segments that were read, for paired comparisons.
+
+    Attributes:
+      corpus, memory, tokens, words, bytes: as in `Row`.
+      document: its number in the split.
+      nats: cross-entropy.
+    """
+
+    corpus: str
+    document: int
+    memory: str
+    tokens: int
+    words: float
+    bytes: float
+    nats: float
+
+
+def sums(corpus: str, documents: Sequence[Measured]) -> list[Sums]:
+    """The sums of each document in each memory mode."""
+    return [Sums(corpus, d.number, mode, int(d.tokens.sum()), round(float(d.words.sum()), 1),
+                 round(float(d.bytes.sum()), 1), float(nats.sum()))
+            for d in documents for mode, nats in d.nats.items()]
 
 
 def ranges(segments: int) -> list[tuple[int, int]]:
@@ -143,11 +171,18 @@ def _exp_of(interval: Interval | None) -> Interval | None:
     return (_exp(interval[0]), _exp(interval[1])) if interval else None
 
 
-def write_rows(folder: Path, found: Sequence[Row]) -> Path:
+def write_rows(folder: Path, found: Sequence[Row]) -> None:
     """Writes folder/perplexity.json, a list of objects with the fields of `Row`."""
-    path = folder / FILE
-    write_text(path, json.dumps([dataclasses.asdict(row) for row in found], indent=2) + "\n")
-    return path
+    _write(folder / FILE, found)
+
+
+def write_sums(folder: Path, found: Sequence[Sums]) -> None:
+    """Writes folder/documents.json, a list of objects with the fields of `Sums`."""
+    _write(folder / DOCUMENTS, found)
+
+
+def _write(path: Path, found: Sequence[Row] | Sequence[Sums]) -> None:
+    write_text(path, json.dumps([dataclasses.asdict(one) for one in found], indent=2) + "\n")
 
 
 def read_rows(folder: str | Path) -> list[Row]:
@@ -163,6 +198,14 @@ def read_rows(folder: str | Path) -> list[Row]:
         return [_from_json(values) for values in json.loads(path.read_text("utf-8"))]
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not hold a list of results: {error}") from error
+
+
+def read_sums(folder: str | Path) -> list[Sums]:
+    """Reads folder/documents.json; [] where an earlier version wrote none."""
+    path = paths.of(folder) / DOCUMENTS
+    if not path.is_file():
+        return []
+    return [Sums(**values) for values in json.loads(path.read_text("utf-8"))]
 
 
 def _from_json(values: dict[str, Any]) -> Row:

@@ -86,11 +86,13 @@ class Selection:
         tokens = whole.segment_sums(counted.astype(np.int64), T)
         S = len(next(iter(nats.values())))
         read = self[place]
-        return Measured(nats, read.segment_sums(read.counted.astype(np.int64), T), *(
+        words, size = (
             _divided(int(self._index[name][number]), np.array(list(map(size, parts)), float),
                      tokens)[:S]
             for name, size in (("words", lambda text: len(text.split())),
-                               ("bytes", lambda text: len(text.encode())))))
+                               ("bytes", lambda text: len(text.encode()))))
+        return Measured(nats, read.segment_sums(read.counted.astype(np.int64), T), words, size,
+                        number)
 
 
 def _divided(total: int, shares: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -174,11 +176,15 @@ class PerplexityEvaluator:
         return found
 
     def remove(self, folder: Path) -> None:
-        """Removes perplexity.json."""
-        (folder / perplexity.FILE).unlink(missing_ok=True)
+        """Removes perplexity.json and documents.json."""
+        for name in (perplexity.FILE, perplexity.DOCUMENTS):
+            (folder / name).unlink(missing_ok=True)
 
     def write(self, folder: Path, results: Sequence[tuple[Row, list[Measured]]]) -> None:
-        """Writes perplexity.json."""
+        """Writes perplexity.json and documents.json."""
+        measured = {row.corpus: of_documents for row, of_documents in results}
+        perplexity.write_sums(folder, [one for corpus, of_documents in measured.items()
+                                       for one in perplexity.sums(corpus, of_documents)])
         perplexity.write_rows(folder, [row for row, _ in results])
 
 

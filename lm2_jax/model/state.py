@@ -66,6 +66,12 @@ def reset_rows(config: ModelConfig, state: State, reset_B: jax.Array) -> State:
     return select_rows(reset_B, init_state(config, reset_B.shape[0], window_size(state)), state)
 
 
+def reset_memory(config: ModelConfig, state: State) -> State:
+    """Returns the state with the initial memory in all rows, and the window as it is."""
+    rows = jax.tree.leaves(state)[0].shape[1]
+    return State(memory=init_state(config, rows, 0).memory, window=state.window)
+
+
 def window_size(state: State) -> int | None:
     """Returns the number of tokens W that the state's window can hold; None without a window."""
     return None if state.window is None else state.window.valid_BW.shape[1]

@@ -8,6 +8,7 @@ from statistics import fmean
 from lm2_jax.config import Config, files, parse_length
 from lm2_jax.eval.metrics import LABELS, babilong_correct
 from lm2_jax.eval.perplexity import Row as PerplexityRow
+from lm2_jax.eval.perplexity import Sums
 from lm2_jax.eval.results import Row, by_length, cells
 
 METRICS = ("exact_match", "accuracy")
@@ -25,6 +26,7 @@ class Run:
       parameters: the number of parameters.
       unfinished: whether the evaluation was interrupted and some rows are missing.
       perplexity: of held-out documents; the rows of BABILong are `rows`.
+      documents: the sums of each of these documents.
     """
 
     workdir: str
@@ -34,6 +36,7 @@ class Run:
     parameters: int | None = None
     unfinished: bool = False
     perplexity: tuple[PerplexityRow, ...] = ()
+    documents: tuple[Sums, ...] = ()
 
     def rates(self, field: str, memory: str = "carried") -> Rates:
         """The rates in a field of the rows that have one."""

@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib.figure import Figure
 
-from lm2_jax.eval.perplexity import WHOLE
+from lm2_jax.eval.perplexity import WHOLE, ratio
 from lm2_jax.report import style
 from lm2_jax.report.comparison import Run
 from lm2_jax.report.table import Table, count_range
@@ -16,6 +16,7 @@ from lm2_jax.runtime import paths
 
 NOTE = ("Held-out documents as far as they were read; the mean of the seeds, with the lowest and "
         "the highest.")
+PAIRED = " Differences to {} are paired over documents, with their 95 % interval."
 LESS_IMPORTANT = ("corpus", "word\nperplexity", "parameters", "seeds")  # columns
 Curve = Sequence[tuple[int, float]]  # (tokens seen, held-out loss in nats a token)
 
@@ -26,7 +27,8 @@ def names_table(groups: Mapping[str, Sequence[Run]]) -> Table:
     Args:
       groups: the seeds by name.
     """
-    lines = []
+    lines, first = [], next(iter(groups), "")
+    differences: list[str] = []
     for name, runs in groups.items():
         found = [{(row.corpus, row.memory): row for row in run.perplexity if row.segments == WHOLE}
                  for run in runs]
@@ -44,9 +46,35 @@ def names_table(groups: Mapping[str, Sequence[Run]]) -> Table:
                     ("loss", 4), ("perplexity", 2), ("word_perplexity", 1),
                     ("bits_per_byte", 4))),
                 _mean(wiped, 4), _mean([row.saved for row in rows], 4)])
-    return Table(["name", "corpus", "seeds", "parameters", "nats\na token", "perplexity",
-                  "word\nperplexity", "bits\nper byte", "bits per byte,\nmemory wiped",
-                  "nats a token\nsaved by carrying"], [lines], text_columns=2, note=NOTE)
+            differences.append(_difference(runs, groups[first], corpus, memory))
+    header = ["name", "corpus", "seeds", "parameters", "nats\na token", "perplexity",
+              "word\nperplexity", "bits\nper byte", "bits per byte,\nmemory wiped",
+              "nats a token\nsaved by carrying"]
+    note = NOTE
+    if any(text != "-" for text in differences[1:]):
+        header.append(f"nats a token\nover {first}")
+        lines = [[*line, text] for line, text in zip(lines, differences, strict=True)]
+        note += PAIRED.format(first)
+    return Table(header, [lines], text_columns=2, note=note)
+
+
+def _difference(runs: Sequence[Run], others: Sequence[Run], corpus: str, memory: str) -> str:
+    """The nats a token of the mean of some seeds over that of others, with the interval of the
+    differences of documents; "-" if they were not measured on the same ones."""
+    found = []
+    for seeds in (runs, others):
+        documents: dict[tuple[int, int], list[float]] = {}
+        for run in seeds:
+            for one in run.documents:
+                if (one.corpus, one.memory) == (corpus, memory):
+                    documents.setdefault((one.document, one.tokens), []).append(one.nats)
+        found.append({key: fmean(nats) for key, nats in documents.items()})
+    own, theirs = found
+    if runs is others or not own or own.keys() != theirs.keys():
+        return "-"
+    difference, interval = ratio(np.array([own[key] - theirs[key] for key in own]),
+                                 np.array([tokens for _, tokens in own]))
+    return f"{difference:+.4f}" + (f" ± {interval[1] - difference:.4f}" if interval else "")
 
 
 def plot_held_out(curves: Mapping[str, Sequence[Curve]], path: str | os.PathLike) -> Path | None:

@@ -34,12 +34,20 @@ class Mixture:
 
     def held_out(self) -> "Mixture | None":
         """The held-out splits; None unless every corpus has one, so that the mixture is kept."""
-        splits = tuple(dataclasses.replace(c, split=HELD_OUT) for c in self.corpora)
-        if not all(map(len, splits)):
+        if self.without_held_out:
             return None
+        splits = self._held_out_splits()
         for split in splits:
             split.check()
         return dataclasses.replace(self, corpora=splits)
+
+    @property
+    def without_held_out(self) -> list[str]:
+        """The folders of the corpora that have no held-out documents."""
+        return [str(split.folder) for split in self._held_out_splits() if not len(split)]
+
+    def _held_out_splits(self) -> tuple[Documents, ...]:
+        return tuple(dataclasses.replace(c, split=HELD_OUT) for c in self.corpora)
 
 
 def open_corpora(config: DataConfig, tokenizer: Tokenizer, split: str = TRAIN) -> Mixture:

@@ -29,7 +29,7 @@ from lm2_jax.data.shards.manifest import (
     Shard,
     digest_of,
 )
-from lm2_jax.data.shards.writing import RECORDS, Record, ShardWriter, records
+from lm2_jax.data.shards.writing import LENGTHS, RECORDS, Record, ShardWriter, records
 from lm2_jax.data.text import documents as texts
 from lm2_jax.data.text.documents import Document
 from lm2_jax.data.tokenizer import Tokenizer
@@ -79,7 +79,8 @@ def begin(folder: Path, job: Job) -> dict[int, dict]:
     for path in sorted(folder.glob("part-*.json")):
         part = json.loads(path.read_text("utf-8"))
         shards = [Shard(**shard) for shard in part["shards"].values()]
-        files = [(folder / (shard.name + RECORDS), shard.sha256) for shard in shards]
+        files = [(folder / (shard.name + suffix), digest) for shard in shards for suffix, digest in
+                 ((RECORDS, shard.sha256), (LENGTHS, shard.index_sha256))]
         if all(file.is_file() and digest_of(file) == digest for file, digest in files):
             done[part["number"]] = part
     return done
