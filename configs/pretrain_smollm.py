@@ -20,10 +20,12 @@ in data.corpora, with a weight each.
 The model is that of configs/lm2_1b7.py. Its segments have 512 tokens, not 2048: a document of the
 mixture has about 1,100 tokens, and one that is no longer than a segment trains no memory. Documents
 begin at segment borders, which leaves a fifth of a row as padding, and half of it or more with
-segments of 2048. 300,000 steps of 1 M tokens read each document once. The next command prints the
-memory that a device needs, without any shards:
+segments of 2048. 300,000 steps of 1 M tokens read each document once. The next commands print the
+memory that a device needs, without any shards. Chips with more memory than a v5e read more rows at
+a time, since they exchange the parameters less often then:
 
     lm2 compile --config=pretrain_smollm --topology=v5e:16x16
+    lm2 compile --config=pretrain_smollm --topology=v5p:4x4x4 --config.train.rows_per_device=4
 """
 
 from ml_collections import ConfigDict

@@ -294,4 +294,4 @@ def test_parameters_are_in_memory_once(tmp_path):
                          capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     found = json.loads(ran.stdout)
     assert found["parameters"] > 250e6
-    assert found["peak"] < found["parameters"] + found["largest"] + 150e6
+    assert found["peak"] - found["before"] < found["parameters"] + found["largest"] + 150e6

@@ -79,3 +79,16 @@ def test_large_slices_have_eight_times_the_rows(config):
         assert dict(mesh.shape) == {"data": 1, "fsdp": devices, "tensor": 1}
     with pytest.raises(UserError, match="no batch of 9M tokens; there are 0.5M, 4M"):
         lm2.load_config(f"{CONFIG}:9M")
+
+
+def test_pretraining_has_the_model_in_shorter_segments_on_256_and_64_devices(config):
+    pretrain = lm2.load_config(CONFIG.with_name("pretrain_smollm.py"))
+    changed = {"segment_length", "rope_scaling"}
+    for field in dataclasses.fields(config.model):
+        same = getattr(pretrain.model, field.name) == getattr(config.model, field.name)
+        assert same or field.name in changed, field.name
+    assert pretrain.model.segment_length == 512
+    assert {s * rows * 512 for _, s, rows in pretrain.data.curriculum} == {2**20}
+    for devices in (256, 64):
+        assert dict(meshes.for_training(pretrain, devices).shape) == {
+            "data": 1, "fsdp": devices, "tensor": 1}

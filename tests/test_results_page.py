@@ -44,8 +44,9 @@ def test_reports_are_up_to_date(name, tmp_path, drawn):
     assert drawn.keys() == {"accuracy.png"}
 
 
-def test_compilation_report_is_up_to_date():
-    folder = build.RESULTS / "lm2_1b7_compile"
+@pytest.mark.parametrize("name", build.COMPILED)
+def test_compilation_reports_are_up_to_date(name):
+    folder = build.RESULTS / name
     written = build.compilation.markdown(build.compilation.read_all(folder))
     assert written == (folder / "report.md").read_text("utf-8")
 

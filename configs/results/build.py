@@ -70,6 +70,7 @@ DRAWN = {"ablations": ("paper", "open", "null", "base"),
 LLAMAS = {"llama": "before", "blocks_1": "memory in the first block",
           "blocks_30": "memory in all 30 blocks"}
 BLOCKS = {f"{run}_seed?": run for run in source.runs("ablation_blocks")}
+COMPILED = ("lm2_1b7_compile", "pretrain_smollm_compile")
 COMPARED = {"memory": MEMORIES, "ablations": ABLATIONS, "rates": RATES, "window": WINDOWS,
             "trials": TRIALS, "rivals": RIVALS, "rivals_qa2": RIVALS}
 LABELS = COMPARED | {"ablation_blocks": BLOCKS}
@@ -87,8 +88,9 @@ def main(copies: list[str]) -> None:
     for name in COMPARED:
         compare(RESULTS / name, RESULTS / name)
     draw_held_out(RESULTS / "ablation_blocks")
-    folder = RESULTS / "lm2_1b7_compile"
-    (folder / "report.md").write_text(compilation.markdown(compilation.read_all(folder)), "utf-8")
+    for name in COMPILED:
+        report_of_compiling = compilation.markdown(compilation.read_all(RESULTS / name))
+        (RESULTS / name / "report.md").write_text(report_of_compiling, "utf-8")
     for page in PAGES:
         page.write_text(with_tables(page.read_text("utf-8")), "utf-8")
 

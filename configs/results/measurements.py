@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -50,13 +50,19 @@ def pieces() -> list[Result]:
 
 
 def speed() -> str:
-    """Four lines about speed for the first page, from the tables of the others."""
-    taken = {one.name: median(one.seconds) for one in step_times("training_step")}
-    eager, built = (taken["as configured"] / taken[f"torch, {name}"]
+    """Four lines about speed for the first page, from the tables of the others.
+
+    Ratios are the medians of those of repetitions that followed each other, as in the tables.
+    """
+    def ratio(some: Sequence[float], others: Sequence[float]) -> float:
+        return median(a / b for a, b in zip(some, others, strict=True))
+
+    taken = {one.name: one.seconds for one in step_times("training_step")}
+    eager, built = (ratio(taken["as configured"], taken[f"torch, {name}"])
                     for name in ("eager", "compiled"))
-    decoding = {(rate.by, rate.batch): rate.decoding for rate in rates()}
-    generation = [f"{decoding[decode.OURS, batch] / decoding[decode.THEIRS, batch]:.2f} "
-                  f"(batch {batch})" for by, batch in decoding if by == decode.OURS]
+    rest = {(rate.by, rate.batch): rate.rest for rate in rates()}
+    generation = [f"{ratio(rest[decode.THEIRS, batch], rest[decode.OURS, batch]):.2f} "
+                  f"(batch {batch})" for by, batch in rest if by == decode.OURS]
     contexts = context.read(RESULTS / "context/context.json")
     lm2 = contexts.of(contexts.lm2[0])
     full = {p.tokens: p for p in contexts.of(contexts.full)}
@@ -81,13 +87,34 @@ def speed() -> str:
         "full attention"))
 
 
-def compiled() -> str:
+def conversion() -> str:
+    """What converting and tokenizing was measured to need, beside the goals."""
+    logits, used, rate = (read(f"conversion/{name}.json")
+                          for name in ("logits", "memory", "tokenizing"))
+    limit = used["parameters"] + used["largest"] + 10**9
+    rows = [
+        [f"SmolLM2-135M, {logits['tokens']} tokens of a book: largest difference to the logits of "
+         "transformers", f"{logits['largest_difference']:.1e} (standard deviation "
+         f"{logits['standard_deviation']:.1f})", "-"],
+        ["the same: tokens with equal argmax", str(logits["same_argmax"]), str(logits["tokens"])],
+        ["SmolLM2-135M, converted and exported again: tensors with the same bytes",
+         str(logits["tensors_that_came_back"]), str(logits["tensors"])],
+        [f"a Llama of {used['parameters'] / 4e9:.2f} billion parameters, converted: peak of "
+         "anonymous memory, GB", f"{used['peak'] / 1e9:.2f}", f"at most {limit / 1e9:.2f}"],
+        [f"{rate['megabytes']} MB of books, tokenized to shards: rate over `encode_batch_fast`",
+         f"{rate['rate_over_encode_batch_fast']:.2f}", "at least 0.7"]]
+    return Table(["what", "measured", "goal"], [rows]).markdown()
+
+
+def compiled(name: str) -> str:
     """The peak memory of a chip on each topology."""
     def peak(steps: list[compilation.Step]) -> str:
+        if not steps:
+            return "-"
         return f"{max(step.bytes['peak'] for step in steps) / compilation.GIB:.2f} GiB"
 
     rows = []
-    for made in compilation.read_all(RESULTS / "lm2_1b7_compile"):
+    for made in compilation.read_all(RESULTS / name):
         train, *evaluation = made.steps
         rows.append([made.topology, " x ".join(map(str, made.mesh.values())),
                      re.search(r"(\d+) micro-batches", train.title)[1], peak([train]),
@@ -153,7 +180,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "device": lambda: device.table(pieces()).markdown(),
     "memory_module": lambda: memory.table(
         [memory.Row(**row) for row in read("memory_module/memory.json")["rows"]]).markdown(),
-    "lm2_1b7_compile": compiled,
+    "lm2_1b7_compile": lambda: compiled("lm2_1b7_compile"),
+    "pretrain_smollm_compile": lambda: compiled("pretrain_smollm_compile"),
+    "conversion": conversion,
     "lm2_1b7_roofline": roofline_bounds,
     "bptt": lambda: bptt.table(bptt.read_rows(RESULTS / "bptt/bptt.json")).markdown(),
     "attention_kernels": lambda: attention.table(

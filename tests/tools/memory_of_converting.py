@@ -2,15 +2,16 @@
 
     python tests/tools/memory_of_converting.py FOLDER WORKDIR
 
-The output is a JSON object in bytes: `peak`, the most anonymous memory while converting, less what
-the process had before; `parameters`, their size in float32; `largest`, that of the largest stacked
-array. Pages of files are not counted. Needs Linux.
+The output is a JSON object in bytes: `peak`, the most anonymous memory of the process while it
+converts, `before`, what it had at the beginning; `parameters`, their size in float32; `largest`,
+that of the largest stacked array. Pages of files are not counted. Needs Linux.
 """
 
 import json
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from lm2_jax.convert import importing
 from lm2_jax.model.lm import LanguageModel
 from lm2_jax.model.params import abstract_params
 from lm2_jax.partition import make_mesh
+from lm2_jax.report import records
 
 
 def anonymous() -> int:
@@ -27,6 +29,7 @@ def anonymous() -> int:
 
 def main(folder: str, workdir: str) -> None:
     mesh = make_mesh({}, jax.devices()[:1])
+    begun = time.perf_counter()
     before = peak = anonymous()
     done = threading.Event()
 
@@ -44,7 +47,10 @@ def main(folder: str, workdir: str) -> None:
         thread.join()
     sizes = [4 * leaf.size for leaf in jax.tree.leaves(
         abstract_params(LanguageModel(source.model), mesh))]
-    print(json.dumps({"peak": peak - before, "parameters": sum(sizes), "largest": max(sizes)}))
+    print(json.dumps({
+        records.MEASURED: records.origin(), "peak": peak, "before": before,
+        "parameters": sum(sizes), "largest": max(sizes),
+        "seconds": round(time.perf_counter() - begun, 1)}, indent=1))
 
 
 if __name__ == "__main__":
