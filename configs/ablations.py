@@ -24,6 +24,7 @@ A run is the model `lm2` of rivals.py with its own keys in RUNS. Names:
   short                 rows of at most 8 segments, as many tokens in all: no states are passed on
   dense, sparse         samples of 32 segments in place of four of 8, with as many facts to a token,
                         or with at most ten facts
+  cut                   as dense, with gradients through 8 of the 32 segments
   window_N              attention sees N tokens of earlier segments, not 24
   write_top_2           a head writes the two slots that match best
   slot_keys, untied     learnt keys of the slots; a write with queries and keys of its own
@@ -89,6 +90,7 @@ RUNS = {
     "short": {"data.curriculum": rivals.get_config().data.curriculum[:-1]},
     "dense": WHOLE,
     "sparse": WHOLE | {"data.max_points": 10},
+    "cut": WHOLE | {"train.bptt_segments": 8},
     "window_0": {"model.attention_window": 0},
     "window_48": {"model.attention_window": 48},
     "write_top_2": {"model.memory.write_top_k": 2},

@@ -1,4 +1,4 @@
-"""Learning rates of the memories and of the window of rivals.py, one seed at each.
+"""Learning rates of the memories, of a window and of full attention in rivals.py, one seed each.
 
     lm2 train --config=rates:lm2_1e-3 --workdir=runs/rates/lm2_1e-3_seed0
 
@@ -20,7 +20,7 @@ rivals = source.module(Path(__file__).with_name("rivals.py"))
 
 RATES = ("5e-4", "1e-3", "2e-3", "3e-3")
 RUNS = {f"{model}_{rate}": (model, float(rate))
-        for model in ("rmt", "armt", "delta", "lm2", "window") for rate in RATES}
+        for model in ("rmt", "armt", "delta", "lm2", "window", "full") for rate in RATES}
 EVAL = {"eval.lengths": ("192", "1k", "4k"), "eval.max_samples": (), "eval.num_samples": 100,
         "eval.memory": ("carried",)}
 

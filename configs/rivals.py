@@ -30,10 +30,15 @@ gates:
       --names="LM2,RMT,ARMT,DeltaNet,one segment,window,full attention,RAG over full attention"
   lm2 gates --config=rivals:lm2 --workdir=runs/rivals/lm2_seed0 --samples=10
 
-An answer of qa2 takes two facts, which do not fit into one segment. Train and evaluate qa2 with:
+MODEL_TASK names a model on another task, such as lm2_qa2, with as many tokens:
 
-  --config.data.tasks=qa2 --config.eval.lengths=192,512,1k,4k \\
-      "--config.data.curriculum=((0,2,20),(450,3,16),(700,4,12),(1000,8,8),(2400,32,2))"
+  qa2      answers that take two facts, which do not fit into one segment
+  qa3      three facts, in segments of 48 tokens
+  mixture  the same segments; qa1 to qa5 with three persons, and kv: key-value recall, where any of
+           all facts may be asked for
+
+  lm2 sweep --config=rivals --out=runs/rivals_mixture --seeds=0,1,2 \\
+      --runs=lm2_mixture,rmt_mixture,armt_mixture,delta_mixture,window_mixture
 """
 
 from ml_collections import ConfigDict
@@ -50,11 +55,29 @@ RUNS = {
                  rope_theta=1000.0),
 }
 MODELS = RUNS | {"rag": RUNS["full"]}  # which is not trained a second time
+# Facts of one answer do not fit into a segment.
+TWO_FACTS = {"data.curriculum": ((0, 2, 20), (450, 3, 16), (700, 4, 12), (1000, 8, 8),
+                                 (2400, 32, 2)),
+             "eval.lengths": ("192", "512", "1k", "4k"), "eval.max_samples": ()}
+THREE_FACTS = TWO_FACTS | {
+    "model.segment_length": 48, "model.rope_theta": 20.0, "data.points_per_segment": 1.5,
+    "data.sample_segments": 4, "train.bptt_segments": 4,
+    "data.curriculum": ((0, 2, 10), (700, 3, 8), (1000, 4, 8), (2400, 16, 2))}
+TASKS = {
+    "qa1": {},
+    "qa2": TWO_FACTS | {"data.tasks": ("qa2",)},
+    "qa3": THREE_FACTS | {"data.tasks": ("qa3",)},
+    "mixture": THREE_FACTS | {
+        "data.tasks": ("qa1", "qa2", "qa3", "qa4", "qa5", "kv"), "data.persons": 3,
+        "eval.lengths": ("192", "1k", "4k"), "eval.num_samples": 100},
+}
 
 
 def get_config(name: str = "lm2") -> ConfigDict:
-    if name not in MODELS:
-        raise ValueError(f"there is no model {name}; the models are {', '.join(MODELS)}")
+    name, _, task = name.partition("_")
+    if name not in MODELS or (task or "qa1") not in TASKS:
+        raise ValueError(f"there is no run {name}{task and f'_{task}'}; the models are "
+                         f"{', '.join(MODELS)}, the tasks {', '.join(TASKS)}")
     config = ConfigDict()
     config.seed = 0
     config.model = dict(
@@ -88,4 +111,7 @@ def get_config(name: str = "lm2") -> ConfigDict:
             values[:-2] for values in (config.eval.lengths, config.eval.max_samples))
     if name == "rag":
         config.eval.retrieve = 5
+    config.update_from_flattened_dict(TASKS[task or "qa1"])
+    if config.model.attention_window == 24:
+        config.model.attention_window = config.model.segment_length
     return config

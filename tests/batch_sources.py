@@ -9,7 +9,7 @@ from lm2_jax.config import Config, DataConfig
 from lm2_jax.data.babilong import corpus
 from lm2_jax.data.babilong.batches import BabilongBatches, SampleMaker
 
-SIMULATED = tuple(f"qa{number}" for number in range(1, 11))
+SIMULATED = (*(f"qa{number}" for number in range(1, 11)), "kv")
 T = 48
 
 

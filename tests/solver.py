@@ -73,10 +73,29 @@ _FORMS = {
     "is_bigger": r"Is the (?P<big>[a-z ]+) bigger than the (?P<small>[a-z ]+)\?",
     "is_bigger/fit": r"Does the (?P<small>[a-z ]+) fit in the (?P<big>[a-z ]+)\?",
     "what_feared": r"What is (?P<name>[a-z]+) afraid of\?",
+    "password": r"The password of the (?P<thing>[a-z]+ [a-z]+) is (?P<password>[a-z]+)\.",
+    "what_password": r"What is the password of the (?P<thing>[a-z]+ [a-z]+)\?",
     "what_color": r"What color is (?P<name>[A-Z][a-z]+)\?",
 }
 _PATTERNS = {name: re.compile(form) for name, form in _FORMS.items()}
 _GIFTS = ("what_given", "who_received", "who_received/from", "who_gave", "who_gave/to")
+
+
+
+class Passwords:
+    """Things with a password, each told once."""
+
+    def __init__(self):
+        self.told: dict[str, str] = {}
+
+    def password(self, thing: str, password: str) -> None:
+        if thing in self.told:
+            raise ValueError(f"{thing} has the password {self.told[thing]}")
+        self.told[thing] = password
+
+    def what_password(self, thing: str) -> str:
+        return self.told[thing]
+
 
 # task: (world, forms of facts, forms of questions)
 TASKS = {
@@ -100,6 +119,7 @@ TASKS = {
     "qa18": (Sizes, ("bigger", "bigger/fits"), ("is_bigger", "is_bigger/fit")),
     "qa19": (Grid, ("way",), ("path",)),
     "qa20": (People, ("move", "take/there", "feel"), ("where_will", "why_go", "why_get")),
+    "kv": (Passwords, ("password",), ("what_password",)),
 }
 
 

@@ -113,7 +113,8 @@ def test_our_examples_are_right_and_answered_as_asked(task):
 
 
 def test_every_task_has_a_default_prompt():
-    assert list(prompts.default_prompts()) == [f"qa{number}" for number in range(1, 21)]
+    assert list(prompts.default_prompts()) == [
+        *(f"qa{number}" for number in range(1, 21)), "kv"]
 
 
 OWN = {"instruction": "Look {here}.", "examples": "", "post_prompt": "One word."}

@@ -90,7 +90,25 @@ def test_rivals_differ_only_in_the_memory():
                                     window_from_segments=3 * bool(config.model.memory.num_layers))
         assert config.data == configs["lm2"].data and config.train == train
     assert max(sizes) <= 1.01 * min(sizes)
-    assert "there is no model lm3; the models are lm2, rmt" in refusal({}, f"{RIVALS}:lm3")
+    for name in ("lm3", "lm2_qa9"):
+        assert f"there is no run {name}; the models are lm2, rmt" in refusal({}, f"{RIVALS}:{name}")
+
+
+@pytest.mark.parametrize("task", ["qa2", "qa3", "mixture"])
+def test_rivals_differ_as_much_on_other_tasks(task):
+    """Each has the tokens of qa1 in a batch, and differs from LM2 as on qa1."""
+    qa1 = load_config(f"{RIVALS}:lm2")
+
+    def tokens(config):
+        return {stage[1] * stage[2] * config.model.segment_length
+                for stage in config.data.curriculum}
+
+    configs = [load_config(f"{RIVALS}:{model}_{task}") for model in ("lm2", "rmt", "window")]
+    assert all(config.data == configs[0].data and config.eval.lengths == configs[0].eval.lengths
+               for config in configs)
+    assert all(config.model.attention_window == config.model.segment_length for config in configs)
+    assert max(tokens(configs[0])) == max(tokens(qa1))
+    assert configs[0].train.num_steps == qa1.train.num_steps
 
 
 @pytest.mark.parametrize("name", ["quickstart", "rivals:lm2", "babilong_real"])

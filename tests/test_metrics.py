@@ -135,7 +135,7 @@ def test_babilong_metric_is_its_protocol_on_odd_rows():
 
 
 @real_data
-@pytest.mark.parametrize("task", sorted(metrics.LABELS))
+@pytest.mark.parametrize("task", sorted(set(metrics.LABELS) - {"kv"}))
 def test_labels_are_the_answers_of_the_babi_files(task):
     answers = set()
     for path in Path(DATA, "babi", "en-10k").glob(f"{task}_*.txt"):

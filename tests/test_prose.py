@@ -41,6 +41,9 @@ FUNCTION_WORDS = frozenset(
 )
 
 
+OWN = {"password"}  # of kv, which is no task of bAbI
+
+
 def words_of(text):
     return re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower())
 
@@ -61,7 +64,8 @@ def test_prose_is_varied_and_of_the_stated_length(generated):
 def test_prose_has_no_word_of_a_babi_fact(generated):
     listed = itertools.chain.from_iterable(generator.word_lists().values())
     words = {word for text in (*generated, *listed) for word in words_of(text)}
-    assert not FORBIDDEN & {part for word in words for part in re.split("['-]", word)} - {"s"}
+    parts = {part for word in words for part in re.split("['-]", word)}
+    assert not (FORBIDDEN | OWN) & parts - {"s"}
 
 
 def test_prose_has_no_sentence_in_the_form_of_a_babi_fact(generated):
@@ -130,4 +134,4 @@ def test_forbidden_words_are_complete_for_the_simulator():
     for story in (simulate(task, 0, index) for task in TASKS for index in range(200)):
         asked = (text for q in story.questions for text in (q.text, q.answer))
         found |= set(re.findall("[a-z]+", " ".join((*story.facts, *asked)).lower()))
-    assert found == FORBIDDEN | FUNCTION_WORDS
+    assert found == FORBIDDEN | FUNCTION_WORDS | OWN

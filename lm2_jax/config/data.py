@@ -22,7 +22,7 @@ class DataConfig:
     """Share of the rows of each of data.corpora, relative to each other; empty takes them by their
     sizes."""
     tasks: tuple[str, ...] = ("qa1",)
-    """bAbI tasks to train on, such as qa1,qa2."""
+    """Tasks to train on, such as qa1,qa2: those of bAbI, and kv, key-value recall."""
     task_weights: tuple[float, ...] = ()
     """Relative frequency of each of data.tasks; empty draws all equally often."""
     babi: str = ""

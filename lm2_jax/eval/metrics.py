@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from lm2_jax.data.babi.simulator.recall import VALUES
 from lm2_jax.errors import UserError
 
 _PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 _YES_NO = ("no", "yes")
 
-# Every answer of a bAbI task, lower-case; a list of objects in qa8 is scored by its parts.
+# Every answer of a task, lower-case; a list of objects in qa8 is scored by its parts.
 LABELS = {
     **dict.fromkeys(("qa1", "qa2", "qa3", "qa4", "qa11", "qa12", "qa13"), _PLACES),
     **dict.fromkeys(("qa6", "qa9", "qa17", "qa18"), _YES_NO),
@@ -23,6 +24,7 @@ LABELS = {
     "qa16": ("gray", "green", "white", "yellow"),
     "qa19": ("e,e", "e,n", "e,s", "n,e", "n,n", "n,w", "s,e", "s,s", "s,w", "w,n", "w,s", "w,w"),
     "qa20": ("bedroom", "garden", "kitchen", "bored", "hungry", "thirsty", "tired"),
+    "kv": VALUES,
 }
 
 _CUT = re.compile(r"\.|<context>|<example>")
@@ -43,13 +45,13 @@ def babilong_correct(task: str, target: str, output: str, question: str) -> bool
     "none" (qa7), which contains "one", is never right.
 
     Args:
-      task: "qa1" to "qa20".
+      task: "qa1" to "qa20", or "kv".
 
     Raises:
       ValueError: for an unknown task.
     """
     if task not in LABELS:
-        raise UserError(f"task {task!r} is unknown, use qa1 to qa20")
+        raise UserError(f"task {task!r} is unknown, use qa1 to qa20 or kv")
     target, asked = target.lower(), question.lower()
     said = _CUT.split(output.lower(), maxsplit=1)[0]
     found = {label for label in LABELS[task] if label in said and label not in asked}

@@ -22,7 +22,7 @@ def find_file(folder: str | Path, task: str, split: str) -> Path:
     if not found:
         raise UserFileNotFoundError(
             f"no {pattern} in {folder}: give the folder of the bAbI files (such as en-10k), "
-            "a task of qa1..qa20 and the split train or test"
+            "a task of qa1..qa20 (kv has no file) and the split train or test"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)

@@ -52,6 +52,11 @@ class Prompt:
 Cells = dict[tuple[str, str], list[Prompt]]  # by task and length
 
 
+def _number(task: str) -> int:
+    """5 of "qa5"; 0 of a task that is not bAbI's."""
+    return int(task[2:]) if task.startswith("qa") else 0
+
+
 def draw(source: StorySource, length: str, index: int, config: EvalConfig, prompting: Prompting,
          background: TokenizedBackground, segment_length: int) -> Prompt:
     """Draws sample `index` of a task and length; a pure function of the arguments.
@@ -66,7 +71,7 @@ def draw(source: StorySource, length: str, index: int, config: EvalConfig, promp
     """
     encoder, distance = prompting.encoder, config.min_distance
     tokens = parse_length(length)
-    rng = np.random.default_rng([config.seed, int(source.task[2:]), tokens, index])
+    rng = np.random.default_rng([config.seed, _number(source.task), tokens, index])
     prefix = prompting.prefix(source.task)
     for _ in range(ATTEMPTS):
         story, last = source.selected[index] if source.selected else _any_question(source, rng)

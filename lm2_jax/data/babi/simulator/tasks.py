@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lm2_jax.data.babi.simulator import agents, deduction, relations
+from lm2_jax.data.babi.simulator import agents, deduction, recall, relations
 from lm2_jax.data.babi.simulator.movement import MOVEMENT_TASKS, MovementTask
 from lm2_jax.data.babi.simulator.sampling import Choices, Point, QuestionAnswer
 from lm2_jax.data.babi.story import Question, Story
@@ -53,10 +53,11 @@ _TASKS = {
     "qa18": _Task(relations.size_reasoning, points=1, questions_per_point=5),
     "qa19": _Task(relations.path_finding, points=1),
     "qa20": _Task(agents.agents_motivations, agents.MOTIVATION_PERSONS, points=12),
+    "kv": _Task(recall.key_value_recall),
 }
 
-TASKS = tuple(_TASKS)
-"""The names of the tasks, "qa1" to "qa20"."""
+TASKS = tuple(name for name in _TASKS if name != "kv")
+"""The names of bAbI's tasks, "qa1" to "qa20"."""
 
 
 def simulate(
@@ -72,11 +73,12 @@ def simulate(
     """Returns story `index` of a task; equal arguments give equal stories.
 
     Args:
-      task: one of `TASKS`.
+      task: one of `TASKS`, or "kv", key-value recall, which has no real file.
       seed: selects an endless sequence of stories.
       index: the number of the story in the sequence.
       points: how many times questions are asked; None for the number of the real file. Some
-        stories end earlier: qa15, qa16, qa17 and qa19 after one point; qa14 and qa20 when every
+        stories end earlier: qa15, qa16, qa17 and qa19 after one point; kv after 24, when every
+        key is told; qa14 and qa20 when every
         person has done everything they can (with all persons, after 6 points or more in qa14, 10
         or more in qa20).
       per_point: how many questions are asked at each point, all different; fewer if fewer have an
@@ -121,8 +123,8 @@ def _different(questions: Iterator[QuestionAnswer]) -> Iterator[QuestionAnswer]:
 
 
 def _task(name: str) -> _Task:
-    if name not in TASKS:
-        similar = difflib.get_close_matches(str(name), TASKS, n=3, cutoff=0.0)
+    if name not in _TASKS:
+        similar = difflib.get_close_matches(str(name), _TASKS, n=3, cutoff=0.0)
         raise UserError(f"unknown task {name!r}; the most similar tasks are {', '.join(similar)}")
     return _TASKS[name]
 
