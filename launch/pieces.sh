@@ -12,7 +12,8 @@ Runs one piece of a training and leaves in the folder of -o what the next piece 
   metrics.jsonl, output.log    its metrics until here, and what this piece printed
   results.json                 of an evaluation that has ended
 
-  -m MINUTES  after which the piece saves and ends (8); compilation counts, saving does not
+  -m MINUTES  after which the piece saves and ends (8); compilation counts, saving does not. If it
+              has not ended 45 seconds later it is killed, and what it saved before is kept
   -i FOLDER   the files of the piece before; without it, the run begins
   -o FOLDER   where the files go
   --eval      evaluate the run as it is (lm2 eval) and do not train
@@ -93,12 +94,18 @@ fi
 
 # The exit status is that of lm2: 0 also if it saved after SIGTERM, 143 in an evaluation.
 status=0
-timeout --preserve-status --signal=TERM "${minutes}m" "${PYTHON:-python3}" -m lm2_jax.cli \
+timeout --preserve-status --signal=TERM --kill-after=45s "${minutes}m" "${PYTHON:-python3}" -m lm2_jax.cli \
   "$action" "--workdir=$workdir" "$@" || status=$?
 
-lm2 pack "--workdir=$workdir" "--out=$scratch/after.npz"
-rm -f "$out"/run.npz.*
-split --bytes=15000000 --numeric-suffixes "$scratch/after.npz" "$out/run.npz."
+checkpoints=("$workdir"/checkpoints/*)
+if ((${#checkpoints[@]})); then
+  lm2 pack "--workdir=$workdir" "--out=$scratch/after.npz"
+  rm -f "$out"/run.npz.*
+  split --bytes=15000000 --numeric-suffixes "$scratch/after.npz" "$out/run.npz."
+else
+  echo "pieces.sh: nothing was saved in this piece, so there is no run.npz" >&2
+  ((status)) || status=1
+fi
 for file in metrics.jsonl eval/results.json; do
   [[ ! -f $workdir/$file ]] || cp "$workdir/$file" "$out"
 done

@@ -247,6 +247,9 @@ def test_sentences_and_the_one_that_answers():
     assert texts.supporting(found, said[3], "kitchen", len(tokens)) == found[0]
     assert texts.supporting(found, said[3], "garden", len(tokens)) == found[2]
     assert texts.supporting(found[3:], said[3], "garden", len(tokens)) is None
+    # A fact without the answer is no answer among few-shot examples.
+    assert texts.supporting(found, said[3], "office", len(tokens)) == found[2]
+    assert texts.supporting(found, said[3], "office", len(tokens), must_answer=True) is None
     assert texts.supporting(found, said[3], "garden", found[1].end).text == said[0]
     assert found[1].segments(3) == (2, 3)
     marked = np.append(tokens[-2:], [encoder.tokenizer.answer_id, encoder.tokenizer.unk_id])
@@ -293,7 +296,9 @@ COMMAND = ["analyze", "--config=configs/tiny.py", "--samples=10", "--segments=2"
 
 
 @pytest.mark.parametrize("kind,left_out", [
-    ("lm2", []), pytest.param("rmt", ["read", "sentences", "gates"], marks=pytest.mark.slow)])
+    ("lm2", []), *(pytest.param(kind, left_out, marks=pytest.mark.slow) for kind, left_out in (
+        ("rmt", ["read", "sentences", "gates"]), ("armt", ["read", "sentences"]),
+        ("delta", ["read", "sentences"])))])
 def test_the_command_writes_the_page(kind, left_out, workdir, tmp_path, capsys):
     changes = {"num_layers": 1, "memory.num_layers": 1, "memory.kind": kind,
                "memory.write": "routed"}
@@ -321,7 +326,8 @@ def test_what_cannot_be_analysed_is_one_line(workdir, capsys):
     folder = workdir("llama", **{"memory.num_layers": 0})
     for arguments, wanted in (
             (["--config.model.memory.num_layers=0"], "there is no memory to analyse"),
-            (["--samples=3"], "--samples is 3; it must be at least 10")):
+            (["--samples=3"], "--samples is 3; it must be at least 10"),
+            (["--config.eval.lengths=()"], "eval.lengths is empty, so there are no samples")):
         assert main([*COMMAND, f"--workdir={folder}", *arguments]) == 2
         line, = capsys.readouterr().err.splitlines()
         assert wanted in line

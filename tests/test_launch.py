@@ -480,7 +480,14 @@ PIECE = """#!/bin/bash
 echo "$3" >> "$CALLS"
 case $3 in
   unpack) cp "$4" "$CALLS.unpacked" ;;
-  train) w=${4#--workdir=}; mkdir -p "$w/eval"; echo "{}" > "$w/metrics.jsonl"; exit "$STATUS" ;;
+  train)
+    w=${4#--workdir=}
+    [[ $STATUS == 9 ]] || mkdir -p "$w/eval" "$w/checkpoints/5"
+    trap 'echo saved >> "$CALLS"; exit 0' TERM
+    [[ -z ${STEPS:-} ]] || while true; do sleep 0.1; done
+    echo "{}" > "$w/metrics.jsonl"
+    exit "$STATUS"
+    ;;
   eval) echo "[]" > "${4#--workdir=}/eval/results.json" ;;
   pack) head -c 31000000 /dev/urandom | tee "$CALLS.packed" > "${5#--out=}" ;;
 esac
@@ -511,3 +518,21 @@ def test_a_piece_hands_on_what_the_one_before_left(tmp_path):
     assert calls.read_text().split()[2:] == ["unpack", "eval", "pack"]
     assert (tmp_path / "calls.unpacked").read_bytes() == packed
     assert (second / "results.json").read_text() == "[]\n"
+
+
+def test_a_piece_ends_in_time_and_says_when_nothing_was_saved(tmp_path):
+    machine, python, calls = Machine(tmp_path), tmp_path / "python", tmp_path / "calls"
+    python.write_text(PIECE)
+    python.chmod(0o755)
+
+    def piece(name, **environment):
+        return machine.run(*script("pieces.sh"), "-m", "0.01", "-o", str(tmp_path / name), "--",
+                           "--config=x", PYTHON=str(python), CALLS=str(calls),
+                           SCRATCH=str(tmp_path / f"{name}_scratch"), **environment)[0]
+
+    assert piece("long", STATUS="0", STEPS="endless") == 0
+    assert calls.read_text().split() == ["train", "saved", "pack"]
+    assert len(list((tmp_path / "long").glob("run.npz.*"))) == 3
+    assert piece("failed", STATUS="9") == 9
+    assert "nothing was saved in this piece" in (tmp_path / "failed" / "output.log").read_text()
+    assert not list((tmp_path / "failed").glob("run.npz.*"))

@@ -98,7 +98,8 @@ def _summarise(model: LanguageModel, params: Params, state: State, tokens_BT, va
         if name not in found:
             continue
         gate = found[name][:, 0]
-        weight = jnp.ones(gate.shape[1]) if name != "output" else valid_BT[0].astype(jnp.float32)
+        of_tokens = name == "output" or model.config.memory.kind == "delta"
+        weight = valid_BT[0].astype(jnp.float32) if of_tokens else jnp.ones(gate.shape[1])
         mean = gate.reshape(*gate.shape[:2], -1).mean(axis=2)
         gates[name] = mean @ weight / jnp.sum(weight)
     if "write_attention" in found:

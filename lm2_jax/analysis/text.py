@@ -50,11 +50,15 @@ def sentences(tokens: np.ndarray, kinds: np.ndarray, tokenizer: Tokenizer) -> li
     return [sentence for sentence in found if _words(sentence.text)]
 
 
-def supporting(found: Sequence[Sentence], question: str, answer: str, end: int) -> Sentence | None:
+def supporting(found: Sequence[Sentence], question: str, answer: str, end: int,
+               must_answer: bool = False) -> Sentence | None:
     """The sentence before token `end` that most likely answers a question.
 
     It is the one that holds the answer, then a fact rather than prose, then the one with the most
     words of the question, then the last. None if there is no such sentence.
+
+    Args:
+      must_answer: the sentence must hold the answer; otherwise it may be a fact without it.
     """
     asked, wanted = _words(question), _words(answer)
 
@@ -64,7 +68,7 @@ def supporting(found: Sequence[Sentence], question: str, answer: str, end: int) 
 
     before = [s for s in found if s.end <= end and s.kind != QUESTION]
     best = max(before, key=rank, default=None)
-    return best if best and any(rank(best)[:2]) else None
+    return best if best and any(rank(best)[:1 if must_answer else 2]) else None
 
 
 def _text(tokens: np.ndarray, tokenizer: Tokenizer) -> str:

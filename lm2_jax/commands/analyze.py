@@ -64,9 +64,7 @@ def show(config: Config, workdir: str | Path, step: int | None = None, sample: i
     m = panels.Model(LanguageModel(evaluator.config.model), params, evaluator.tokens.pad_id,
                      folder)
     cell, number, text = _question(evaluator, m.segment_length, sample, count)
-    longest = list(evaluator.prompts(count).values())
-    long_text = _text(evaluator, max(longest, key=lambda c: len(c[0].tokens))[0],
-                      panels.LONGEST_TEXT * m.segment_length)
+    long_text = _long_text(evaluator, count, panels.LONGEST_TEXT * m.segment_length)
     segments = [2**i for i in range(most_segments.bit_length())]
     has_stories, drawn = bool(evaluator.corpus.sources), None
     if has_stories:
@@ -124,6 +122,14 @@ def _question(evaluator: BabilongEvaluator, segment_length: int, sample: int | N
     return apart[0], tried[0], _text(evaluator, apart[0][tried[0]])
 
 
+def _long_text(evaluator: BabilongEvaluator, count: int, most_tokens: int) -> panels.Text:
+    """The longest sample that has at most so many tokens, or the beginning of the shortest."""
+    prompts = sorted((cell[0] for cell in evaluator.prompts(count).values()),
+                     key=lambda prompt: len(prompt.tokens))
+    whole = [prompt for prompt in prompts if len(prompt.tokens) <= most_tokens]
+    return _text(evaluator, whole[-1] if whole else prompts[0], most_tokens)
+
+
 def _text(evaluator: BabilongEvaluator, prompt: Prompt, most_tokens: int | None = None
           ) -> panels.Text:
     """A prompt as a text, or its first tokens, with the sentence that answers its question.
@@ -139,7 +145,7 @@ def _text(evaluator: BabilongEvaluator, prompt: Prompt, most_tokens: int | None 
     support = None
     if isinstance(prompting, Instruct) and prompting.prompt(prompt.task).examples:
         support = texts.supporting(found, prompt.question, prompt.target,
-                                   len(prompt.tokens.parts[0]))
+                                   len(prompt.tokens.parts[0]), must_answer=True)
     support = support or texts.supporting(found, prompt.question, prompt.target, len(tokens))
     subtitle = f"{prompt.task}, {len(tokens):,} tokens: {prompt.question} {prompt.target}"
     return panels.Text(tokens, kinds, found, texts.words(tokens, tokenizer), support, subtitle)
@@ -156,12 +162,13 @@ def _about(config: Config, workdir: str | Path, step: int, params: Params, promp
            number: int) -> dict[str, str]:
     c, m = config.model, config.model.memory
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    write = f", write={m.write}" if m.kind == "lm2" else ""
+    size = {"lm2": f", write={m.write}: {m.num_slots} slots",
+            "delta": f": {m.num_heads} heads"}.get(m.kind, f": {m.num_slots} memory tokens")
     return {
         "run": f"{paths.of(workdir).resolve().name}, step {step:,}",
         "model": f"{num_parameters:,} parameters, {c.num_layers} blocks, segments of "
                  f"{c.segment_length} tokens",
-        "memory": f"{m.kind}{write}: {m.num_slots} slots, in {m.num_layers} blocks",
+        "memory": f"{m.kind}{size}, in {m.num_layers} blocks",
         "question": f"sample {number} of {prompt.task} {prompt.length}: {prompt.question}",
         "right answer": prompt.target,
     }
@@ -182,7 +189,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", type=int,
                         help="its head (those whose map changes most by the fact)")
     parser.add_argument("--samples", type=int, default=300, metavar="N",
-                        help="texts of which gradient and probe are measured (%(default)s)")
+                        help="texts of which the probe is measured, and of at most 32 the gradient "
+                        "(%(default)s)")
     parser.add_argument("--segments", type=int, default=64, metavar="K",
                         help="most segments from fact to question in these texts (%(default)s)")
 

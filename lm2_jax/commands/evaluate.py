@@ -68,7 +68,13 @@ def evaluate(config: Config, workdir: str | Path, step: int | None = None,
 def open_workdir(config: Config, workdir: str | Path, step: int | None = None
                  ) -> tuple[BabilongEvaluator, Params, int]:
     """The BABILong evaluator of a workdir's model under `config.eval`, the variables of a
-    checkpoint and its step."""
+    checkpoint and its step.
+
+    Raises:
+      UserError: there is nothing to evaluate, or the workdir is not of this model.
+    """
+    if empty := babilong.empty_key(config.eval):
+        raise UserError(f"{empty} is empty, so there are no samples; give --config.{empty}")
     config, tokens, mesh, params, step = _open(config, workdir, step)
     return BabilongEvaluator(config, tokens, mesh), params, step
 
