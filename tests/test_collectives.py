@@ -103,8 +103,10 @@ def test_flops_count_what_is_computed_again(wrap, times):
     assert matrix_flops(traced.jaxpr) == times * 2 * 8 * 4 * 4
 
 
-@pytest.mark.parametrize("changes", [{}, {"tied_addressing": False},
-                                     {"gates_see_slot": True, "coupled_gates": True}])
+@pytest.mark.parametrize("changes", [
+    {}, {"tied_addressing": False}, {"write": "paper"}, {"write": "null"},
+    {"coupled_gates": False}, {"gates_see_slot": False},
+    {"coupled_gates": False, "gates_see_slot": False}])
 def test_flops_of_the_memory_are_those_of_its_products(changes):
     """With tied addressing, read and write share the keys of the slots."""
     B, T, D, M = 2, 6, 16, 8

@@ -17,11 +17,11 @@ from lm2_jax.model.state import init_state
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
-def make_config(T, P, window, kind="lm2"):
+def make_config(T, P, window, kind="lm2", write="routed"):
     return ModelConfig(vocab_size=19, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
                        mlp_dim=24, segment_length=T, attention_window=window,
                        memory=MemoryConfig(kind=kind, num_slots=4, num_heads=2, num_layers=P,
-                                           key_dim=4))
+                                           key_dim=4, write=write))
 
 
 def check_close(a, b):
@@ -50,10 +50,11 @@ def segment_gradients(config, bptt_segments, S=4):
 
 @pytest.mark.parametrize("kind,window,g", [
     ("lm2", 0, 0), ("lm2", 0, 1), ("lm2", 0, 2), ("lm2", 3, 2), ("rmt", 0, 3), ("armt", 0, 3),
-    ("delta", 0, 3)])
+    ("delta", 0, 3), ("paper", 0, 2), ("null", 0, 2), ("open", 0, 2)])
 def test_gradient_stays_in_its_group(kind, window, g):
     """Exactly zero for the segments before the group, not zero within it."""
-    config = make_config(T=2, P=2, window=window, kind=kind)
+    changes = {"write": kind} if kind in ("paper", "null", "open") else {"kind": kind}
+    config = make_config(T=2, P=2, window=window, **changes)
     by_segment, logits = segment_gradients(config, g)
     s, r = np.indices(by_segment.shape)
     within = (r <= s) & ((r // g == s // g) if g else True)

@@ -197,15 +197,18 @@ def test_computing_in_bfloat16_stays_close():
 
 @pytest.mark.parametrize("P", [0, 1, pytest.param(6, marks=pytest.mark.slow),
                                pytest.param(12, marks=pytest.mark.slow), 16])
-def test_memory_in_some_of_16_blocks(P):
-    config = make_config(layers=P, num_layers=16)
+@pytest.mark.parametrize("write", ["routed", pytest.param("paper", marks=pytest.mark.slow),
+                                   pytest.param("open", marks=pytest.mark.slow)])
+def test_memory_in_some_of_16_blocks(P, write):
+    config = make_config(layers=P, num_layers=16, options=WRITES[write])
     D, F, K, H, V, B = 16, 24, 2, 4, 23, 2
     block = 2 * D * D + 2 * D * K * H + 3 * D * F + 2 * D
     # Kernels, biases of the output and forget gates and the route, norms of slots and write.
     memory = 8 * D * D + 2 * D + 2 + 2 * D
     variables = reference.params(config)
     sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
-    assert sum(sizes) == 16 * block + P * memory + V * D + D
+    if write == "routed":
+        assert sum(sizes) == 16 * block + P * memory + V * D + D
     before, tokens_BT = init_state(config, B), np.arange(2 * 5, dtype=np.int32).reshape(B, 5)
     out = jax.jit(LanguageModel(config).apply)(variables, tokens_BT, before)
     assert np.isfinite(out.logits).all() and out.logits.shape == (B, 5, V)
