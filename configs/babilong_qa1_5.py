@@ -11,9 +11,9 @@ from the simulator, whose stories have the words and statistics of the files, an
 
 The model has 19 M parameters and reads segments of 256 tokens. In half of the samples all questions
 are asked in a later segment than their facts; the others are laid out as in the evaluation. In the
-last stage a row has two samples of 16 segments, and half of the second samples begin with the memory
-that the first one left; from step 6,400 on open slots have a cost. Attention sees the segment before in
-rows of three segments and more, so that the memory learns to carry facts first.
+last stage a row has two samples of 16 segments, and half of the second samples begin with the
+memory that the first one left; from step 6,400 on open slots have a cost. Attention sees the
+segment before in rows of three segments and more, so that the memory learns to carry facts first.
 
 `babilong_qa1_5:cpu` is a model of 1 M parameters and segments of 64 tokens, to try the same path on
 a CPU. launch/pieces.sh trains this config in pieces, on machines that do not last.

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 
@@ -55,7 +56,7 @@ TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "coupled_seeing_window": "coupled gates that see the slot, window",
           "cost_0.3": "coupled gates that see the slot, window, write cost 0.3",
           "cost_1": "coupled gates that see the slot, window, write cost 1",
-          "sparse": "coupled gates that see the slot, window, long sparse samples",
+          "sparse": "coupled gates that see the slot, window, write cost 0.3, long sparse samples",
           "passed": "coupled gates that see the slot, window, passed states"}
 ABLATIONS = {f"{run}_seed?": run for run in source.runs("ablations")}
 RATES = {f"{run}_seed?": run for run in source.runs("rates")}
@@ -63,7 +64,7 @@ DRAWN = {"ablations": ("paper", "open", "null", "base"),
          "rates": ("rmt_5e-4", "armt_5e-4", "delta_1e-3", "window_1e-3"),
          "trials": ("paper's gates, window", "coupled gates, window",
                     "coupled gates that see the slot, window",
-                    "coupled gates that see the slot, window, long sparse samples",
+                    "coupled gates that see the slot, window, write cost 0.3, long sparse samples",
                     "coupled gates that see the slot, window, passed states"),
          "window": ("from step 1,500", "from step 1,500, three segments",
                     "from step 1,800, 4,500 steps", "from step 450, three segments")}  # if not all
@@ -186,8 +187,12 @@ def make_table(name: str) -> str:
                                if row.length in ("192", "1k", "4k", "16k")]).markdown()
     if name == "rivals/half_lives":
         return half_lives(folder.parent)
-    if name in ("ablations", "rates", "trials", "window"):
+    if name in ("ablations", "rates"):
+        return by_trial(folder) + not_run(folder)
+    if name in ("trials", "window"):
         return by_trial(folder)
+    if name == "trials/stopped":
+        return stopped()
     if name in COMPARED:
         return by_model(folder)
     if name == "ablation_blocks":
@@ -214,6 +219,27 @@ def by_trial(folder: Path) -> str:
     rows.append(["constant answer", *(spread(means(constant, ["qa1"], [length]))
                                       for length in lengths)])
     return Table(["run", *lengths], [rows]).markdown()
+
+
+def not_run(folder: Path) -> str:
+    """Names the runs of a config that have not been run yet."""
+    there = found_in(folder)
+    missing = [label for label in LABELS[folder.name].values() if label not in there]
+    return f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
+
+
+def stopped() -> str:
+    """The runs that were stopped: how far they came, and their answers in the last steps."""
+    rows = []
+    for path in sorted(RESULTS.glob("*/stopped_*/training.csv")):
+        with open(path, newline="") as file:
+            steps = list(csv.DictReader(file))
+        last = [float(row["answer_accuracy"]) for row in steps[-200:]
+                if row["segments"] == steps[-1]["segments"] and row["answer_accuracy"]]
+        rows.append([f"{path.parts[-3]}/{path.parts[-2]}", f"{int(steps[-1]['step']):,}",
+                     steps[-1]["segments"], str(len(last)), f"{100 * fmean(last):.1f}"])
+    return Table(["run", "last step", "segments", "last steps", "answers right in them, %"],
+                 [rows]).markdown()
 
 
 def by_model(folder: Path) -> str:
