@@ -1,4 +1,4 @@
-"""The paper's model for accelerators: Llama-3.2-1B with a memory in every block, 1.78 B parameters.
+"""The paper's model for accelerators: Llama-3.2-1B with a memory in every block, 1.77 B parameters.
 
     lm2 train --config=lm2_1b7 --workdir=runs/lm2_1b7 \\
         --config.data.tokenizer=LLAMA3/tokenizer.json --config.data.background=BOOKS

@@ -97,7 +97,7 @@ def test_curves_show_the_means_with_intervals(figures):
         np.testing.assert_allclose(found[:, 1], first - 0.1 * np.arange(4))
     np.testing.assert_allclose(line(axes, "mean of 2 tasks, best constant"),
                                np.column_stack([tokens, 4 * [0.2]]))
-    np.testing.assert_allclose(line(axes, "longest trained length (2,048 tokens)")[:, 0], 2_048)
+    np.testing.assert_allclose(line(axes, "longest row in training (2,048 tokens)")[:, 0], 2_048)
     assert axes.get_xscale() == "log"
     assert axes.get_title(loc="left") == "Exact match vs context length: qa1, qa2, mine"
     assert [t.get_text() for t in axes.get_xticklabels()] == [

@@ -34,7 +34,7 @@ def test_curves(tmp_path, run, drawn):
     assert (shown["b (2 seeds)"][:, 0] > 1.01 * shown["a (1 seed)"][:, 0]).all()
     constant, = [points for label, points in shown.items() if "constant" in label]
     np.testing.assert_allclose(constant, np.column_stack([tokens, 3 * [0.2]]))
-    assert shown["longest trained length (64 tokens)"][0, 0] == 64
+    assert shown["longest row in training (64 tokens)"][0, 0] == 64
     bars = [c.get_segments()[0][:, 1] for c in axes.collections]
     middle = np.mean([rate(task, "1k", 0.9) for task in TEN[:2]])
     np.testing.assert_allclose(bars[1], wilson(middle * 100, 100), atol=1e-9)
@@ -76,8 +76,8 @@ def test_each_longest_trained_length_is_marked(tmp_path, run, drawn):
     report(tmp_path, run("a"), run("b", train={"num_steps": 7}),
            run("c", data={"curriculum": [[0, 1], [5, 8], [9, 4]]}))
     shown = lines(drawn["accuracy.png"].axes[0])
-    assert shown["longest trained length of a; b (64 tokens)"][0, 0] == 64
-    assert shown["longest trained length of c (512 tokens)"][0, 0] == 512
+    assert shown["longest row in training of a; b (64 tokens)"][0, 0] == 64
+    assert shown["longest row in training of c (512 tokens)"][0, 0] == 512
 
 
 def test_radar(tmp_path, run, drawn):

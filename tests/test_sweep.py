@@ -220,8 +220,8 @@ def test_many_names_at_one_trained_length_are_counted(own, tmp_path, monkeypatch
                for i in range(6)]
     comparison_plots.plot_curves(job.report.compared(entries), tmp_path / "x.png")
     labels = [line.get_label() for line in drawn[0].axes[0].get_lines()]
-    assert "longest trained length of run0; 4 others (64 tokens)" in labels
-    assert "longest trained length of run5 (128 tokens)" in labels
+    assert "longest row in training of run0; 4 others (64 tokens)" in labels
+    assert "longest row in training of run5 (128 tokens)" in labels
 
 
 TWO = """

@@ -37,8 +37,8 @@ class MemoryConfig:
     """Whether the input gate is 1 - the forget gate (lm2), so that what is written replaces as much
     of the slot; false for the paper's write."""
     gates_see_slot: bool = True
-    """Whether the forget gate of a slot sees its content beside what is to be written (lm2); false
-    for the paper's write."""
+    """Whether the gates of a slot see its content beside what is to be written: the forget gate,
+    and an input gate of its own (lm2); false for the paper's write."""
     write_top_k: int = 0
     """Each head writes only the k slots that match the segment best, and those equal to them (lm2
     with a null or routed write); 0 lets it write all of them."""

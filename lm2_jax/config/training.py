@@ -27,8 +27,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     """AdamW's weight decay; norm scales and biases are not decayed."""
     gate_learning_rate_factor: float = 1.0
-    """The gates of a memory (input, forget and output gate, route) learn at this multiple of the
-    learning rate."""
+    """The gates of a memory (input, forget and output gate, route; the write gate of armt; none of
+    delta) learn at this multiple of the learning rate."""
     decay_gates: bool = True
     """Whether the weight decay applies to the gates of a memory too."""
     beta1: float = 0.9

@@ -134,7 +134,7 @@ def _draw_paper(axes: Axes, lengths: dict[str, float], tasks: Sequence[str]) -> 
 
 
 def _draw_trained(axes: Axes, groups: Sequence[Group]) -> None:
-    """Draws a vertical line at each longest trained length."""
+    """Draws a vertical line at the longest row of each training."""
     trained: dict[int, list[str]] = {}
     for group in groups:
         trained.setdefault(group.trained_tokens, []).append(group.name)
@@ -144,7 +144,7 @@ def _draw_trained(axes: Axes, groups: Sequence[Group]) -> None:
         whose = f" of {style.literal('; '.join(names))}" if len(trained) > 1 else ""
         axes.axvline(tokens, color="black", linestyle=(0, (1 + 5 * index, 2 + index)),
                      linewidth=1.0, zorder=1,
-                     label=f"longest trained length{whose} ({tokens:,} tokens)")
+                     label=f"longest row in training{whose} ({tokens:,} tokens)")
 
 
 def _tokens(comparison: Comparison) -> dict[str, float]:

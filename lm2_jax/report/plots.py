@@ -67,7 +67,7 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, *, name: str = "",
 
     Args:
       name: of the run, for the title.
-      trained_tokens: the longest trained length, marked by a vertical line.
+      trained_tokens: of the longest row in training, marked by a vertical line.
       has_memory: whether the model has a memory that could be carried or wiped.
     """
     grid = cells(rows)
@@ -92,7 +92,7 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, *, name: str = "",
               label=f"{prefix}best constant answer", **style.CONSTANT)
     if trained_tokens is not None:
         axes.axvline(trained_tokens, color="black", linestyle=":", linewidth=1.2,
-                     label=f"longest trained length ({trained_tokens:,} tokens)")
+                     label=f"longest row in training ({trained_tokens:,} tokens)")
     style.length_axis(axes, lengths, [segments_text(column) for column in columns],
                       "the mean number of segments")
     style.share_axis(axes, "exact match")
