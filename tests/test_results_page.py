@@ -31,7 +31,8 @@ def test_every_result_has_a_section():
     text = Path(build.RESULTS, "README.md").read_text("utf-8")
     tables = set(re.findall("<!-- begin (.*) -->", text))
     assert tables == {path.name for path in build.RESULTS.iterdir() if path.is_dir()} | {
-        "rivals/half_lives", "buckets/kills", "llama_memory/answers", "trials/stopped"}
+        "rivals/half_lives", "buckets/kills", "llama_memory/answers", "trials/stopped",
+        "window/plateau"}
     for target in re.findall(r"\]\((?!http)(.*?)\)", text):
         assert (build.RESULTS / target).is_file(), target
 

@@ -47,6 +47,10 @@ WINDOWS = {"start_seed0": "from the start (seed 0)",
            "from_1500": "from step 1,500", "from_1500_three": "from step 1,500, three segments",
            "from_1800_longer": "from step 1,800, 4,500 steps",
            "from_450_three": "from step 450, three segments"}
+PLATEAU = {"from the start": "trials/stopped_seed_1", "never": "trials/stopped_seed_1_no_window",
+           "from step 1,500": "window/from_1500",
+           "from step 1,500, three segments": "window/from_1500_three",
+           "from step 450, three segments": "window/from_450_three"}
 TRIALS = {"routed": "paper's gates", "routed_window": "paper's gates, window",
           "routed_window_forget_0": "paper's gates, window, forget bias 0",
           "routed_window_forget_-2": "paper's gates, window, forget bias -2",
@@ -193,6 +197,8 @@ def make_table(name: str) -> str:
         return by_trial(folder)
     if name == "trials/stopped":
         return stopped()
+    if name == "window/plateau":
+        return plateau()
     if name in COMPARED:
         return by_model(folder)
     if name == "ablation_blocks":
@@ -240,6 +246,19 @@ def stopped() -> str:
                      steps[-1]["segments"], str(len(last)), f"{100 * fmean(last):.1f}"])
     return Table(["run", "last step", "segments", "last steps", "answers right in them, %"],
                  [rows]).markdown()
+
+
+def plateau() -> str:
+    """The mean loss of seed 1 over ranges of steps, by when attention got its window."""
+    ends = range(1500, 2101, 300)
+    rows = []
+    for label, path in PLATEAU.items():
+        with open(RESULTS / path / "training.csv", newline="") as file:
+            losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        parts = [[loss for step, loss in losses if end - 300 < step <= end] for end in ends]
+        rows.append([label, *(f"{fmean(part):.3f}" if len(part) == 300 else "-"
+                              for part in parts)])
+    return Table(["window", *(f"{end - 299:,} to {end:,}" for end in ends)], [rows]).markdown()
 
 
 def by_model(folder: Path) -> str:
