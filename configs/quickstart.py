@@ -8,12 +8,25 @@ of one, two, three, four and eight segments. In the last one a row holds four sa
 segments, each of which begins with the memory that the one before left, and open slots have a cost.
 Attention sees the 24 tokens before a segment in rows of three segments and more; the questions of
 two segments can only be answered from the memory. The evaluation has 4 to 683 segments.
+
+`quickstart:full` is a Llama with as many parameters, trained on the same batches, whose attention
+sees all earlier tokens:
+
+    lm2 train --config=quickstart:full --workdir=runs/quickstart_full
 """
 
 from ml_collections import ConfigDict
 
+# The MLP takes the parameters of the memory. RoPE's base is larger, since attention looks further.
+FULL = {"model.memory.num_layers": 0, "model.mlp_dim": 600, "model.attention_window": 16384,
+        "model.rope_theta": 1000.0, "train.window_from_segments": 0, "train.write_cost": 0.0,
+        "eval.memory": ("carried",), "eval.batch_size": 10}
+MODELS = {"lm2": {}, "full": FULL}
 
-def get_config() -> ConfigDict:
+
+def get_config(name: str = "lm2") -> ConfigDict:
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name}; the models are {', '.join(MODELS)}")
     config = ConfigDict()
     config.seed = 0
     config.model = dict(
@@ -35,4 +48,5 @@ def get_config() -> ConfigDict:
         lengths=("96", "192", "384", "1k", "4k", "16k"), num_samples=300,
         max_samples=(300, 300, 300, 300, 100, 30), reset_up_to="4k", batch_size=100,
         min_distance=1)
+    config.update_from_flattened_dict(MODELS[name])
     return config

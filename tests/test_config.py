@@ -111,6 +111,21 @@ def test_rivals_differ_as_much_on_other_tasks(task):
     assert configs[0].train.num_steps == qa1.train.num_steps
 
 
+def test_the_quickstart_has_a_llama_beside_it():
+    """Of as many parameters within 1 %, with the same data and steps."""
+    configs = [load_config(f"{FOLDER / 'quickstart.py'}{name}") for name in ("", ":full")]
+    sizes = []
+    for config in configs:
+        model = dataclasses.replace(config.model, vocab_size=512)
+        variables = jax.eval_shape(lambda model=model: LanguageModel(model).init(
+            jax.random.key(0), jnp.zeros((1, 1), jnp.int32), init_state(model, 1)))
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(variables)))
+    assert max(sizes) <= 1.01 * min(sizes)
+    one, other = configs
+    assert one.data == other.data and one.train.num_steps == other.train.num_steps
+    assert "there is no model fool" in refusal({}, f"{FOLDER / 'quickstart.py'}:fool")
+
+
 @pytest.mark.parametrize("name", ["quickstart", "rivals:lm2", "babilong_real"])
 @pytest.mark.parametrize("override", ["model.memory.write=paper", "model.memory.kind=rmt",
                                       "model.memory.num_layers=0", "eval.lengths=512,4k"])

@@ -123,6 +123,12 @@ def test_a_model_without_memory_has_no_memory_carried_or_wiped(figures):
     assert labels == ["exact match", "best constant answer"]
 
 
+def test_curves_of_other_models_stand_beside(figures):
+    plots.plot_curves(grid(["qa1"], ["1k", "4k"]), "",
+                      beside={"other": [row("qa1", "1k", match=0.3), row("qa1", "4k", match=0.2)]})
+    np.testing.assert_allclose(line(figures[0].axes[0], "other")[:, 1], [0.3, 0.2])
+
+
 def test_curves_average_only_where_all_tasks_are(figures):
     plots.plot_curves([*grid(["qa1", "qa2"], ["1k", "4k"]), row("qa1", "16k", match=1.0)], "")
     axes = figures[0].axes[0]

@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = measurements.RESULTS
 PAGES = (Path("README.md"), RESULTS / "README.md")  # whose tables are made here
 SINGLE = ("quickstart", "babilong_real")
+BESIDE = {"full": "Llama with full attention"}  # drawn in the picture of a run
 # Patterns of the folders of runs that are compared, and what they are called.
 RIVALS = {"lm2_seed?": "LM2", "rmt_seed?": "RMT", "armt_seed?": "ARMT",
           "llama_seed?": "Llama on one segment", "full_seed?": "Llama with full attention",
@@ -143,7 +144,9 @@ def draw(folder: Path) -> None:
     run = read_run(folder)
     longest = max(stage[1] for stage in run.config.data.curriculum)
     plots.plot_curves(run.rows, folder / "accuracy.png", name=folder.name,
-                      trained_tokens=longest * run.config.model.segment_length)
+                      trained_tokens=longest * run.config.model.segment_length,
+                      beside={label: read_run(folder / name).rows
+                              for name, label in BESIDE.items() if (folder / name).exists()})
     plots.plot_heat_map(run.rows, folder / "heat_map.png")
     if not (folder / "training.csv").exists():
         return

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -59,7 +59,8 @@ def plot_heat_map(rows: Sequence[Row], path: str | os.PathLike, has_memory: bool
 
 
 def plot_curves(rows: Sequence[Row], path: str | os.PathLike, *, name: str = "",
-                trained_tokens: int | None = None, has_memory: bool = True) -> Path:
+                trained_tokens: int | None = None, has_memory: bool = True,
+                beside: Mapping[str, Sequence[Row]] | None = None) -> Path:
     """Draws the exact match over context length: memory carried, wiped, and constant answer.
 
     Several tasks are averaged where all of them were evaluated; up to five also have a thin
@@ -69,6 +70,7 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, *, name: str = "",
       name: of the run, for the title.
       trained_tokens: of the longest row in training, marked by a vertical line.
       has_memory: whether the model has a memory that could be carried or wiped.
+      beside: rows of other models on the same samples, by name; a curve each.
     """
     grid = cells(rows)
     tasks = list(dict.fromkeys(cell.any.task for cell in grid))
@@ -82,6 +84,9 @@ def plot_curves(rows: Sequence[Row], path: str | os.PathLike, *, name: str = "",
         labels = {"carried": "exact match"}
     drawn = {prefix + label: points for memory, label in labels.items()
              if (points := _points(whole, memory))}
+    for other, theirs in (beside or {}).items():
+        drawn[prefix + other] = _points(
+            [column for column in by_length(cells(theirs)) if len(column) == len(tasks)], "carried")
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     curves.draw(axes, drawn, list(lengths.values()))
