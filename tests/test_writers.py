@@ -202,6 +202,17 @@ def test_progress_into_a_file_is_a_line_now_and_then(seconds):
     assert len(lines) == 6
 
 
+def test_the_time_left_follows_from_the_rate_of_the_last_minute(seconds):
+    """A hundred steps of a second, then two hundred of three, as where rows grow longer."""
+    file = io.StringIO()
+    bar = Bar("train", 300, console=Console(file=file))
+    for step in range(1, 201):
+        seconds(1.0 if step <= 100 else 3.0)
+        bar.update(step, "")
+    bar.close()
+    assert file.getvalue().splitlines()[-1].split("  ")[-1] == "300 s left"
+
+
 def test_the_last_line_is_printed_once(seconds):
     file = io.StringIO()
     bar = Bar("eval", 90, done=30, console=Console(file=file), unit="tokens")

@@ -1,5 +1,6 @@
 """Shows progress: a bar on a terminal or in a notebook, otherwise a line every 15 seconds."""
 
+import collections
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from lm2_jax.runtime.console import Console
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_BETWEEN_UPDATES = 0.5  # of the line in a notebook
+SECONDS_OF_RATE = 60.0  # over which the rate is measured that tells the time left
 _WIDTH = 24  # of the bar in a notebook
 
 
@@ -18,7 +20,8 @@ class Bar:
     Args:
       title: of the bar.
       total: number of units.
-      done: units done before the start; the estimate does not count them.
+      done: units done before the start; the estimate, from the rate of the last minute, does not
+        count them.
       console: where to print; None = stdout.
       unit: name of a unit, such as "tokens"; "" = none.
     """
@@ -26,9 +29,10 @@ class Bar:
     def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None,
                  unit: str = ""):
         self.console = console or Console()
-        self._title, self._total, self._first = title, total, done
+        self._title, self._total = title, total
         self._unit, self._line = f" {unit}" if unit else "", ""
-        self._began = self._printed = time.perf_counter()
+        self._printed = time.perf_counter()
+        self._seen = collections.deque([(self._printed, done)])  # (when, units) of the last minute
         self._bar = None
         self._in_notebook = self.console.is_jupyter and not self.console.quiet
         self._output = None  # of the notebook's cell
@@ -37,7 +41,7 @@ class Bar:
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn(self._unit.strip()), TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                console=self.console)
+                console=self.console, speed_estimate_period=SECONDS_OF_RATE)
             self._task = self._bar.add_task(title, total=total, completed=done, text="")
             self._bar.start()
 
@@ -46,7 +50,7 @@ class Bar:
             self._bar.update(self._task, completed=done, text=text)
             return
         now = time.perf_counter()
-        rate = (done - self._first) / max(now - self._began, 1e-9)
+        rate = self._rate(now, done)
         left = f"{(self._total - done) / rate:.0f} s left" if rate else ""
         where = f"{self._title} {done}/{self._total}{self._unit}"
         if self._in_notebook:
@@ -58,6 +62,15 @@ class Bar:
         if now - self._printed >= seconds:
             self._printed = now
             self._print()
+
+    def _rate(self, now: float, done: int) -> float:
+        """Units a second over the last minute, or since the start."""
+        while len(self._seen) > 1 and self._seen[1][0] <= now - SECONDS_OF_RATE:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        if now - self._seen[-1][0] >= 1:
+            self._seen.append((now, done))
+        return (done - first) / max(now - began, 1e-9)
 
     def _print(self) -> None:
         if self._line and self._in_notebook:
