@@ -9,7 +9,7 @@ The name after the colon is the model:
   armt   16 memory tokens that write to an associative memory in each block
   delta  a gated DeltaNet layer of two heads beside the attention of each block
   llama  attention within the segment only
-  window attention to the last 24 to 48 tokens, as all memories have beside them
+  window attention to the last one or two segments, as all memories have beside them
   full   attention to 16k earlier tokens; RoPE base 1000, since it looks further back
   rag    the model `full`, evaluated on five sentences of the context that BM25 retrieves
 
@@ -60,7 +60,7 @@ TWO_FACTS = {"data.curriculum": ((0, 2, 20), (450, 3, 16), (700, 4, 12), (1000, 
                                  (2400, 32, 2)),
              "eval.lengths": ("192", "512", "1k", "4k"), "eval.max_samples": ()}
 THREE_FACTS = TWO_FACTS | {
-    "model.segment_length": 48, "model.rope_theta": 20.0, "data.points_per_segment": 1.5,
+    "model.segment_length": 48, "data.points_per_segment": 1.5,
     "data.sample_segments": 4, "train.bptt_segments": 4,
     "data.curriculum": ((0, 2, 10), (700, 3, 8), (1000, 4, 8), (2400, 16, 2))}
 TASKS = {
@@ -114,4 +114,6 @@ def get_config(name: str = "lm2") -> ConfigDict:
     config.update_from_flattened_dict(TASKS[task or "qa1"])
     if config.model.attention_window == 24:
         config.model.attention_window = config.model.segment_length
+    if config.model.rope_theta == 10.0:
+        config.model.rope_theta = 10.0 * config.model.segment_length / 24
     return config

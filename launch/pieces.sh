@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
   cat <<'HELP'
-launch/pieces.sh [-m MINUTES] [-i FOLDER] -o FOLDER [--eval] -- --config=... [--config.KEY=VALUE...]
+launch/pieces.sh [-m MINUTES] [-g SECONDS] [-i FOLDER] -o FOLDER [--eval]
+                 -- --config=... [--config.KEY=VALUE...]
 
 Runs one piece of a training and leaves in the folder of -o what the next piece needs:
 
@@ -12,8 +13,9 @@ Runs one piece of a training and leaves in the folder of -o what the next piece 
   metrics.jsonl, output.log    its metrics until here, and what this piece printed
   results.json                 of an evaluation that has ended
 
-  -m MINUTES  after which the piece saves and ends (8); compilation counts, saving does not. If it
-              has not ended 45 seconds later it is killed, and what it saved before is kept
+  -m MINUTES  after which the piece saves and ends (8); compilation counts
+  -g SECONDS  that this last save may take (45); a piece that takes longer is killed, and what it
+              had saved before is kept
   -i FOLDER   the files of the piece before; without it, the run begins
   -o FOLDER   where the files go
   --eval      evaluate the run as it is (lm2 eval) and do not train
@@ -49,13 +51,14 @@ fail() {
   exit 2
 }
 
-minutes=8 before='' out='' action='train'
+minutes=8 grace=45 before='' out='' action='train'
 while (($#)); do
   case $1 in
-    -m | -i | -o)
+    -m | -g | -i | -o)
       (($# >= 2)) || fail "$1 needs a value (--help explains)"
       case $1 in
         -m) minutes=$2 ;;
+        -g) grace=$2 ;;
         -i) before=$2 ;;
         -o) out=$2 ;;
       esac
@@ -69,8 +72,9 @@ while (($#)); do
 done
 [[ -n $out ]] || fail "no -o FOLDER for what the next piece needs (--help explains)"
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "-m is '$minutes'; it must be a number of minutes"
+[[ $grace =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "-g is '$grace'; it must be a number of seconds"
 (($#)) || fail "no config; for example: pieces.sh -o out -- --config=configs/babilong_qa1_5.py"
-shopt -s nullglob
+shopt -s nullglob extglob
 parts=(${before:+"$before"/run.npz.*})
 [[ -z $before && $action == train ]] || ((${#parts[@]})) ||
   fail "no run.npz.* in '$before' (-i), so there is nothing to go on from"
@@ -92,15 +96,16 @@ if ((${#parts[@]})); then
   rm "$scratch/before.npz"
 fi
 
-# The exit status is that of lm2: 0 also if it saved after SIGTERM, 143 in an evaluation.
+# The exit status is that of lm2: 0 also if it saved after SIGTERM, 143 in an evaluation; 137 if it
+# was killed.
 status=0
-timeout --preserve-status --signal=TERM --kill-after=45s "${minutes}m" "${PYTHON:-python3}" -m lm2_jax.cli \
+timeout --preserve-status --signal=TERM --kill-after="${grace}s" "${minutes}m" "${PYTHON:-python3}" -m lm2_jax.cli \
   "$action" "--workdir=$workdir" "$@" || status=$?
 
-checkpoints=("$workdir"/checkpoints/*)
+rm -f "$out"/run.npz.*
+checkpoints=("$workdir"/checkpoints/+([0-9]))
 if ((${#checkpoints[@]})); then
   lm2 pack "--workdir=$workdir" "--out=$scratch/after.npz"
-  rm -f "$out"/run.npz.*
   split --bytes=15000000 --numeric-suffixes "$scratch/after.npz" "$out/run.npz."
 else
   echo "pieces.sh: nothing was saved in this piece, so there is no run.npz" >&2

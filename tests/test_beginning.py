@@ -1,6 +1,7 @@
 """A run that begins with a Llama of the transformers library: at first it computes the same."""
 
 import json
+import shutil
 
 import hf_folders
 import jax
@@ -13,8 +14,10 @@ from training import one_device
 
 import lm2_jax as lm2
 from lm2_jax import partition
+from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.cli import main
 from lm2_jax.config import MemoryConfig, ModelConfig, RopeScaling
+from lm2_jax.convert import card as card_of_model
 from lm2_jax.convert import exporting, importing
 from lm2_jax.convert.beginning import Beginning
 from lm2_jax.data import tokenizer as tokenizers
@@ -146,3 +149,6 @@ def test_the_way_of_the_readme_from_texts_and_a_llama_to_a_model_with_a_memory(
     assert "- data: tokenized corpora `shards` (" in card and " tokens)" in card
     assert f"- trained on 8 x cpu with jax {jax.__version__}" in card
     assert "- evaluated at step 2" in card and "- began with the weights of `llama`" in card
+    shutil.rmtree(tmp_path / "shards")  # whose tokens are not told then
+    config = workdirs.stored_config(run)
+    assert "tokenized corpora `shards`\n" in card_of_model.text(config, run, 2, 0, "float32")

@@ -103,10 +103,18 @@ def test_rivals_differ_as_much_on_other_tasks(task):
         return {stage[1] * stage[2] * config.model.segment_length
                 for stage in config.data.curriculum}
 
-    configs = [load_config(f"{RIVALS}:{model}_{task}") for model in ("lm2", "rmt", "window")]
+    configs = []
+    for name in ("lm2", "rmt", "delta", "window", "llama", "full"):
+        config, on_qa1 = load_config(f"{RIVALS}:{name}_{task}"), load_config(f"{RIVALS}:{name}")
+        longer = config.model.segment_length / on_qa1.model.segment_length
+        window, theta = on_qa1.model.attention_window, on_qa1.model.rope_theta
+        assert config.model == dataclasses.replace(
+            on_qa1.model, segment_length=config.model.segment_length,
+            attention_window=int(window * longer) if window == 24 else window,
+            rope_theta=theta * longer if theta == 10 else theta)
+        configs.append(config)
     assert all(config.data == configs[0].data and config.eval.lengths == configs[0].eval.lengths
                for config in configs)
-    assert all(config.model.attention_window == config.model.segment_length for config in configs)
     assert max(tokens(configs[0])) == max(tokens(qa1))
     assert configs[0].train.num_steps == qa1.train.num_steps
 

@@ -484,6 +484,8 @@ case $3 in
     w=${4#--workdir=}
     [[ $STATUS == 9 ]] || mkdir -p "$w/eval" "$w/checkpoints/5"
     trap 'echo saved >> "$CALLS"; exit 0' TERM
+    [[ ${STEPS:-} != stuck ]] || trap '' TERM
+    [[ ${STEPS:-} != unsaved ]] || mv "$w/checkpoints/5" "$w/checkpoints/5.tmp"
     [[ -z ${STEPS:-} ]] || while true; do sleep 0.1; done
     echo "{}" > "$w/metrics.jsonl"
     exit "$STATUS"
@@ -525,14 +527,20 @@ def test_a_piece_ends_in_time_and_says_when_nothing_was_saved(tmp_path):
     python.write_text(PIECE)
     python.chmod(0o755)
 
-    def piece(name, **environment):
-        return machine.run(*script("pieces.sh"), "-m", "0.01", "-o", str(tmp_path / name), "--",
-                           "--config=x", PYTHON=str(python), CALLS=str(calls),
-                           SCRATCH=str(tmp_path / f"{name}_scratch"), **environment)[0]
+    def piece(name, minutes="0.03", **environment):
+        calls.write_text("")
+        status = machine.run(*script("pieces.sh"), "-m", minutes, "-g", "0.5", "-o",
+                             str(tmp_path / name), "--", "--config=x", PYTHON=str(python),
+                             CALLS=str(calls), SCRATCH=str(tmp_path / f"{name}_scratch"),
+                             **environment)[0]
+        return status, calls.read_text().split(), len(list((tmp_path / name).glob("run.npz.*")))
 
-    assert piece("long", STATUS="0", STEPS="endless") == 0
-    assert calls.read_text().split() == ["train", "saved", "pack"]
-    assert len(list((tmp_path / "long").glob("run.npz.*"))) == 3
-    assert piece("failed", STATUS="9") == 9
-    assert "nothing was saved in this piece" in (tmp_path / "failed" / "output.log").read_text()
-    assert not list((tmp_path / "failed").glob("run.npz.*"))
+    assert piece("long", STATUS="0", STEPS="endless") == (0, ["train", "saved", "pack"], 3)
+    assert piece("stuck", STATUS="0", STEPS="stuck") == (137, ["train", "pack"], 3)
+    for name, options, status in (("failed", {"STATUS": "9", "minutes": "8"}, 9),
+                                  ("unsaved", {"STATUS": "0", "STEPS": "unsaved"}, 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.npz.00").write_text("of an earlier attempt")
+        found, called, parts = piece(name, **options)
+        assert (found, parts) == (status, 0) and "pack" not in called
+        assert "nothing was saved in this piece" in (tmp_path / name / "output.log").read_text()

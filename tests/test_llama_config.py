@@ -42,7 +42,8 @@ def model_of(changes):
     ({"rope_scaling": LLAMA3 | {"factor": None}}, "cannot be converted"),
     ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; it must be an object"),
     ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "must be an object"),
-    ({"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default"}}, "differ"),
+    ({"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default"}}, "contradict"),
+    ({"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}}, "contradict each other"),
     ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
     ({"partial_rotary_factor": 0.5}, "we rotate all channels"),
     ({"num_key_value_heads": 3}, "model.num_kv_heads is 3"),
@@ -63,7 +64,9 @@ def test_what_is_not_a_llama_is_refused_with_the_reason(changes, reason, tmp_pat
 def test_both_forms_of_the_rotary_positions_give_one_model(scaling):
     older = model_of({"rope_theta": 500_000.0, "rope_scaling": scaling or None})
     newer = model_of({"rope_parameters": {"rope_theta": 500_000.0} | scaling})
-    assert older == newer and older.rope_theta == 500_000
+    both = model_of({"rope_theta": 500_000.0, "rope_scaling": scaling and scaling | {
+        "type": "llama3"}, "rope_parameters": scaling | {"rope_theta": 500_000.0}})
+    assert older == newer == both and older.rope_theta == 500_000
     assert older.rope_scaling == (RopeScaling(8.0, 1.0, 4.0, 8192) if scaling else None)
 
 
@@ -79,6 +82,10 @@ def test_the_config_of_a_model_that_was_trained_here_is_read_back(model):
 
 
 def test_a_mistral_without_a_window_is_a_llama():
-    model = model_of({"model_type": "mistral", "sliding_window": None, "num_attention_heads": 16,
-                      "num_key_value_heads": None, "max_position_embeddings": None})
+    mistral = {key: value for key, value in CONFIG.items() if key != "num_key_value_heads"} | {
+        "model_type": "mistral", "sliding_window": None, "num_attention_heads": 16,
+        "max_position_embeddings": None}
+    model = llama.model_config(mistral, Path("config.json"))
     assert model.num_kv_heads == 8 and model.segment_length == llama.LONGEST_SEGMENT
+    mistral["num_key_value_heads"] = None
+    assert llama.model_config(mistral, Path("config.json")).num_kv_heads == 16

@@ -195,20 +195,20 @@ def test_computing_in_bfloat16_stays_close():
         np.testing.assert_allclose(out.state.memory[0, row], after.banks[0], atol=0.03)
 
 
-@pytest.mark.parametrize("P", [0, 1, pytest.param(6, marks=pytest.mark.slow),
-                               pytest.param(12, marks=pytest.mark.slow), 16])
-@pytest.mark.parametrize("write", ["routed", pytest.param("paper", marks=pytest.mark.slow),
-                                   pytest.param("open", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("P,write", [
+    (0, "routed"), (1, "routed"), (16, "routed"), *(pytest.param(
+        P, write, marks=pytest.mark.slow) for P, write in (
+            (6, "routed"), (12, "routed"), (1, "paper"), (16, "paper"), (16, "open")))])
 def test_memory_in_some_of_16_blocks(P, write):
     config = make_config(layers=P, num_layers=16, options=WRITES[write])
     D, F, K, H, V, B = 16, 24, 2, 4, 23, 2
     block = 2 * D * D + 2 * D * K * H + 3 * D * F + 2 * D
     # Kernels, biases of the output and forget gates and the route, norms of slots and write.
     memory = 8 * D * D + 2 * D + 2 + 2 * D
+    memory += {"routed": 0, "open": -2, "paper": D - 2}[write]  # another bias, no route
     variables = reference.params(config)
     sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
-    if write == "routed":
-        assert sum(sizes) == 16 * block + P * memory + V * D + D
+    assert sum(sizes) == 16 * block + P * memory + V * D + D
     before, tokens_BT = init_state(config, B), np.arange(2 * 5, dtype=np.int32).reshape(B, 5)
     out = jax.jit(LanguageModel(config).apply)(variables, tokens_BT, before)
     assert np.isfinite(out.logits).all() and out.logits.shape == (B, 5, V)

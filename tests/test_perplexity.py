@@ -91,7 +91,7 @@ def test_losses_are_those_of_the_logits_of_whole_documents(wipe):
         counted = [i + 1 >= document.prompt for i in range(len(nats))]
         wanted = [np.sum((nats * counted)[i:i + T]) for i in range(0, len(nats), T)]
         np.testing.assert_allclose(nats_S, wanted, rtol=2e-5)
-    assert sum(read) == 5 * T + 3 + T + 1 and len(asked) == (6 if wipe else 3)
+    assert sum(read) == 5 * T + 3 + T + 1 and len(asked) == 3
 
 
 def test_rows_are_ratios_of_sums_over_documents_and_of_counts_of_the_text():

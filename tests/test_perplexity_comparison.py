@@ -16,6 +16,7 @@ from lm2_jax import partition
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.commands import sweep as job
 from lm2_jax.config import files, source
+from lm2_jax.errors import UserError
 from lm2_jax.eval import perplexity
 from lm2_jax.eval.perplexity import Measured
 from lm2_jax.model.lm import LanguageModel
@@ -83,14 +84,21 @@ def test_a_sweep_has_a_table_and_a_figure_of_perplexity(trained):
     assert narrow["bits per byte"] == f"{3 / 4 / np.log(2):.4f}"
     assert narrow["bits per byte, memory wiped"] == f"{3.5 / 4 / np.log(2):.4f}"
     # The documents differ, and the runs on each of them by the same.
-    over = "nats a token over wide"
+    over = "nats a token, minus wide's"
     assert (wide[over], narrow[over]) == ("-", "+1.5000 ± 0.0000")
-    assert "Differences to wide are paired over documents" in page
+    assert "its 95 % interval is over documents" in page
     assert narrow["nats a token saved by carrying"] == "0.5000" and "1,234" in narrow["parameters"]
     assert "(held_out.png)" in page and "Exact match" not in page
     assert (out / "held_out.png").exists()
     stored = json.loads((out / "sweep.json").read_text())["runs"][0]
     assert stored["perplexity"][-1]["loss"] == 1.5 and stored["held_out"] == [[200, 2], [400, 1]]
+    # A seed that an earlier version evaluated, or a damaged file, leaves no wrong difference.
+    (trials[1].workdir / "eval/perplexity" / perplexity.DOCUMENTS).unlink()
+    job.sweep(trials[:3], ["wide", "narrow"], config, out, 1, fails, console)
+    assert over not in (out / "sweep.md").read_text()
+    (trials[2].workdir / "eval/perplexity" / perplexity.DOCUMENTS).write_text("[{}")
+    with pytest.raises(UserError, match="documents.json does not hold a list of results"):
+        perplexity.read_sums(trials[2].workdir / "eval/perplexity")
     # What was interrupted is evaluated anew.
     (trials[0].workdir / "eval/perplexity/unfinished.jsonl").write_text("")
     assert not trials[0].job.is_done()

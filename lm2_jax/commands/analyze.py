@@ -38,12 +38,13 @@ def show(config: Config, workdir: str | Path, step: int | None = None, sample: i
         between a fact and the question; None takes the first whose answer stands in an earlier
         segment.
       block, head: of the read attention; None takes the head whose map changes most.
-      num_texts: texts of which the gradient and the probe are measured.
+      num_texts: texts of which the probe is measured, and of at most 32 the gradient.
       most_segments: between the fact and the question of these texts.
       out: folder; `workdir/eval/analysis` if None.
 
     Raises:
-      UserError: the model has no memory, or there is no such sample, block or head.
+      UserError: the model has no memory, `eval.lengths` is empty, or there is no such sample, block
+        or head.
     """
     console = console or Console()
     for name, value, least in (("--samples", num_texts, 10), ("--segments", most_segments, 1),

@@ -73,8 +73,9 @@ def open_workdir(config: Config, workdir: str | Path, step: int | None = None
     Raises:
       UserError: there is nothing to evaluate, or the workdir is not of this model.
     """
-    if empty := babilong.empty_key(config.eval):
-        raise UserError(f"{empty} is empty, so there are no samples; give --config.{empty}")
+    if not config.eval.lengths and not babilong.asks_whole_file(config.eval):
+        raise UserError("eval.lengths is empty, so there are no samples; give "
+                        "--config.eval.lengths")
     config, tokens, mesh, params, step = _open(config, workdir, step)
     return BabilongEvaluator(config, tokens, mesh), params, step
 
@@ -117,9 +118,9 @@ def report(evaluators: Sequence[Evaluator], params: Params, step: int, workdir: 
       The results; none, with a line that says why, if there is nothing to evaluate.
     """
     wanted = [evaluator for evaluator in evaluators if not evaluator.empty_key]
-    if not wanted:
-        console.print("\n".join(line for evaluator in evaluators for line in evaluator.notes)
-                      or f"{evaluators[0].empty_key} is empty: no evaluation")
+    notes = [line for evaluator in evaluators for line in evaluator.notes]
+    if notes or not wanted:
+        console.print("\n".join(notes) or f"{evaluators[0].empty_key} is empty: no evaluation")
     with contextlib.ExitStack() as stack:
         opened = []
         for evaluator in wanted:
@@ -137,8 +138,6 @@ def _folder(workdir: str | Path, out: str | Path | None) -> Path:
 
 def _report(evaluator: Evaluator, params: Params, step: int, folder: Path, journal: Journal,
             console: Console, between: Callable[[], None] | None) -> list[Any]:
-    for line in evaluator.notes:
-        console.print(line)
     total, read = evaluator.tokens_to_read(journal)
     title = "eval" if evaluator.name == DEFAULT else evaluator.name
     bar = Bar(title, total, read, console, "tokens")

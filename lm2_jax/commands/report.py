@@ -115,7 +115,7 @@ def read_run(folder: str | Path) -> Run:
         raise UserFileNotFoundError(f"{folder} is not evaluated (no eval/results.json); run: "
                                 f"{command}")
     perplexities = tuple(perplexity.read_rows(results / measured)) if has_perplexity else ()
-    documents = tuple(perplexity.read_sums(results / measured))
+    documents = tuple(perplexity.read_sums(results / measured)) if has_perplexity else ()
     rows = tuple(read_results(results)) if has_tasks else ()
     if has_tasks and not any(row.memory == "carried" for row in rows):
         raise UserError(f"{folder} has no results with the memory carried; run: {command} "

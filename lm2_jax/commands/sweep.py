@@ -170,9 +170,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     names, console, out = source.runs(args.config), Console(), paths.of(args.out)
     chosen = arguments.names(args.runs) or names
-    if unknown := [name for name in chosen if name not in names]:
-        raise UserError(f"--runs: {args.config} has no run {unknown[0]}; its runs are "
-                        f"{', '.join(names)}")
+    for name in (name for name in chosen if name not in names):
+        try:  # get_config may take more names than RUNS has
+            source.read(source.find(args.config)[0], (name,))
+        except UserError:
+            raise UserError(f"--runs: {args.config} has no run {name}; its runs are "
+                            f"{', '.join(names)}") from None
+    names = list(dict.fromkeys([*names, *chosen]))
     if args.jobs < 0:
         raise UserError(f"--jobs is {args.jobs}; it must be at least 1")
     trials = make_trials(args.config, list(dict.fromkeys(chosen)), _seeds(args.seeds), out,

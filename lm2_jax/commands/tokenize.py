@@ -58,7 +58,7 @@ def tokenize(sources: Sequence[str], tokenizer: str, out: str | Path, *, held_ou
             manifest = manifests.read(folder)
             if manifest.job != job:
                 raise UserError(f"{folder} holds another tokenized corpus; use another --out")
-            for split in filter(manifest.shards.get, SPLITS):
+            for split in () if paths.in_bucket(folder) else filter(manifest.shards.get, SPLITS):
                 Documents(folder, manifest, split).check()
         else:
             done = tokenizing.begin(folder, job)

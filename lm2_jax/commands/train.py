@@ -181,9 +181,9 @@ def _train(config: Config, workdir: Path, mesh: Mesh, console: Console, options:
                 config, workdir, step, stages, evaluator, checkpointer, curriculum, meta, console,
                 options.profile, preemption, begun)
             if isinstance(corpus, Mixture):
-                for folder in corpus.without_held_out:
-                    say(f"{folder} has no held-out documents (lm2 data tokenize --held-out): the "
-                        "loss on held-out documents is not measured")
+                if (lacking := corpus.without_held_out) and config.train.held_out_batches:
+                    say("the loss on held-out documents is not measured: there are none (lm2 data "
+                        f"tokenize --held-out) in {', '.join(lacking)}")
                 hooks.held_out = HeldOutLoss(
                     make_loss(model, config.train, mesh, shardings.params),
                     held_out(config.data.curriculum[-1], config.train.held_out_batches), workdir,

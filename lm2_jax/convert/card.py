@@ -1,13 +1,16 @@
 """The model card of an exported model."""
 
+import contextlib
 import json
 import string
 from pathlib import Path
 
 from lm2_jax.checkpoint import workdir as workdirs
 from lm2_jax.config import Config, files
+from lm2_jax.data import tokenizer as tokenizers
 from lm2_jax.data.shards import manifest as manifests
 from lm2_jax.data.shards.manifest import TRAIN
+from lm2_jax.errors import UserError
 from lm2_jax.runtime import paths
 from lm2_jax.training import starts
 
@@ -83,7 +86,7 @@ def _origin(config: Config, workdir: Path, step: int) -> list[str]:
         name = Path(json.loads(converted.read_text("utf-8"))["folder"]).name
         return [f"- converted from the transformers model in a folder `{name}`, not trained since"]
     lines = [f"- trained for {step} of {config.train.num_steps} steps of lm2_jax",
-             f"- data: {_data(config)}",
+             f"- data: {_data(config, tokenizers.load(workdir).digest)}",
              f"- trained parameters: {', '.join(config.train.trainable) or 'all'}"]
     if begun.exists():
         facts = json.loads(begun.read_text("utf-8"))
@@ -102,15 +105,22 @@ def _origin(config: Config, workdir: Path, step: int) -> list[str]:
     return lines
 
 
-def _data(config: Config) -> str:
-    """What the model was trained on, with the tokens of each corpus that is still there."""
+def _data(config: Config, tokenizer: str) -> str:
+    """What the model was trained on, with the tokens of each corpus that is still there.
+
+    Args:
+      tokenizer: digest of the run's.
+    """
     data = config.data
     if data.source != "corpus":
         return f"tasks {', '.join(data.tasks)}; background `{data.background}`"
     said = []
-    for folder in map(paths.of, data.corpora):
-        there = (folder / manifests.FILE).is_file()
-        tokens = manifests.read(folder).total(TRAIN, "tokens") if there else 0
-        said.append(f"`{folder.name}`" + (f" ({tokens:,} tokens)" if there else ""))
+    for folder in data.corpora:
+        said.append(f"`{folder.rstrip('/').rpartition('/')[2]}`")
+        # The folder may have gone, or stand for another one where this command runs.
+        with contextlib.suppress(UserError, OSError):
+            manifest = manifests.read(paths.of(folder))
+            if manifest.job.tokenizer == tokenizer:
+                said[-1] += f" ({manifest.total(TRAIN, 'tokens'):,} tokens)"
     weights = ":".join(f"{weight:g}" for weight in data.corpus_weights)
     return f"tokenized corpora {', '.join(said)}" + (f", in shares {weights}" if weights else "")

@@ -73,16 +73,16 @@ def to_hf(workdir: str | Path, folder: str | Path, step: int | None = None, dtyp
         found = _tensors(_OneAtATime(checkpointer, step, params), rows, dtypes,
                          codes.get(dtype, "F32"),
                          twice=names.UNEMBEDDING in record.get("dtypes", {}))
-        tensors.write(partial, found, shard_bytes)
         sizes = {code: sum(t.bytes for t in found if t.dtype == code) for code in TORCH_NAMES}
         torch_dtype = TORCH_NAMES[max(sizes, key=sizes.__getitem__)]
         llama_config = llama.to_json(config.model, rows, torch_dtype, source)
         if not record:
             llama_config |= _token_ids(workdir)
+        text = card.text(config, workdir, step, sum(sizes.values()), torch_dtype)
+        tensors.write(partial, found, shard_bytes)
         _write(partial / llama.CONFIG, llama_config)
         _copy_small_files(workdir, partial, config, converted=bool(record))
-        (partial / "README.md").write_text(
-            card.text(config, workdir, step, sum(sizes.values()), torch_dtype), "utf-8")
+        (partial / "README.md").write_text(text, "utf-8")
     return Exported(step, torch_dtype, sum(sizes.values()))
 
 

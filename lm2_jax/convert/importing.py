@@ -132,8 +132,8 @@ class Source:
         for name in frequencies:
             del found[name]
         if frequencies:
-            self.notes.append(f"{len(frequencies)} tensors rotary_emb.inv_freq of older files are "
-                              f"left out: {llama.CONFIG} gives the frequencies")
+            self.notes.append("rotary_emb.inv_freq of older files is left out: "
+                              f"{llama.CONFIG} gives the frequencies")
         problems = [f"missing: {', '.join(sorted(wanted.keys() - found))}"] * (
             not wanted.keys() <= found.keys())
         if self.model.tie_embeddings and {names.UNEMBEDDING, names.EMBEDDING} <= found.keys():

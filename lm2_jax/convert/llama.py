@@ -28,8 +28,10 @@ OTHERS = {
 DEFAULTS: dict[str, Any] = dict(  # of transformers' LlamaConfig
     rms_norm_eps=1e-6, rope_theta=10_000.0, tie_word_embeddings=False, hidden_act="silu",
     max_position_embeddings=2048)
-MISTRAL: dict[str, Any] = dict(  # where its MistralConfig has others; null turns the window off
+# Where its MistralConfig has others. null is no window, and as many kv heads as heads.
+MISTRAL: dict[str, Any] = dict(
     sliding_window=4096, num_key_value_heads=8, max_position_embeddings=131_072)
+NULLS = ("sliding_window", "num_key_value_heads")  # keys whose null is not the default
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
             "num_attention_heads")
 LONGEST_SEGMENT = 8192  # by default
@@ -75,7 +77,7 @@ def model_config(config: dict, path: Path, segment_length: int = 0) -> ModelConf
         return dataclasses.replace(model, segment_length=segment_length or model.segment_length)
     rope = _rope(config, path)
     values: dict[str, Any] = DEFAULTS | (MISTRAL if config.get("model_type") == "mistral" else {})
-    values |= {k: v for k, v in config.items() if v is not None or k == "sliding_window"}
+    values |= {k: v for k, v in config.items() if v is not None or k in NULLS}
     if missing := [key for key in REQUIRED if key not in values]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     if reasons := _not_a_llama(values, rope):
@@ -91,7 +93,7 @@ def model_config(config: dict, path: Path, segment_length: int = 0) -> ModelConf
         return ModelConfig(
             vocab_size=values["vocab_size"], embed_dim=values["hidden_size"],
             num_layers=values["num_hidden_layers"], num_heads=values["num_attention_heads"],
-            num_kv_heads=values.get("num_key_value_heads", values["num_attention_heads"]),
+            num_kv_heads=values.get("num_key_value_heads") or values["num_attention_heads"],
             mlp_dim=values["intermediate_size"], head_dim=values.get("head_dim", 0),
             segment_length=segment_length or min(values["max_position_embeddings"],
                                                  LONGEST_SEGMENT),
@@ -148,12 +150,16 @@ def _rope(config: dict, path: Path) -> dict:
         if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
             raise UserError(f"{path} cannot be converted: {key} is {rope!r}; it must be an object "
                             "with the parameters of the rotary positions of all blocks")
-    if len(forms) == 2 and forms["rope_scaling"] != forms["rope_parameters"]:
-        raise UserError(f"{path} cannot be converted: rope_scaling and rope_parameters differ; "
-                        "leave out the one that is wrong")
-    rope = dict(*list(forms.values())[:1])
-    rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
-    return rope
+    theta = {"rope_theta": config["rope_theta"]} if config.get("rope_theta") else {}
+    found: list[dict[str, Any]] = []
+    given: list[dict[str, Any]] = list(forms.values()) or [{}]
+    for rope in given:
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        found.append(theta | {k: v for k, v in rope.items() if k != "type"} | {"rope_type": kind})
+    if any(rope != found[0] for rope in found) or theta.items() - found[0].items():
+        raise UserError(f"{path} cannot be converted: rope_theta, rope_scaling and rope_parameters "
+                        "contradict each other; leave out what is wrong")
+    return found[0]
 
 
 def _not_a_llama(config: dict, rope: dict) -> list[str]:

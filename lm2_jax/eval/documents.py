@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
 
 class DocumentReader:
-    """Reads documents from their beginnings; compiled once a model and batch size.
+    """Reads documents from their beginnings.
 
     Args:
       pad_id: token of the padding.
@@ -78,7 +78,7 @@ class DocumentReader:
         S, done, found = max(counts), 0, []
         state = _first_state(c, B, min(places_for(S, 0, T), c.attention_window))
         while done < S:
-            count = CHUNK if done + CHUNK <= S and not wipe else 1
+            count = CHUNK if done + CHUNK <= S else 1
             arrays = self._segments(documents, B, done, count)
             state, nats_CB = _read(self.model, _logit_tokens(T, B, c.vocab_size), self.params,
                                    wipe, state, *arrays)
@@ -122,19 +122,30 @@ def _read(model: LanguageModel, chunk: int, params: Params, wipe: bool, state: S
     """The state after C segments, and the nats of each, [C, B] float32.
 
     Args:
-      wipe: begin with the initial memory.
+      wipe: begin each segment with the initial memory.
     """
-    state = reset_memory(model.config, state) if wipe else state
     matrix_VD = unembedding(model.config, params)
 
     def finish(out, x):
         targets_BT, counted_BT = x
         return _nats(out.hidden, matrix_VD, targets_BT, counted_BT, chunk)
 
-    starts_CB = jnp.zeros(tokens_CBT.shape[:2], bool)
-    state, nats_CB, _ = read_segments(model, params, state,
-                                      Segments(tokens_CBT, valid_CBT, starts_CB), finish,
-                                      (targets_CBT, counted_CBT))
+    def read(state, tokens_CBT, targets_CBT, counted_CBT, valid_CBT):
+        begins_CB = jnp.zeros(tokens_CBT.shape[:2], bool)
+        state, nats_CB, _ = read_segments(model, params, state,
+                                          Segments(tokens_CBT, valid_CBT, begins_CB), finish,
+                                          (targets_CBT, counted_CBT))
+        return state, nats_CB
+
+    def read_anew(state, segment):
+        return read(reset_memory(model.config, state), *(array[None] for array in segment))
+
+    arrays = tokens_CBT, targets_CBT, counted_CBT, valid_CBT
+    if wipe:
+        state, nats_C1B = jax.lax.scan(read_anew, state, arrays)
+        nats_CB = nats_C1B[:, 0]
+    else:
+        state, nats_CB = read(state, *arrays)
     return state, partition.constrain(nats_CB, None, None)  # whole on every host
 
 

@@ -194,21 +194,23 @@ def read_rows(folder: str | Path) -> list[Row]:
     path = paths.of(folder) / FILE
     if not path.is_file():
         raise UserFileNotFoundError(f"{path} does not exist, run an evaluation first")
-    try:
-        return [_from_json(values) for values in json.loads(path.read_text("utf-8"))]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} does not hold a list of results: {error}") from error
+    return _read(path, Row)
 
 
 def read_sums(folder: str | Path) -> list[Sums]:
-    """Reads folder/documents.json; [] where an earlier version wrote none."""
+    """Reads folder/documents.json; [] where an earlier version wrote none.
+
+    Raises:
+      UserError: it is not a list of objects with the fields of `Sums`.
+    """
     path = paths.of(folder) / DOCUMENTS
-    if not path.is_file():
-        return []
-    return [Sums(**values) for values in json.loads(path.read_text("utf-8"))]
+    return _read(path, Sums) if path.is_file() else []
 
 
-def _from_json(values: dict[str, Any]) -> Row:
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                              for name, value in values.items()}
-    return Row(**fields)
+def _read(path: Path, kind: type) -> list[Any]:
+    try:
+        return [kind(**{name: tuple(value) if isinstance(value, list) else value
+                        for name, value in values.items()})
+                for values in json.loads(path.read_text("utf-8"))]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not hold a list of results: {error}") from error

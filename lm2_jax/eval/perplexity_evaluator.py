@@ -181,10 +181,11 @@ class PerplexityEvaluator:
             (folder / name).unlink(missing_ok=True)
 
     def write(self, folder: Path, results: Sequence[tuple[Row, list[Measured]]]) -> None:
-        """Writes perplexity.json and documents.json."""
+        """Writes perplexity.json, and documents.json with the first row of a corpus."""
         measured = {row.corpus: of_documents for row, of_documents in results}
-        perplexity.write_sums(folder, [one for corpus, of_documents in measured.items()
-                                       for one in perplexity.sums(corpus, of_documents)])
+        if results[-1][0].corpus not in {row.corpus for row, _ in results[:-1]}:
+            perplexity.write_sums(folder, [one for corpus, of_documents in measured.items()
+                                           for one in perplexity.sums(corpus, of_documents)])
         perplexity.write_rows(folder, [row for row, _ in results])
 
 

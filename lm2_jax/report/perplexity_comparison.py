@@ -16,7 +16,9 @@ from lm2_jax.runtime import paths
 
 NOTE = ("Held-out documents as far as they were read; the mean of the seeds, with the lowest and "
         "the highest.")
-PAIRED = " Differences to {} are paired over documents, with their 95 % interval."
+PAIRED = (" The last column is the mean of the seeds minus that of {}, so that less than 0 is "
+          "better; its 95 % interval is over documents, not over seeds.")
+EARLIER = (" {}: measured by an earlier version, which wiped the attention window with the memory.")
 LESS_IMPORTANT = ("corpus", "word\nperplexity", "parameters", "seeds")  # columns
 Curve = Sequence[tuple[int, float]]  # (tokens seen, held-out loss in nats a token)
 
@@ -52,9 +54,13 @@ def names_table(groups: Mapping[str, Sequence[Run]]) -> Table:
               "nats a token\nsaved by carrying"]
     note = NOTE
     if any(text != "-" for text in differences[1:]):
-        header.append(f"nats a token\nover {first}")
+        header.append(f"nats a token,\nminus {first}'s")
         lines = [[*line, text] for line, text in zip(lines, differences, strict=True)]
         note += PAIRED.format(first)
+    if earlier := [name for name, runs in groups.items() if any(
+            run.perplexity and not run.documents and run.config.model.attention_window
+            and run.config.model.memory.num_layers for run in runs)]:
+        note += EARLIER.format(", ".join(earlier))
     return Table(header, [lines], text_columns=2, note=note)
 
 
@@ -66,8 +72,10 @@ def _difference(runs: Sequence[Run], others: Sequence[Run], corpus: str, memory:
         documents: dict[tuple[int, int], list[float]] = {}
         for run in seeds:
             for one in run.documents:
-                if (one.corpus, one.memory) == (corpus, memory):
+                if (Path(one.corpus).name, one.memory) == (Path(corpus).name, memory):
                     documents.setdefault((one.document, one.tokens), []).append(one.nats)
+        if any(len(nats) != len(seeds) for nats in documents.values()):
+            return "-"  # a seed was evaluated by an earlier version
         found.append({key: fmean(nats) for key, nats in documents.items()})
     own, theirs = found
     if runs is others or not own or own.keys() != theirs.keys():

@@ -32,8 +32,11 @@ def kinds_of(prompt, encoder, tokenizer, T: int) -> list[str]:
     tokens, kinds = tokens_and_kinds(prompt, encoder)
     found = texts.sentences(tokens, kinds, tokenizer)
     fact = texts.supporting(found, prompt.question, prompt.target, len(tokens))
+    facts = f"{sum(sentence.kind == FACT for sentence in found)} facts"
+    if fact is None:
+        return [facts, "no sentence that answers"]
     first, last = fact.segments(T)
-    return [f"{sum(sentence.kind == FACT for sentence in found)} facts",
+    return [facts,
             "fact cut by a border" if first != last else "fact in one segment",
             ("no segment", "1 segment", "2 segments", "3 segments or more")[
                 min((len(tokens) - 1) // T - last, 3)] + " from fact to question"]
@@ -55,7 +58,7 @@ def main() -> None:
         with open(file, newline="", encoding="utf-8") as rows:
             answers = list(csv.DictReader(rows))
         of_length: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-        for prompt, answer in zip(prompts, answers, strict=False):
+        for prompt, answer in zip(prompts, answers, strict=True):
             assert (prompt.target, prompt.question) == (answer["target"], answer["question"])
             for kind in kinds_of(prompt, evaluator.prompting.encoder, tokenizer,
                                  config.model.segment_length):

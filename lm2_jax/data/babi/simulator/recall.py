@@ -1,7 +1,7 @@
 """Key-value recall ("kv"): each key is told once, with its value; no task of bAbI.
 
-It asks how many facts a memory holds, where a task of bAbI asks for the last few of them. The words
-are those of bAbI's facts, which background text does not have.
+It asks how many facts a memory holds, where a task of bAbI asks for the last few of them.
+Background text has none of its words for things, colors and values.
 """
 
 import itertools
@@ -17,7 +17,7 @@ _FACTS_PER_POINT = 2
 
 
 def key_value_recall(choices: Choices, persons: Sequence[str]) -> Iterator[Point]:
-    """Two new pairs a point, 24 points at most; the first question is about any of all pairs."""
+    """Two new pairs a point, 24 points at most; a question is about any pair that was told."""
     keys = choices.shuffled(list(itertools.product(_COLORS, _THINGS)))
     told: list[QuestionAnswer] = []
     for point in range(len(keys) // _FACTS_PER_POINT):

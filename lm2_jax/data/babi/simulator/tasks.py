@@ -77,10 +77,9 @@ def simulate(
       seed: selects an endless sequence of stories.
       index: the number of the story in the sequence.
       points: how many times questions are asked; None for the number of the real file. Some
-        stories end earlier: qa15, qa16, qa17 and qa19 after one point; kv after 24, when every
-        key is told; qa14 and qa20 when every
-        person has done everything they can (with all persons, after 6 points or more in qa14, 10
-        or more in qa20).
+        stories end earlier: qa15, qa16, qa17 and qa19 after one point; kv after 24, with 48 of its
+        49 keys; qa14 and qa20 when every person has done everything they can (with all persons,
+        after 6 points or more in qa14, 10 or more in qa20).
       per_point: how many questions are asked at each point, all different; fewer if fewer have an
         answer (qa16 has one). The first is distributed as in the real file. None for the number of
         the real file, where questions can recur: 4 in qa15, 8 in qa17, 5 in qa18, otherwise 1.
