@@ -12,7 +12,6 @@ from lm2_jax.data.shards import manifest as manifests
 from lm2_jax.data.shards.manifest import TRAIN
 from lm2_jax.errors import UserError
 from lm2_jax.runtime import paths
-from lm2_jax.training import starts
 
 CARD = string.Template("""---
 library_name: $library
@@ -91,9 +90,7 @@ def _origin(config: Config, workdir: Path, step: int) -> list[str]:
     if begun.exists():
         facts = json.loads(begun.read_text("utf-8"))
         lines.append(f"- began with the weights of `{Path(facts['workdir']).name}`")
-    if started := starts.read(workdir):
-        where = {f"{start['devices']} x {start['device']} with jax {start['jax']}": None
-                 for start in started}  # in order
+    if where := _devices(workdir):
         lines.append(f"- trained on {', then '.join(where)}")
     for facts in (workdir / "eval" / "provenance.json",
                   workdir / "eval" / "perplexity" / "provenance.json"):
@@ -103,6 +100,16 @@ def _origin(config: Config, workdir: Path, step: int) -> list[str]:
             lines.append(f"- evaluated at step {told['step']} on {told['devices']}; commit "
                          f"{told['commit']}; {versions}")
     return lines
+
+
+def _devices(workdir: Path) -> list[str]:
+    """The devices of all starts of the run, from `starts.jsonl`, in order."""
+    path, found = workdir / "starts.jsonl", []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, KeyError):  # the last line may be half written
+            start = json.loads(line)
+            found.append(f"{start['devices']} x {start['device']} with jax {start['jax']}")
+    return list(dict.fromkeys(found))
 
 
 def _data(config: Config, tokenizer: str) -> str:
