@@ -93,7 +93,8 @@ def test_a_sweep_has_a_table_and_a_figure_of_perplexity(trained):
     stored = json.loads((out / "sweep.json").read_text())["runs"][0]
     assert stored["perplexity"][-1]["loss"] == 1.5 and stored["held_out"] == [[200, 2], [400, 1]]
     # A seed that an earlier version evaluated, or a damaged file, leaves no wrong difference.
-    (trials[1].workdir / "eval/perplexity" / perplexity.DOCUMENTS).unlink()
+    assert (trials[2].name, trials[2].seed) == ("wide", 1)
+    (trials[2].workdir / "eval/perplexity" / perplexity.DOCUMENTS).unlink()
     job.sweep(trials[:3], ["wide", "narrow"], config, out, 1, fails, console)
     assert over not in (out / "sweep.md").read_text()
     (trials[2].workdir / "eval/perplexity" / perplexity.DOCUMENTS).write_text("[{}")

@@ -157,10 +157,10 @@ def _copy_small_files(workdir: Path, to: Path, config: Config, converted: bool) 
     told: dict[str, str | bool] = {"pad_token": tokens.pad, "eos_token": tokens.eos or END}
     if tokens.bos:
         told |= {"bos_token": tokens.bos, "add_bos_token": True}
-    llamas = _read(kept / _TOKENIZER_CONFIG)
+    theirs = _read(kept / _TOKENIZER_CONFIG)
     for key in _NAMED_TOKENS:
-        llamas.pop(key, None)
-    _write(to / _TOKENIZER_CONFIG, own | llamas | told)
+        theirs.pop(key, None)
+    _write(to / _TOKENIZER_CONFIG, own | theirs | told)
 
 
 def _token_ids(workdir: Path) -> dict[str, int | None]:
