@@ -102,13 +102,13 @@ status=0
 timeout --preserve-status --signal=TERM --kill-after="${grace}s" "${minutes}m" "${PYTHON:-python3}" -m lm2_jax.cli \
   "$action" "--workdir=$workdir" "$@" || status=$?
 
-rm -f "$out"/run.npz.*
 checkpoints=("$workdir"/checkpoints/+([0-9]))
 if ((${#checkpoints[@]})); then
   lm2 pack "--workdir=$workdir" "--out=$scratch/after.npz"
+  rm -f "$out"/run.npz.*
   split --bytes=15000000 --numeric-suffixes "$scratch/after.npz" "$out/run.npz."
 else
-  echo "pieces.sh: nothing was saved in this piece, so there is no run.npz" >&2
+  echo "pieces.sh: nothing was saved in this piece; a run.npz in $out is from before" >&2
   ((status)) || status=1
 fi
 for file in metrics.jsonl eval/results.json; do

@@ -542,5 +542,5 @@ def test_a_piece_ends_in_time_and_says_when_nothing_was_saved(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.npz.00").write_text("of an earlier attempt")
         found, called, parts = piece(name, **options)
-        assert (found, parts) == (status, 0) and "pack" not in called
+        assert (found, parts) == (status, 1) and "pack" not in called
         assert "nothing was saved in this piece" in (tmp_path / name / "output.log").read_text()
